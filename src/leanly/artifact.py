@@ -1,0 +1,147 @@
+"""Artifact: the files of one lowered model, and the protocol of what opens it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from leanly.errors import BundleError
+from leanly.files import folder_bytes, inside, read_json, write_json
+from leanly.structure import Structure, TensorSpec
+
+RUNTIMES = ("onnxruntime", "openvino", "torch")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One node as the runtime ran it: its name, operator, the precision it computed in, and the layer it came from."""
+
+    name: str
+    operator: str
+    precision: str
+    implementation: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one batch size is run: worker threads of each stream, streams side by side, rows a stream takes at once."""
+
+    threads: int = 1
+    streams: int = 1
+    rows: int = 0
+    """Rows in one call of the runtime; 0 is the whole batch."""
+    static: bool = False
+    """The runtime compiles for this very shape instead of a dynamic one."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Files of one lowered model; it knows its runtime.
+
+    Args:
+        folder: where its files lie; `artifact.json` there describes it.
+        runtime: "onnxruntime", "openvino" or "torch".
+        precision: what the runtime is asked for: "float32", "bfloat16" or "int8".
+        rest: the precision of what is not integer in an int8 artifact: "float32" or "bfloat16".
+        files: names in `folder`, the model first.
+        inputs, outputs: the flat tensors, in order.
+        arguments: structure of `(args, kwargs)`; `returns`: structure of what a call gives back.
+        plans: how each batch size is run; other sizes run by the plan of the nearest.
+        storage_bits: for each stored tensor, its bits and its number of elements.
+        proven: the kernels as read from the runtime when it was lowered.
+    """
+
+    folder: Path
+    runtime: str
+    precision: str
+    files: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    arguments: Structure
+    returns: Structure
+    rest: str = "float32"
+    plans: dict[int, Plan] = field(default_factory=dict)
+    storage_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    proven: tuple[Kernel, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Path:
+        """The file (or folder) that the runtime opens."""
+        return self.folder / self.files[0]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the runtime reads."""
+        return sum(
+            folder_bytes(path) if path.is_dir() else path.stat().st_size
+            for path in (self.folder / name for name in self.files)
+        )
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """List each node with the precision it really ran in, as the runtime said when the artifact was lowered."""
+        return self.proven
+
+    def with_plans(self, plans: dict[int, Plan]) -> Artifact:
+        """Return the same files, run otherwise."""
+        return replace(self, plans=dict(plans))
+
+    def save(self) -> None:
+        """Write `artifact.json` beside the files."""
+        content = asdict(replace(self, folder=Path(".")))
+        del content["folder"]
+        content["plans"] = {str(batch): asdict(plan) for batch, plan in self.plans.items()}
+        write_json(self.folder / "artifact.json", {"format": FORMAT, **content})
+
+    @staticmethod
+    def open(folder: str | Path) -> Artifact:
+        """Read `artifact.json` of a folder.
+
+        Raises:
+            BundleError: it is missing, torn, of a newer format, or names files outside its folder.
+        """
+        folder = Path(folder)
+        path = folder / "artifact.json"
+        content = read_json(path)
+        try:
+            version = content.pop("format")
+            if version > FORMAT:
+                raise BundleError(
+                    f"the artifact has format {version}, this leanly reads up to {FORMAT}",
+                    where=str(path),
+                    remedy="install a newer leanly",
+                )
+            for name in content["files"]:
+                inside(folder, name)
+            content["files"] = tuple(content["files"])
+            for key in ("inputs", "outputs"):
+                content[key] = tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in content[key])
+            content["plans"] = {int(batch): Plan(**plan) for batch, plan in content["plans"].items()}
+            content["storage_bits"] = {name: (bits, count) for name, (bits, count) in content["storage_bits"].items()}
+            content["proven"] = tuple(Kernel(**kernel) for kernel in content["proven"])
+            content["notes"] = tuple(content["notes"])
+            return Artifact(folder=folder, **content)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise BundleError(
+                f"the description of the artifact is damaged ({error!r})", where=str(path), remedy="lower the model again"
+            ) from error
+
+
+class Predictor(Protocol):
+    """An opened artifact; safe to call from many threads."""
+
+    artifact: Artifact
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Take numpy arrays or torch tensors, give the same kind back in the model's own structure."""
+        ...
+
+    def run(self, arrays: list[Any]) -> list[Any]:
+        """Take flat numpy arrays in the artifact's order, give flat numpy arrays."""
+        ...
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Read from the runtime which precision each node runs in."""
+        ...

@@ -1,0 +1,63 @@
+"""Streaming statistics of tensors: memory does not grow with the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leanly.errors import DataError
+
+BINS = 2048
+
+
+class Histogram:
+    """Counts of values in equal bins; the range doubles, merging bins in pairs, whenever a value falls outside.
+
+    Bins are centred on zero's side by side, so that zero is always an edge: the range is `[-width * BINS, width * BINS)`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
+        self.count = 0
+        self._width = 0.0
+        self._bins = torch.zeros(2 * BINS, dtype=torch.float64)
+
+    def update(self, x: Tensor, batch: int) -> None:
+        """Add a tensor's values.
+
+        Raises:
+            DataError: it holds NaN or infinity.
+        """
+        x = x.detach().reshape(-1).float()
+        if x.numel() == 0:
+            return
+        low, high = (float(value) for value in torch.aminmax(x))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise DataError(
+                "NaN or infinity while calibrating",
+                where=f"{self.name}, calibration batch {batch}",
+                remedy="look for NaN in the data of that batch, or an overflow in the model",
+            )
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self.count += x.numel()
+        self._reach(max(-low, high))
+        bound = self._width * BINS
+        self._bins += torch.histc(x, bins=2 * BINS, min=-bound, max=bound).double()
+
+    def _reach(self, bound: float) -> None:
+        if self._width == 0.0:
+            self._width = max(bound, 1e-30) * 1.0001 / BINS
+        while bound > self._width * BINS:
+            merged = self._bins.reshape(BINS, 2).sum(1)
+            self._bins = torch.zeros_like(self._bins)
+            self._bins[BINS // 2 : BINS // 2 + BINS] = merged
+            self._width *= 2
+
+    def bins(self) -> tuple[Tensor, Tensor]:
+        """Return the bins' centres and counts, only from the first to the last that is not empty."""
+        centres = (torch.arange(2 * BINS, dtype=torch.float64) - BINS + 0.5) * self._width
+        used = torch.nonzero(self._bins).flatten()
+        span = slice(int(used[0]), int(used[-1]) + 1)
+        return centres[span].clamp(self.minimum, self.maximum), self._bins[span]

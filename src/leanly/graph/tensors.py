@@ -1,0 +1,82 @@
+"""Tensors in a module by their dotted names, with those that are one tensor under two names kept one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def find(module: nn.Module, name: str) -> Tensor:
+    """Return the tensor at a dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def owner_of(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the submodule that holds a dotted name (made where absent) and the last part of the name."""
+    *path, leaf = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module._modules[part]  # type: ignore[assignment]
+    return module, leaf
+
+
+def put(module: nn.Module, name: str, tensor: Tensor, *, persistent: bool = True) -> None:
+    """Put a tensor at a dotted name: a Parameter as a parameter, anything else as a buffer."""
+    owner, leaf = owner_of(module, name)
+    owner._parameters.pop(leaf, None)
+    owner._buffers.pop(leaf, None)
+    if isinstance(tensor, nn.Parameter):
+        owner.register_parameter(leaf, tensor)
+    else:
+        owner.register_buffer(leaf, tensor, persistent=persistent)
+
+
+def every(module: nn.Module) -> dict[str, Tensor]:
+    """List all parameters and buffers under all their names, shared ones more than once."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def transient(module: nn.Module) -> set[str]:
+    """Name the buffers that are no part of the state dict."""
+    return {
+        f"{path}.{leaf}" if path else leaf
+        for path, child in module.named_modules(remove_duplicate=False)
+        for leaf in child._non_persistent_buffers_set
+    }
+
+
+def shared(tensors: dict[str, Tensor]) -> list[list[str]]:
+    """Group the names that are one and the same tensor."""
+    groups: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(id(tensor), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def tie(module: nn.Module, groups: Iterable[list[str]]) -> None:
+    """Make the tensors of each group one again."""
+    for first, *others in groups:
+        tensor = find(module, first)
+        hidden = transient(module)
+        for name in others:
+            put(module, name, tensor, persistent=name not in hidden)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Return the dtype as "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """Return the dtype that "float32" names; ValueError where there is none."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r} is no dtype")
+    return dtype

@@ -1,0 +1,111 @@
+"""Where quantizers stand: on the values with which a target's integer kernels start and end.
+
+ONNX Runtime's integer kernels want integers at their output too (a residual add is a kernel of its own); OpenVINO's
+convolution adds the other branch and applies the activation before it rounds, so that a quantizer in between only
+costs time and accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+
+aten = torch.ops.aten
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
+WEIGHTED = CONVOLUTIONS | {aten.linear.default}
+PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default})
+SUMS = frozenset({aten.add.Tensor})
+MERGES = frozenset({aten.cat.default})
+AVERAGES = frozenset({aten.adaptive_avg_pool2d.default, aten.mean.dim, aten.avg_pool2d.default})
+MOVES = frozenset({
+    aten.max_pool2d.default, aten.reshape.default, aten.view.default, aten.flatten.using_ints, aten.unflatten.int,
+    aten.transpose.int, aten.permute.default, aten.contiguous.default, aten.unsqueeze.default, aten.squeeze.dim,
+    aten.slice.Tensor, aten.select.int, aten.expand.default, aten.clone.default, aten.detach.default,
+    aten.dropout.default, aten.relu.default, aten.pad.default, aten.constant_pad_nd.default, aten.alias.default,
+})  # fmt: skip
+"""Operators that give back values they were given (or zero): a quantizer before them serves after them as well."""
+CLAMPS = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default})
+"""Activations that an integer kernel applies by clamping."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which nodes' outputs get an activation quantizer, and which nodes' weights get one."""
+
+    activations: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (), products: bool = True) -> Placement:
+    """Choose the values to quantize.
+
+    Args:
+        graph: nodes in order; batch norm folded and attention expanded before.
+        kernels: "onnxruntime" or "openvino", whose integer kernels are meant.
+        float_nodes: names of nodes that stay in float.
+        products: also the products of two activations (attention).
+    """
+    left = frozenset(float_nodes)
+    integer = [node for node in graph.nodes if node.name not in left and _is_integer(node, products)]
+    chosen: dict[str, None] = {}
+    for node in integer:
+        for value in _activations(node):
+            if kernels == "openvino" and node.target in SUMS and _only_feeds(value, node):
+                continue
+            chosen[root(value).name] = None
+    if kernels == "onnxruntime":
+        for node in integer:
+            if node.target in CONVOLUTIONS | SUMS | MERGES | AVERAGES:
+                chosen[after_clamp(node).name] = None
+    weights = tuple(node.name for node in integer if node.target in WEIGHTED)
+    return Placement(tuple(node.name for node in graph.nodes if node.name in chosen), weights)
+
+
+def _is_integer(node: Node, products: bool) -> bool:
+    if node.target in WEIGHTED:
+        return isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+    if node.target in PRODUCTS:
+        return products
+    if node.target in SUMS:
+        return len(_activations(node)) == 2 and any(_comes_from_convolution(value) for value in _activations(node))
+    if node.target in MERGES | AVERAGES:
+        return any(_comes_from_convolution(value) for value in _activations(node))
+    return False
+
+
+def _activations(node: Node) -> list[Node]:
+    """The data inputs of a node: not its weights, not constants."""
+    if node.target in MERGES:
+        return list(node.args[0])  # type: ignore[arg-type]
+    count = 2 if node.target in PRODUCTS | SUMS else 1
+    return [value for value in node.args[:count] if isinstance(value, Node) and value.op != "get_attr"]
+
+
+def _comes_from_convolution(value: Node) -> bool:
+    seen = root(value, through=MOVES | CLAMPS | AVERAGES)
+    if seen.target in SUMS | MERGES:
+        return any(_comes_from_convolution(entry) for entry in _activations(seen))
+    return seen.target in CONVOLUTIONS
+
+
+def _only_feeds(value: Node, reader: Node) -> bool:
+    """A convolution whose sole reader is the sum: the sum happens inside its kernel."""
+    return value.target in CONVOLUTIONS and set(value.users) == {reader}
+
+
+def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) -> Node:
+    """Walk back over operators that only move values, to the node that computed them."""
+    while value.op == "call_function" and value.target in through and isinstance(value.args[0], Node):
+        value = value.args[0]
+    return value
+
+
+def after_clamp(node: Node) -> Node:
+    """Return the activation that the node's kernel applies by clamping, or the node itself."""
+    readers = list(node.users)
+    if len(readers) == 1 and readers[0].target in CLAMPS:
+        return readers[0]
+    return node

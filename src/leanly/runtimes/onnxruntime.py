@@ -1,0 +1,113 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from leanly.artifact import Artifact, Kernel, Plan
+from leanly.errors import LoweringError
+from leanly.runtimes.predictor import Arrays, split_rows
+
+INTEGER_OPERATORS = frozenset({
+    "QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention",
+    "DynamicQuantizeMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearAveragePool",
+    "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QLinearReduceMean",
+    "QLinearWhere",
+})  # fmt: skip
+
+
+class OnnxRuntimeEngine:
+    """One session a plan, made when it is first needed."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self._artifact = artifact
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._sessions: dict[tuple[int, int], ort.InferenceSession] = {}
+        self._names = [spec.name for spec in artifact.inputs]
+        self._outputs = [spec.name for spec in artifact.outputs]
+        self._batched = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.inputs]
+        self._batched_outputs = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.outputs]
+
+    def runner(self, plan: Plan, batch: int) -> Callable[[Arrays], Arrays]:
+        """Return a function from flat arrays to flat arrays, safe to call from many threads."""
+        rows = plan.rows if 0 < plan.rows < batch else batch
+        session = self._session(plan.threads, rows if plan.static and batch % rows == 0 else 0)
+        names, outputs = self._names, self._outputs
+
+        def whole(arrays: Arrays) -> Arrays:
+            return session.run(outputs, dict(zip(names, arrays, strict=True)))
+
+        if rows == batch or not all(self._batched_outputs):
+            return whole
+        pool = ThreadPoolExecutor(plan.streams, thread_name_prefix="leanly-stream") if plan.streams > 1 else None
+
+        def cut(arrays: Arrays) -> Arrays:
+            pieces = split_rows(arrays, self._batched, rows)
+            results = list(pool.map(whole, pieces) if pool else map(whole, pieces))
+            return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+        return cut
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Read the nodes of the graph as ONNX Runtime rewrote it for this machine."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            options = self._options(1, 0)
+            options.optimized_model_filepath = str(path)
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+            ort.InferenceSession(str(self._artifact.model), options, providers=["CPUExecutionProvider"])
+            model = onnx.load(str(path), load_external_data=False)
+        types = {init.name: init.data_type for init in model.graph.initializer}
+        types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+        return tuple(
+            Kernel(node.name or node.output[0], node.op_type, _precision(node, types), node.domain or "ai.onnx")
+            for node in model.graph.node
+        )
+
+    def _session(self, threads: int, static: int) -> ort.InferenceSession:
+        with self._lock:
+            key = (threads, static)
+            if key not in self._sessions:
+                try:
+                    self._sessions[key] = ort.InferenceSession(
+                        str(self._artifact.model), self._options(threads, static), providers=["CPUExecutionProvider"]
+                    )
+                except Exception as error:
+                    raise LoweringError(
+                        f"ONNX Runtime does not open the model ({str(error).splitlines()[0]})",
+                        where=str(self._artifact.model),
+                        remedy="lower the model again with this version of onnxruntime",
+                    ) from error
+            return self._sessions[key]
+
+    def _options(self, threads: int, static: int) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if static:
+            options.add_free_dimension_override_by_name("batch", static)
+        return options
+
+
+def _precision(node: object, types: dict[str, int]) -> str:
+    import onnx
+
+    if node.op_type in INTEGER_OPERATORS:  # type: ignore[attr-defined]
+        return "int8"
+    names = [*node.input, *node.output]  # type: ignore[attr-defined]
+    found = {types[name] for name in names if name in types}
+    integer = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    if found and found <= integer | {onnx.TensorProto.INT64}:
+        return "int8"
+    return "float32"

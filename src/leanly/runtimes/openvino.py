@@ -1,0 +1,158 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from leanly.artifact import Artifact, Kernel, Plan
+from leanly.errors import LoweringError
+from leanly.runtimes.predictor import Arrays, split_rows
+
+PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
+SHOWN = {"f32": "float32", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "f16": "float16", "i32": "int32", "i64": "int64"}
+INTEGER_WORK = frozenset({"Convolution", "FullyConnected", "MatMul", "GroupConvolution", "Pooling", "Eltwise", "Concatenation"})
+
+
+class OpenVinoEngine:
+    """One compiled model a plan, made when it is first needed."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self._artifact = artifact
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._core = ov.Core()
+        self._compiled: dict[tuple[int, int, int], ov.CompiledModel] = {}
+        self._batched = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.inputs]
+        self._batched_outputs = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.outputs]
+
+    def runner(self, plan: Plan, batch: int) -> Callable[[Arrays], Arrays]:
+        """Return a function from flat arrays to flat arrays, safe to call from many threads."""
+        rows = plan.rows if 0 < plan.rows < batch and all(self._batched_outputs) else batch
+        compiled = self._compile(plan.threads, plan.streams, rows if plan.static and batch % rows == 0 else 0)
+        if rows == batch:
+            return _whole(compiled)
+        return _cut(compiled, self._batched, rows, plan.streams)
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Read the nodes of OpenVINO's executable graph: precision is what the primitive computes in."""
+        compiled = next(iter(self._compiled.values()), None) or self._compile(self._threads, 1, 0)
+        return tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
+
+    def _compile(self, threads: int, streams: int, static: int) -> ov.CompiledModel:
+        with self._lock:
+            key = (threads, streams, static)
+            if key not in self._compiled:
+                artifact = self._artifact
+                wanted = artifact.rest if artifact.precision == "int8" else artifact.precision
+                settings = {
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": (threads or self._threads) * streams,
+                    "NUM_STREAMS": streams,
+                    "INFERENCE_PRECISION_HINT": PRECISIONS[wanted],
+                }
+                try:
+                    model = self._core.read_model(str(artifact.model))
+                    if static:
+                        model.reshape({i: _fixed(port, spec, static) for i, (port, spec) in enumerate(
+                            zip(model.inputs, artifact.inputs, strict=True))})  # fmt: skip
+                    self._compiled[key] = self._core.compile_model(model, "CPU", settings)
+                except RuntimeError as error:
+                    raise LoweringError(
+                        f"OpenVINO does not open the model ({str(error).strip().splitlines()[-1]})",
+                        where=str(artifact.model),
+                        remedy="lower the model again with this version of openvino",
+                    ) from error
+            return self._compiled[key]
+
+
+def _fixed(port: Any, spec: Any, batch: int) -> ov.PartialShape:
+    shape = port.get_partial_shape()
+    if spec.shape and spec.shape[0] == "batch":
+        shape[0] = batch
+    return shape
+
+
+class _Requests:
+    """Idle infer requests of one compiled model; taking and giving back is atomic."""
+
+    def __init__(self, compiled: ov.CompiledModel) -> None:
+        self._compiled = compiled
+        self._idle: deque[ov.InferRequest] = deque()
+        self.outputs = range(len(compiled.outputs))
+
+    def take(self) -> ov.InferRequest:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+    def give(self, request: ov.InferRequest) -> None:
+        self._idle.append(request)
+
+
+def _feed(request: ov.InferRequest, arrays: Arrays) -> None:
+    for index, array in enumerate(arrays):
+        request.set_input_tensor(index, ov.Tensor(array, shared_memory=True))
+
+
+def _whole(compiled: ov.CompiledModel) -> Callable[[Arrays], Arrays]:
+    requests = _Requests(compiled)
+
+    def run(arrays: Arrays) -> Arrays:
+        request = requests.take()
+        _feed(request, arrays)
+        request.start_async()
+        request.wait()
+        outputs = [request.get_output_tensor(index).data.copy() for index in requests.outputs]
+        requests.give(request)
+        return outputs
+
+    return run
+
+
+def _cut(compiled: ov.CompiledModel, batched: list[bool], rows: int, streams: int) -> Callable[[Arrays], Arrays]:
+    requests = _Requests(compiled)
+
+    def collect(request: ov.InferRequest) -> Arrays:
+        request.wait()
+        outputs = [request.get_output_tensor(index).data.copy() for index in requests.outputs]
+        requests.give(request)
+        return outputs
+
+    def run(arrays: Arrays) -> Arrays:
+        running: deque[ov.InferRequest] = deque()
+        results: list[Arrays] = []
+        for piece in split_rows(arrays, batched, rows):
+            if len(running) > streams:
+                results.append(collect(running.popleft()))
+            request = requests.take()
+            _feed(request, piece)
+            request.start_async()
+            running.append(request)
+        results.extend(collect(request) for request in running)
+        return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+    return run
+
+
+def _kernel(node: Any) -> Kernel:
+    info = node.get_rt_info()
+    primitive = _text(info, "primitiveType")
+    operator = _text(info, "layerType")
+    precision = _text(info, "runtimePrecision")
+    if operator in INTEGER_WORK and primitive.endswith(("_bf16", "_f32")):
+        precision = primitive.rsplit("_", 1)[1]
+    return Kernel(node.get_friendly_name(), operator, SHOWN.get(precision.lower(), precision.lower()), primitive)
+
+
+def _text(info: Any, key: str) -> str:
+    if key not in info:
+        return ""
+    value = info[key]
+    return str(value.astype(str) if hasattr(value, "astype") else value)

@@ -1,0 +1,63 @@
+"""The shape of nested inputs and outputs, as data: which tuple, list or dict holds which leaf."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Structure = Any
+"""JSON: an int is a leaf's position, {"tuple": [...]}, {"list": [...]}, {"dict": {...}}, or {"constant": value}."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor that goes in or out: its name, dtype ("float32") and shape, a str where a dimension varies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+def is_tensor(value: Any) -> bool:
+    """Say whether a value is a leaf: a torch tensor, a numpy array or anything else with a shape and a dtype."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def flatten(value: Any) -> tuple[Structure, list[Any]]:
+    """Take nested tuples, lists, dicts and dataclasses apart into a structure and its tensor leaves, in order."""
+    leaves: list[Any] = []
+
+    def walk(item: Any) -> Structure:
+        if is_tensor(item):
+            leaves.append(item)
+            return len(leaves) - 1
+        if isinstance(item, Mapping):
+            return {"dict": {str(key): walk(entry) for key, entry in item.items()}}
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+            return {"dict": {key: walk(entry) for key, entry in fields.items()}}
+        if isinstance(item, tuple):
+            return {"tuple": [walk(entry) for entry in item]}
+        if isinstance(item, list):
+            return {"list": [walk(entry) for entry in item]}
+        if item is None or isinstance(item, bool | int | float | str):
+            return {"constant": item}
+        raise TypeError(f"a {type(item).__name__} is neither a tensor nor a tuple, list or dict of tensors")
+
+    return walk(value), leaves
+
+
+def build(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """Put leaves back into their structure."""
+    if isinstance(structure, int):
+        return leaves[structure]
+    kind, content = next(iter(structure.items()))
+    if kind == "dict":
+        return {key: build(entry, leaves) for key, entry in content.items()}
+    if kind == "tuple":
+        return tuple(build(entry, leaves) for entry in content)
+    if kind == "list":
+        return [build(entry, leaves) for entry in content]
+    return content

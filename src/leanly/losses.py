@@ -1,0 +1,83 @@
+"""The losses known by name: `(outputs, targets) -> scalar tensor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from leanly.errors import DataError
+from leanly.metrics import check_two_arguments, first_output
+from leanly.suggest import suggestion
+
+
+def resolve_loss(loss: str | Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return the loss of a name, or a callable `(outputs, targets) -> scalar tensor` as it is.
+
+    Raises:
+        DataError: an unknown name, or something that can't be called with two arguments.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise DataError(f"there is no loss named {loss!r}", where="Task.loss", remedy=suggestion(loss, LOSSES))
+        return LOSSES[loss]
+    remedy = f"give a name ({', '.join(sorted(LOSSES))}) or a callable (outputs, targets) -> scalar tensor"
+    if not callable(loss):
+        raise DataError(f"loss is {loss!r}, which isn't callable", where="Task.loss", remedy=remedy)
+    check_two_arguments(loss, "loss", "Task.loss", remedy)
+    return loss
+
+
+def cross_entropy(outputs: Any, targets: Any) -> Any:
+    """Cross-entropy of logits (rows, classes) against class numbers or class probabilities."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(first_output(outputs), targets)
+
+
+def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
+    """Binary cross-entropy of logits against 0 and 1."""
+    from torch.nn import functional
+
+    logits = first_output(outputs)
+    return functional.binary_cross_entropy_with_logits(logits, _like(logits, targets))
+
+
+def mse(outputs: Any, targets: Any) -> Any:
+    """Mean squared error."""
+    from torch.nn import functional
+
+    values = first_output(outputs)
+    return functional.mse_loss(values, _like(values, targets))
+
+
+def l1(outputs: Any, targets: Any) -> Any:
+    """Mean absolute error."""
+    from torch.nn import functional
+
+    values = first_output(outputs)
+    return functional.l1_loss(values, _like(values, targets))
+
+
+def kl(outputs: Any, targets: Any) -> Any:
+    """Kullback-Leibler divergence of class probabilities (the targets) from the softmax of logits."""
+    from torch.nn import functional
+
+    logits = first_output(outputs)
+    return functional.kl_div(logits.log_softmax(dim=-1), targets.to(logits.dtype), reduction="batchmean")
+
+
+def _like(values: Any, targets: Any) -> Any:
+    """Targets in the dtype and shape of the values: (N,) against (N, 1) would broadcast to (N, N)."""
+    targets = targets.to(values.dtype)
+    if targets.shape != values.shape and targets.numel() == values.numel() == len(values):
+        targets = targets.reshape(values.shape)
+    if targets.shape != values.shape:
+        raise DataError(
+            f"outputs have shape {tuple(values.shape)} and targets {tuple(targets.shape)}",
+            where="Task.loss",
+            remedy="give targets of the shape that the model returns, or your own loss",
+        )
+    return targets
+
+
+LOSSES = {function.__name__: function for function in (cross_entropy, binary_cross_entropy, mse, l1, kl)}

@@ -65,7 +65,7 @@ class Latency:
         return median(self.block_medians)
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Return the median with the percentile-bootstrap interval over blocks (calls in a block aren't independent)."""
+        """Return the median with its percentile-bootstrap interval over blocks (calls in one are not independent)."""
         low, high = median_ends(self.block_medians, confidence)
         return Interval(self.median, low, high, confidence)
 

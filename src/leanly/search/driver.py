@@ -1,0 +1,244 @@
+"""The search: one candidate after another, made, measured, judged and written down, until the time or the ideas end.
+
+The driver knows nothing of networks: what to try comes from the family, how to measure from the instruments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from leanly.budget import Budget
+from leanly.errors import LeanlyError
+from leanly.search import words
+from leanly.search.folder import RunFolder
+from leanly.search.forecast import Forecast
+from leanly.search.journal import Journal
+from leanly.search.protocols import CertifyingSplit, Family, Instruments, Listener
+from leanly.search.replay import MEASUREMENT, write_trial
+from leanly.search.trial import Candidate, Trial
+
+MEASURE_SHARE, MEASURE_LEAST, MEASURE_MOST = 0.01, 0.3, 4.0
+"""The short timing of a trial: its share of the whole time, and its limits in seconds."""
+
+RETIME_SHARE, RETIME_LEAST, RETIME_MOST = 0.12, 1.5, 60.0
+"""The same for the timing of the finalists together."""
+
+RESERVE_MOST = 0.5
+"""The end of the run is never given more than this share of the time."""
+
+EXPECTED_FINALISTS = 3
+"""Candidates whose certification the reserve pays for, besides the fastest float artifact."""
+
+
+@dataclass
+class Search:
+    """All that the search and its finale work with.
+
+    Args:
+        family: what to try and how to make it.
+        instruments: how to measure and judge.
+        budget: what may be spent.
+        batch_sizes: the batch sizes that are timed.
+        folder: where the run lies.
+        journal: where every trial is written down.
+        forecast: the clock.
+        listener: who is told.
+        test: the split that certifies; None when there is none.
+        past: trials of an earlier process, by the key of their candidate; reused when the family proposes them again.
+    """
+
+    family: Family
+    instruments: Instruments
+    budget: Budget
+    batch_sizes: tuple[int, ...]
+    folder: RunFolder
+    journal: Journal
+    forecast: Forecast
+    listener: Listener
+    test: CertifyingSplit | None = None
+    past: dict[str, Trial] = field(default_factory=dict)
+    trials: list[Trial] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        # a trial of a killed process left a folder but no line: its number may be used again
+        self._next = 1 + max((trial.number for trial in self.past.values()), default=-1)
+
+    @property
+    def reference(self) -> Trial:
+        """The model as it came."""
+        return self.trials[0]
+
+    @property
+    def measure_seconds(self) -> float:
+        """Seconds of the short timing of one trial."""
+        return min(max(MEASURE_SHARE * self.forecast.total, MEASURE_LEAST), MEASURE_MOST)
+
+    @property
+    def retime_seconds(self) -> float:
+        """Seconds of the timing of the finalists together."""
+        return min(max(RETIME_SHARE * self.forecast.total, RETIME_LEAST), RETIME_MOST)
+
+    def prove_seconds(self) -> float:
+        """Return what predicting the test split with one artifact is expected to take."""
+        if self.test is None:
+            return 0.0
+        return self.forecast.expect("prove", prior=self.forecast.expect("measure") * max(self.test.scale, 0.5))
+
+    def reserve(self) -> float:
+        """Return the seconds kept back for the end: the finalists timed together and certified."""
+        needed = self.retime_seconds + EXPECTED_FINALISTS * self.forecast.expect("open")
+        needed += (2 + EXPECTED_FINALISTS) * self.prove_seconds()
+        return min(needed, RESERVE_MOST * self.forecast.total)
+
+    def explore(self) -> None:
+        """Try candidates until the family has no more or the time is needed for the end.
+
+        Raises:
+            LeanlyError: the reference itself can't be made or measured.
+        """
+        try:
+            self._first()
+            while (candidate := self.family.propose(self.trials)) is not None:
+                self._one(candidate)
+        except KeyboardInterrupt:
+            if not self.trials:
+                raise
+            self.interrupted = True
+            self.notes.append("the search was interrupted (Ctrl-C): what had been measured by then was finished")
+            self.listener.say("interrupted: finishing with what was measured (Ctrl-C again stops at once)")
+            return
+        skipped = [trial for trial in self.trials if trial.artifact is None and trial.state == "dropped"]
+        if skipped:
+            self.notes.append(f"{len(skipped)} candidates were not tried: the time was too short")
+            if not any(trial.artifact and not trial.candidate.unmodified for trial in self.trials):
+                self.notes.append("the time was too short for anything but the unmodified model in other runtimes")
+
+    def _first(self) -> None:
+        candidate = self.family.reference()
+        if (trial := self._again(candidate)) is not None:
+            self.trials.append(trial)
+            self._tell(trial)
+            return
+        trial = self._attempt(candidate)
+        if trial.state == "failed":
+            raise LeanlyError(
+                f"the model itself can't be measured: {trial.reason}",
+                where="reference",
+                remedy="mend what the sentence names",
+            )
+        self._keep(trial)
+
+    def _one(self, candidate: Candidate) -> None:
+        if (trial := self._again(candidate)) is not None:
+            self.trials.append(trial)
+            self._tell(trial)
+            return
+        expected = self._expect(candidate)
+        spare = self.forecast.left - self.reserve()
+        if expected > spare:
+            reason = (
+                f"not tried: it would take about {words.seconds(expected)}, and {words.seconds(max(spare, 0.0))} "
+                "are left before the final measurements"
+            )
+            self.trials.append(Trial(self._number(), candidate, "dropped", reason))
+            self.listener.say(f"{candidate.label}: {reason}")
+            return
+        self._keep(self._attempt(candidate))
+
+    def _expect(self, candidate: Candidate) -> float:
+        # the kinds seen of the same precision are the nearest relatives: calibration is what takes the time
+        like = tuple(
+            trial.candidate.kind
+            for trial in reversed(self.trials)
+            if trial.precision == candidate.precision and trial.artifact and trial.runtime != "torch"
+        )
+        build = self.forecast.expect(candidate.kind, like=like, prior=candidate.prior)
+        return build + self.forecast.expect("measure")
+
+    def _number(self) -> int:
+        number = self._next
+        self._next += 1
+        return number
+
+    def _attempt(self, candidate: Candidate) -> Trial:
+        number = self._number()
+        expected = self._expect(candidate) if self.trials else 0.0
+        self.listener.begin(candidate.label, expected, self.forecast.left)
+        began = self.forecast.clock()
+        folder = self.folder.trial(number)
+        try:
+            with self.forecast.step(candidate.kind):
+                artifact = self.family.build(candidate, folder / "artifact")
+            anchor = self.fastest_float()
+            with self.forecast.step("measure"):
+                measurement, ratio = self.instruments.measure(
+                    artifact, anchor.artifact if anchor else None, self.measure_seconds
+                )
+            measurement.save(folder / MEASUREMENT)
+            self.forecast.see("open", measurement.open_seconds)
+            trial = Trial(number, candidate, "measured", artifact=artifact, measurement=measurement, ratio=ratio)
+            trial = self.judged(trial)
+        except LeanlyError as error:
+            trial = Trial(number, candidate, "failed", str(error))
+        return trial.replace(seconds=self.forecast.clock() - began)
+
+    def judged(self, trial: Trial) -> Trial:
+        """Return a measured trial with its verdict on `validation`, dropped with the reason where it is weak."""
+        if trial.measurement is None:
+            return trial
+        reference = self.trials[0] if self.trials else trial
+        if reference.measurement is None:
+            return trial
+        verdict = self.instruments.judge(reference.measurement, trial.measurement)
+        trial = trial.replace(verdict=verdict, state="measured", reason="")
+        if trial.number == reference.number:
+            return trial
+        if verdict.outcome == "fail":
+            return trial.replace(state="dropped", reason=f"outside the budget on validation: {verdict.reason}")
+        if trial.ratio and all(interval.low > 1.0 for interval in trial.ratio.values()):
+            slowest = ", ".join(f"{words.times(interval)} at batch {size}" for size, interval in trial.ratio.items())
+            return trial.replace(
+                state="dropped", reason=f"slower than the fastest float artifact known then: {slowest} of its latency"
+            )
+        return trial
+
+    def _again(self, candidate: Candidate) -> Trial | None:
+        trial = self.past.pop(candidate.key, None)
+        return None if trial is None else self.judged(trial)
+
+    def _keep(self, trial: Trial) -> None:
+        write_trial(self.journal, trial, self.folder.path)
+        self.trials.append(trial)
+        self._tell(trial)
+
+    def _tell(self, trial: Trial) -> None:
+        self.listener.trial(trial, self.best_so_far(), self.forecast.left)
+
+    def fastest_float(self) -> Trial | None:
+        """Return the unmodified model's fastest float artifact so far, over all batch sizes."""
+        floats = [trial for trial in self.trials if is_float(trial) and trial.latency]
+        return min(floats, key=self.mean_latency, default=None)
+
+    def best_so_far(self) -> Trial | None:
+        """Return the fastest trial so far that is not outside the budget on `validation`."""
+        good = [trial for trial in self.trials if trial.latency and trial.verdict and trial.verdict.outcome != "fail"]
+        return min(good, key=self.mean_latency, default=None)
+
+    def mean_latency(self, trial: Trial) -> float:
+        """Return the product of a trial's median latencies: it orders as their geometric mean does."""
+        product = 1.0
+        for size in self.batch_sizes:
+            product *= trial.latency[size].median
+        return product
+
+
+def is_float(trial: Trial) -> bool:
+    """Whether a trial is the unmodified model in a float format, fit to be compared with.
+
+    float32 always is; another float format changes the numbers, so it counts unless it is outside the budget.
+    """
+    if not trial.candidate.unmodified or trial.artifact is None:
+        return False
+    return trial.precision == "float32" or (trial.verdict is not None and trial.verdict.outcome != "fail")

@@ -1,0 +1,80 @@
+"""What the driver is handed: a family of candidates, instruments that measure, and someone to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from leanly.artifact import Artifact
+from leanly.measurement.records import Interval, Latency, Measurement, Verdict
+from leanly.search.trial import Candidate, Trial
+
+
+class Family(Protocol):
+    """Which candidates to try, and how to make one; networks, trees and rules each have their own."""
+
+    def reference(self) -> Candidate:
+        """Name the model as it came: float32 in eager PyTorch for a network."""
+        ...
+
+    def propose(self, trials: Sequence[Trial]) -> Candidate | None:
+        """Return the most promising candidate not tried yet, judged by the trials so far; None ends it."""
+        ...
+
+    def build(self, candidate: Candidate, to: Path) -> Artifact:
+        """Make a candidate's artifact in the folder `to`, whole or not at all.
+
+        Raises:
+            LeanlyError: it can't be made; the run goes on without it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """The functions that measure and judge; tests hand in their own.
+
+    Args:
+        measure: (artifact, anchor, seconds) -> what was measured on `validation`, with a short timing; with an anchor
+            the two are timed in turns, and the ratio of their latencies comes too, by batch size.
+        retime: (artifacts, seconds) -> fresh timings of all of them in turns, by batch size.
+        prove: artifact -> predictions and metric on `test`, without timing.
+        judge: (reference, candidate), both on the same split -> the verdict on the drop.
+        ratio: (a, b) -> the ratio of two latencies timed in turns, with its interval.
+        mean_ratio: pairs (a, b), one a batch size -> the geometric mean of the ratios, with its interval.
+    """
+
+    measure: Callable[[Artifact, Artifact | None, float], tuple[Measurement, dict[int, Interval]]]
+    retime: Callable[[Sequence[Artifact], float], list[dict[int, Latency]]]
+    prove: Callable[[Artifact], Measurement]
+    judge: Callable[[Measurement, Measurement], Verdict]
+    ratio: Callable[[Latency, Latency], Interval]
+    mean_ratio: Callable[[Sequence[tuple[Latency, Latency]]], Interval]
+
+
+@dataclass(frozen=True)
+class CertifyingSplit:
+    """What the driver needs to know of the test split: its hash, and how its size compares with `validation`."""
+
+    digest: str
+    rows: int
+    scale: float
+    """Rows of `test` over rows of `validation`."""
+
+
+class Listener(Protocol):
+    """Someone who is told how the run goes on."""
+
+    def begin(self, what: str, expected: float, left: float) -> None:
+        """A step begins: what it is, the seconds it will take, the seconds left of the budget."""
+        ...
+
+    def trial(self, trial: Trial, best: Trial | None, left: float) -> None:
+        """A trial ended."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something worth a line."""
+        ...

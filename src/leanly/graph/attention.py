@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
 from leanly.graph.graph import Graph
+from leanly.graph.shapes import propagate
 
 aten = torch.ops.aten
 ATTENTION = aten.scaled_dot_product_attention.default
@@ -25,9 +26,7 @@ def expand_attention(graph: Graph) -> Graph:
     nodes = [node for node in module.graph.nodes if node.target is ATTENTION and not _is_special(node)]
     if not nodes:
         return graph
-    seen = _Seen(module)
-    with torch.no_grad():
-        seen.run(*graph.example)
+    seen = propagate(graph, 2)
     for node in nodes:
         _expand(module, node, seen)
     module.graph.eliminate_dead_code()
@@ -35,33 +34,17 @@ def expand_attention(graph: Graph) -> Graph:
     return graph
 
 
-class _Seen(Interpreter):
-    """Remembers the last size and the dtype of each tensor, not its values."""
-
-    def __init__(self, module: torch.fx.GraphModule) -> None:
-        super().__init__(module)
-        self.width: dict[str, int] = {}
-        self.dtype: dict[str, torch.dtype] = {}
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, torch.Tensor):
-            self.width[n.name] = value.shape[-1] if value.ndim else 1
-            self.dtype[n.name] = value.dtype
-        return value
-
-
 def _is_special(node: Node) -> bool:
     causal = node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False)
     return bool(causal) or bool(node.kwargs.get("enable_gqa", False))
 
 
-def _expand(module: torch.fx.GraphModule, node: Node, seen: _Seen) -> None:
+def _expand(module: torch.fx.GraphModule, node: Node, seen: dict[str, Any]) -> None:
     query, key, value = node.args[:3]
     mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     assert isinstance(query, Node)
     given = node.kwargs.get("scale")
-    scale = seen.width[query.name] ** -0.5 if given is None else given
+    scale = seen[query.name][0][-1] ** -0.5 if given is None else given
     with module.graph.inserting_before(node):
 
         def call(target: Any, *args: Any) -> Node:
@@ -72,7 +55,7 @@ def _expand(module: torch.fx.GraphModule, node: Node, seen: _Seen) -> None:
         scores = call(aten.matmul.default, query, call(aten.transpose.int, key, -2, -1))
         scores = call(aten.mul.Tensor, scores, scale)
         if isinstance(mask, Node):
-            if seen.dtype[mask.name] is torch.bool:
+            if seen[mask.name][1] is torch.bool:
                 scores = call(aten.where.ScalarOther, mask, scores, MASKED)
             else:
                 scores = call(aten.add.Tensor, scores, mask)

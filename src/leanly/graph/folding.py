@@ -7,7 +7,7 @@ from torch import nn
 from torch.fx import Node
 
 from leanly.graph.graph import Graph
-from leanly.graph.tensors import get_tensor, read_attr, set_tensor
+from leanly.graph.tensors import find, put, read_attr
 
 aten = torch.ops.aten
 FOLDABLE = {
@@ -55,11 +55,11 @@ def _fold(graph: Graph, layer: Node, norm: Node) -> None:
     module = graph.module
 
     def tensor(node: object) -> torch.Tensor | None:
-        return get_tensor(module, str(node.target)) if isinstance(node, Node) else None
+        return find(module, str(node.target)) if isinstance(node, Node) else None
 
     gamma, beta, mean, variance = (tensor(node) for node in norm.args[1:5])
     assert mean is not None and variance is not None
-    weight = get_tensor(module, str(layer.args[1].target))
+    weight = find(module, str(layer.args[1].target))
     bias = tensor(layer.args[2]) if len(layer.args) > 2 else None
     with torch.no_grad():
         factor = torch.rsqrt(variance.double() + norm.args[7])
@@ -71,12 +71,12 @@ def _fold(graph: Graph, layer: Node, norm: Node) -> None:
         offset = (bias.double() if bias is not None else 0.0) - mean.double()
         new_bias = offset * factor + (beta.double() if beta is not None else 0.0)
     weight_name = str(layer.args[1].target)
-    set_tensor(module, weight_name, nn.Parameter(new_weight))
+    put(module, weight_name, nn.Parameter(new_weight))
     bias_name = weight_name.rpartition(".")[0] + ".bias" if weight_name.endswith("weight") else weight_name + "_bias"
     if len(layer.args) > 2 and isinstance(layer.args[2], Node):
         bias_name = str(layer.args[2].target)
-    set_tensor(module, bias_name, nn.Parameter(new_bias.to(weight.dtype)))
+    put(module, bias_name, nn.Parameter(new_bias.to(weight.dtype)))
     with module.graph.inserting_before(layer):
-        bias_node = read_attr(module, module.graph, bias_name)
+        bias_node = read_attr(module, bias_name)
     layer.args = (layer.args[0], layer.args[1], bias_node, *layer.args[3:])
     norm.replace_all_uses_with(layer)

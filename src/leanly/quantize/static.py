@@ -17,7 +17,7 @@ from leanly.graph import quantizer as _operators  # noqa: F401  (registers leanl
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.statistics import Histogram
-from leanly.graph.tensors import get_tensor, read_attr, set_tensor
+from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.observers import observer_named
 from leanly.quantize.placement import Placement, place
@@ -126,7 +126,7 @@ class Static:
             assert isinstance(weight, Node)
             if any(user.target is torch.ops.leanly.fake_quantize.default for user in weight.users):
                 continue
-            values = get_tensor(module, str(weight.target)).detach()
+            values = find(module, str(weight.target)).detach()
             add_quantizer(graph, weight, weight_affine(values, weight_bits, self.granularity))
         module.graph.lint()
         module.recompile()
@@ -206,12 +206,12 @@ def add_quantizer(graph: Graph, value: Node, affine: Affine) -> Node:
     """Put a quantizer behind a node; all its readers read the quantized value."""
     module = graph.module
     name = f"quantizers.{value.name}"
-    set_tensor(module, f"{name}.scale", affine.scale)
-    set_tensor(module, f"{name}.shift", affine.shift)
+    put(module, f"{name}.scale", affine.scale)
+    put(module, f"{name}.shift", affine.shift)
     with module.graph.inserting_after(value):
-        scale = read_attr(module, module.graph, f"{name}.scale")
+        scale = read_attr(module, f"{name}.scale")
     with module.graph.inserting_after(scale):
-        shift = read_attr(module, module.graph, f"{name}.shift")
+        shift = read_attr(module, f"{name}.shift")
     with module.graph.inserting_after(shift):
         node = module.graph.call_function(
             torch.ops.leanly.fake_quantize.default, (value, scale, shift, affine.axis, affine.low, affine.high)

@@ -1,0 +1,104 @@
+"""lower: a graph written for one runtime, opened there and compared before it is called an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from leanly.artifact import RUNTIMES, Artifact, Plan
+from leanly.errors import LoweringError, SettingError
+from leanly.files import replacing_folder
+from leanly.graph import Graph
+from leanly.lowering.integers import store_integers
+from leanly.lowering.proof import prove
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+EAGER = "eager"
+
+
+def lower(
+    graph: Graph,
+    *,
+    runtime: str = "onnxruntime",
+    to: str | Path,
+    precision: str | None = None,
+    rest: str = "float32",
+    plans: dict[int, Plan] | None = None,
+    eager: bool = False,
+) -> Artifact:
+    """Write a graph for a runtime, open it there, and prove that it does what the graph does.
+
+    Args:
+        graph: a captured graph, quantized or not.
+        runtime: "onnxruntime", "openvino" or "torch".
+        to: the folder of the artifact; it is replaced whole.
+        precision: "float32", "bfloat16" (openvino, torch) or "int8"; by default int8 for a quantized graph.
+        rest: what an int8 artifact computes in elsewhere: "float32", or "bfloat16" (openvino).
+        plans: how each batch size is run.
+        eager: with "torch": as a plain module, not compiled.
+
+    Raises:
+        SettingError: a runtime or precision that does not exist or doesn't fit the graph.
+        MissingExtra: the runtime is not installed.
+        LoweringError: the exporter failed, or the artifact differs from the graph.
+    """
+    quantized = _is_quantized(graph)
+    precision = precision or ("int8" if quantized else "float32")
+    _check(runtime, precision, rest, quantized)
+    to = Path(to)
+    with replacing_folder(to) as folder:
+        if runtime == "torch":
+            graph.save(folder / "graph")
+            files: tuple[str, ...] = ("graph",)
+            stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
+        else:
+            from leanly.lowering.onnx import export
+
+            integers, stored = store_integers(graph)
+            files = export(integers, folder / "model.onnx")
+        artifact = Artifact(
+            folder=folder,
+            runtime=runtime,
+            precision=precision,
+            rest=rest,
+            files=files,
+            inputs=graph.inputs,
+            outputs=graph.outputs,
+            arguments=graph.arguments,
+            returns=graph.returns,
+            plans=dict(plans or {}),
+            storage_bits=stored,
+            notes=(EAGER,) if eager else (),
+        )
+        artifact = prove(artifact, graph)
+        artifact.save()
+    return replace(artifact, folder=to)
+
+
+def _is_quantized(graph: Graph) -> bool:
+    return any(node.target is torch.ops.leanly.fake_quantize.default for node in graph.module.graph.nodes)
+
+
+def _check(runtime: str, precision: str, rest: str, quantized: bool) -> None:
+    if runtime not in RUNTIMES:
+        raise SettingError(f"unknown runtime {runtime!r}", where="lower", remedy=f"use one of {', '.join(RUNTIMES)}")
+    if precision not in PRECISIONS or rest not in PRECISIONS[:2]:
+        raise SettingError(f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}")
+    if quantized != (precision == "int8"):
+        raise SettingError(
+            f"precision {precision} does not fit a graph {'with' if quantized else 'without'} quantizers",
+            where="lower",
+            remedy="apply quantize.Static for int8, leave it out for float",
+        )
+    if runtime == "onnxruntime" and "bfloat16" in (precision, rest):
+        raise SettingError(
+            "ONNX Runtime has no bfloat16 kernels on the CPU", where="lower", remedy='use runtime="openvino"'
+        )
+    if runtime == "torch" and precision == "int8":
+        raise LoweringError(
+            "the torch runtime has no integer kernels for this graph",
+            where="lower",
+            remedy='use runtime="onnxruntime" or "openvino"',
+        )

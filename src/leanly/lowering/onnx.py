@@ -1,0 +1,129 @@
+"""Graph -> ONNX through torch.onnx's dynamo exporter, opset 21, quantizers as QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnxscript import opset21 as op
+
+from leanly.errors import LoweringError
+from leanly.graph import Graph
+
+OPSET = 21
+LARGEST_FILE = 2**31 - 2**20
+"""Protobuf's limit; larger weights go to a file of their own."""
+
+
+def _fake_quantize(x: Any, scale: Any, shift: Any, axis: int, low: int, high: int) -> Any:
+    step, zero_point = _zero_point_form(scale, shift, onnx.TensorProto.INT8 if low < 0 else onnx.TensorProto.UINT8)
+    if axis < 0:
+        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero_point), step, zero_point)
+    integers = op.QuantizeLinear(x, step, zero_point, axis=axis)
+    return op.DequantizeLinear(integers, step, zero_point, axis=axis)
+
+
+def _dequantize(x_int: Any, scale: Any, shift: Any, axis: int) -> Any:
+    step, zero_point = _zero_point_form(scale, shift, int(x_int.dtype))
+    if axis < 0:
+        return op.DequantizeLinear(x_int, step, zero_point)
+    return op.DequantizeLinear(x_int, step, zero_point, axis=axis)
+
+
+def _zero_point_form(scale: Any, shift: Any, kind: int) -> tuple[Any, Any]:
+    return op.Reciprocal(scale), op.Cast(shift, to=kind)
+
+
+def export(graph: Graph, path: Path) -> tuple[str, ...]:
+    """Write a graph in eval mode as ONNX and return the names of the files written.
+
+    Args:
+        graph: what `store_integers` gave, or a float graph.
+        path: the `.onnx` file.
+
+    Raises:
+        LoweringError: the exporter has no translation for an operator; the node and its source line are named.
+    """
+    shapes = [
+        {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in graph.inputs
+    ]
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph.module,
+                graph.example,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=tuple(shapes),
+                input_names=[spec.name for spec in graph.inputs],
+                output_names=[spec.name for spec in graph.outputs],
+                custom_translation_table={
+                    torch.ops.leanly.fake_quantize.default: _fake_quantize,
+                    torch.ops.leanly.dequantize.default: _dequantize,
+                },
+                verbose=False,
+            )
+    except Exception as error:
+        raise LoweringError(
+            f"the ONNX exporter failed ({_reason(error)})",
+            where=_culprit(graph, error),
+            remedy="replace that operation in the model, or use runtimes=('torch',)",
+        ) from error
+    finally:
+        exporter_log.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    _name_dimensions(model, graph)
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    if model.ByteSize() < LARGEST_FILE:
+        onnx.save(model, str(path))
+        return (path.name,)
+    onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.data")
+    return (path.name, f"{path.stem}.data")
+
+
+
+def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
+    """The exporter calls them s77 and the like; sessions fix dimensions by name."""
+    names: dict[str, str] = {}
+    for value, spec in zip(model.graph.input, graph.inputs, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if isinstance(size, str) and dim.dim_param:
+                names[dim.dim_param] = size
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _culprit(graph: Graph, error: BaseException) -> str:
+    text = ""
+    seen: BaseException | None = error
+    while seen is not None:
+        text += str(seen)
+        seen = seen.__cause__
+    for node in graph.module.graph.nodes:
+        if node.op == "call_function" and str(node.target) in text:
+            return graph.source(node)
+    return "torch.onnx.export"

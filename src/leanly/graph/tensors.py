@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def find(module: nn.Module, name: str) -> Tensor:
@@ -80,3 +80,8 @@ def dtype_named(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name!r} is no dtype")
     return dtype
+
+
+def read_attr(module: fx.GraphModule, name: str) -> fx.Node:
+    """Return a new node, at the graph's insertion point, that reads a tensor."""
+    return module.graph.create_node("get_attr", name, (), {}, name.replace(".", "_"))

@@ -1,0 +1,179 @@
+"""Reading what the user gave as example inputs: names, the batch, the dimensions that vary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanly.errors import CaptureError
+from leanly.graph.tensors import dtype_name
+from leanly.structure import Structure, TensorSpec, build, flatten, is_tensor
+
+ROWS = 4
+"""Rows of the example that are kept: enough for a check, few enough to be kept along."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Flat example inputs with at least two rows, their specs, and the structure of the call."""
+
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    arguments: Structure
+
+    def sized(self, rows: int, shift: int = 0) -> tuple[Tensor, ...]:
+        """Return the example with `rows` rows and every other dimension that varies longer by `shift`, values cycled."""
+        result = []
+        for spec, tensor in zip(self.inputs, self.tensors, strict=True):
+            for position, size in enumerate(spec.shape):
+                if isinstance(size, str):
+                    wanted = rows if size == "batch" else tensor.shape[position] + shift
+                    index = torch.arange(wanted, device=tensor.device) % tensor.shape[position]
+                    tensor = tensor.index_select(position, index)
+            result.append(tensor)
+        return tuple(result)
+
+
+def read_example(
+    forward: Callable[..., Any],
+    example: Any,
+    dynamic: Mapping[str, Mapping[int, str]] | None,
+    static: tuple[str, ...],
+) -> Example:
+    """Turn a tensor, a tuple or a dict of keyword inputs into an `Example`.
+
+    Raises:
+        CaptureError: no tensor in it, an empty batch, different batch sizes, or a name in `dynamic` or `static` that no input has.
+    """
+    args, kwargs = _call(example)
+    try:
+        arguments, leaves = flatten((args, kwargs))
+    except TypeError as error:
+        raise CaptureError(str(error), where="example", remedy="give tensors in a tuple, list or dict") from error
+    if not leaves:
+        raise CaptureError("the example holds no tensor", where="example", remedy="give the inputs of one call, batch first")
+    names = _names(forward, args, kwargs, arguments, len(leaves))
+    tensors = [torch.as_tensor(leaf).detach() for leaf in leaves]
+    dynamic = {name: dict(dims) for name, dims in (dynamic or {}).items()}
+    for name in (*dynamic, *static):
+        if name not in names:
+            raise CaptureError(
+                f"there is no input named {name!r}", where="dynamic or static", remedy=f"the inputs are {', '.join(names)}"
+            )
+    shapes = [
+        _shape(name, tensor, dynamic.get(name, {}), name in static) for name, tensor in zip(names, tensors, strict=True)
+    ]
+    batched = [
+        (name, tensor.shape[0])
+        for name, tensor, shape in zip(names, tensors, shapes, strict=True)
+        if shape and shape[0] == "batch"
+    ]
+    if not batched:
+        raise CaptureError(
+            "no input has a batch dimension", where="example", remedy="leave at least one input out of static="
+        )
+    sizes = {rows for _, rows in batched}
+    if len(sizes) > 1:
+        raise CaptureError(
+            f"the inputs have different sizes in dimension 0: {', '.join(f'{name} {rows}' for name, rows in batched)}",
+            where="example",
+            remedy="dimension 0 is the batch; name inputs that have none in static=",
+        )
+    rows = sizes.pop()
+    if rows == 0:
+        raise CaptureError("the example has no rows", where="example", remedy="give at least one row")
+    wanted = min(max(rows, 2), ROWS)  # a batch of 1 would be specialised by the exporter
+    specs = tuple(
+        TensorSpec(name, dtype_name(tensor), shape) for name, tensor, shape in zip(names, tensors, shapes, strict=True)
+    )
+    result = Example(tuple(tensors), specs, arguments).sized(wanted)
+    return Example(tuple(tensor.clone() for tensor in result), specs, arguments)
+
+
+def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if is_tensor(example):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise CaptureError(
+        f"the example is a {type(example).__name__}",
+        where="example",
+        remedy="give a tensor, a tuple of inputs, or a dict of keyword inputs",
+    )
+
+
+def _names(
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], arguments: Structure, count: int
+) -> list[str]:
+    """Name each leaf after its parameter in `forward` and the way into it."""
+    try:
+        declared = [
+            parameter.name
+            for parameter in inspect.signature(forward).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        declared = []
+    tops = [declared[i] if i < len(declared) else f"input_{i}" for i in range(len(args))]
+    names: list[str] = [""] * count
+
+    def walk(structure: Structure, name: str) -> None:
+        if isinstance(structure, int):
+            names[structure] = name
+            return
+        kind, content = next(iter(structure.items()))
+        if kind == "dict":
+            for key, entry in content.items():
+                walk(entry, f"{name}_{key}")
+        elif kind != "constant":
+            for position, entry in enumerate(content):
+                walk(entry, f"{name}_{position}")
+
+    positional, keyword = arguments["tuple"]
+    for name, entry in zip(tops, positional["tuple"], strict=True):
+        walk(entry, name)
+    for key, entry in keyword["dict"].items():
+        walk(entry, key)
+    seen: set[str] = set()
+    for position, name in enumerate(names):
+        name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)
+        while name in seen or not name.isidentifier():
+            name = f"{name}_{position}" if name and not name[0].isdigit() else f"input_{position}"
+        seen.add(name)
+        names[position] = name
+    return names
+
+
+def _shape(name: str, tensor: Tensor, dims: dict[int, str], static: bool) -> tuple[int | str, ...]:
+    shape: list[int | str] = list(tensor.shape)
+    if not static and shape:
+        shape[0] = "batch"
+    for position, label in dims.items():
+        if not (isinstance(position, int) and -len(shape) <= position < len(shape)):
+            raise CaptureError(
+                f"{name} has {len(shape)} dimensions, not a dimension {position}", where=f"dynamic[{name!r}]", remedy="mend it"
+            )
+        position %= len(shape)
+        if shape[position] == "batch":
+            continue
+        if tensor.shape[position] < 2:
+            raise CaptureError(
+                f"dimension {position} of {name} is to vary, and is {tensor.shape[position]} in the example",
+                where=f"dynamic[{name!r}]",
+                remedy="give an example where it is 2 or more",
+            )
+        shape[position] = str(label)
+    return tuple(shape)
+
+
+def call(structure: Structure, leaves: tuple[Tensor, ...] | list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put flat inputs back into positional and keyword arguments."""
+    args, kwargs = build(structure, leaves)
+    return args, kwargs

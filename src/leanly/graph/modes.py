@@ -1,0 +1,97 @@
+"""What differs between training and inference: the literal flags of batch norm, dropout, attention and recurrence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+FLAG_NAMES = ("training", "train", "use_input_stats", "dropout_p")
+"""The argument of a schema that says whether the operator trains; the first that a schema has counts."""
+STATISTICS = (aten.batch_norm.default, aten.instance_norm.default)
+DROPOUTS = (
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+)
+KEY = "modes"
+"""Where a node's meta keeps its flag as (value in training, value in evaluation)."""
+
+
+def flag_of(node: fx.Node) -> str | None:
+    """Name the argument of a node that says whether it trains; None where there is none."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None:
+        return None
+    names = {argument.name for argument in schema.arguments}
+    return next((name for name in FLAG_NAMES if name in names), None)
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """Read an argument of an ATen node by the name its schema gives it, defaults included."""
+    for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if declared.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, declared.default_value)
+    raise KeyError(f"{node.target} has no argument {name}")
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Write an argument of an ATen node by the name its schema gives it."""
+    for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if declared.name == name and position < len(node.args):
+            node.update_arg(position, value)
+            return
+    node.update_kwarg(name, value)
+
+
+def off_value(node: fx.Node, name: str) -> Any:
+    """Return what the flag is in evaluation: statistics that were never kept are always those of the batch."""
+    if node.target in STATISTICS:
+        return argument(node, "running_mean") is None
+    return 0.0 if name == "dropout_p" else False
+
+
+def switched(graph: fx.Graph) -> Iterator[tuple[fx.Node, str, tuple[Any, Any]]]:
+    """Iterate over the nodes that have a flag, its name, and its (training, evaluation) values."""
+    for node in graph.nodes:
+        name = flag_of(node)
+        if name is not None:
+            if KEY not in node.meta:
+                off = off_value(node, name)
+                node.meta[KEY] = (argument(node, name) if name == "dropout_p" else True, off)
+            yield node, name, tuple(node.meta[KEY])  # type: ignore[misc]
+
+
+def switch(module: fx.GraphModule, training: bool) -> None:
+    """Set every flag to its training or its evaluation value."""
+    changed = False
+    for node, name, (train_value, eval_value) in switched(module.graph):
+        value = train_value if training else eval_value
+        if argument(node, name) != value:
+            set_argument(node, name, value)
+            changed = True
+    if changed:
+        module.recompile()
+
+
+def has_dropout(module: fx.GraphModule) -> bool:
+    """Say whether training draws random numbers."""
+    for node, name, (train_value, _) in switched(module.graph):
+        if name == "dropout_p" and train_value:
+            return True
+        if node.target in DROPOUTS and train_value and argument(node, "p"):
+            return True
+        if node.target not in DROPOUTS and name == "train" and train_value and argument(node, "dropout"):
+            return True
+    return any(
+        node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        for node in module.graph.nodes
+        if node.target not in DROPOUTS and flag_of(node) is None
+    )

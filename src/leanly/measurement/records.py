@@ -74,13 +74,15 @@ class Latency:
         return loadgen_percentile([seconds for block in self.blocks for seconds in block], percent)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the samples as data."""
-        return {"batch_size": self.batch_size, "blocks": [list(block) for block in self.blocks]}
+        """Return the samples as data, in whole nanoseconds as the clock gave them."""
+        blocks = [[round(seconds * 1e9) for seconds in block] for block in self.blocks]
+        return {"batch_size": self.batch_size, "nanoseconds": blocks}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Latency:
         """Read what `to_json` wrote."""
-        return Latency(int(data["batch_size"]), tuple(tuple(map(float, block)) for block in data["blocks"]))
+        blocks = tuple(tuple(count / 1e9 for count in block) for block in data["nanoseconds"])
+        return Latency(int(data["batch_size"]), blocks)
 
 
 @dataclass(frozen=True, eq=False)

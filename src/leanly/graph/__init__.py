@@ -4,6 +4,7 @@ What changes a graph on purpose (quantizing, pruning, distilling) and what runs 
 """
 
 from leanly.graph.capturing import capture
+from leanly.graph.cost import Cost, NodeCost
 from leanly.graph.graph import Graph
 
-__all__ = ["Graph", "capture"]
+__all__ = ["Cost", "Graph", "NodeCost", "capture"]

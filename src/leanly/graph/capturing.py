@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from leanly.errors import CaptureError
@@ -19,7 +18,8 @@ from leanly.graph.example import Example, read_example
 from leanly.graph.explaining import first_line
 from leanly.graph.exporting import Exported, Flat, export, run_once
 from leanly.graph.graph import Graph
-from leanly.structure import Structure, TensorSpec
+from leanly.graph.outputs import output_specs
+from leanly.structure import Structure
 
 
 def capture(
@@ -93,7 +93,7 @@ def _from_training(flat: Flat, example: Example, returns: Structure) -> tuple[Gr
     if exported.returns != returns:
         return None, "the outputs in training have another structure than in evaluation"
     graph = _graph(exported, flat, example)
-    told = compare(graph, flat, example, training=False)
+    told = compare(graph, copy.deepcopy(flat).eval(), example, training=False)
     if told:
         return None, f"the graph of training does not give the outputs of evaluation: {told}"
     if fits_training(graph):
@@ -114,7 +114,7 @@ def _from_evaluation(flat: Flat, example: Example, trained: dict[str, bool], rea
         node.meta[modes.KEY] = (off if name == "dropout_p" else training, off)
     graph.notes = (*graph.notes, f"captured in evaluation mode, since {reason}")
     graph.eval()
-    told = compare(graph, flat, example, training=False)
+    told = compare(graph, copy.deepcopy(flat).eval(), example, training=False)
     if told:
         raise mismatch(told, "evaluation")
     return graph
@@ -130,84 +130,12 @@ def _graph(exported: Exported, flat: Flat, example: Example) -> Graph:
     return Graph(
         module,
         inputs=example.inputs,
-        outputs=output_specs(exported.module, exported.returns, module, example),
+        outputs=output_specs(module, exported.returns, example),
         arguments=example.arguments,
         returns=exported.returns,
         example=example.tensors,
         training=flat.training,
     )
-
-
-def output_specs(
-    exported: fx.GraphModule, returns: Structure, module: fx.GraphModule, example: Example
-) -> tuple[TensorSpec, ...]:
-    """Name the outputs after their way in the structure; find what varies by running three sizes."""
-    names = output_names(returns)
-    twin = copy.deepcopy(module)
-    modes.switch(twin, False)
-    labels = [
-        size
-        for spec in example.inputs
-        for size in spec.shape
-        if isinstance(size, str)
-    ]
-    specs = []
-    with torch.no_grad():
-        base = twin(*example.tensors)
-        rows = example.sized(3 if base and _rows(example) != 3 else 2)
-        other = twin(*rows)
-        shifted = {label: twin(*_longer(example, label)) for label in dict.fromkeys(labels) if label != "batch"}
-    for index, name in enumerate(names):
-        shape: list[int | str] = list(base[index].shape)
-        for position, size in enumerate(base[index].shape):
-            if other[index].shape[position] != size:
-                shape[position] = "batch"
-            for label, result in shifted.items():
-                if result[index].shape[position] != size:
-                    shape[position] = label
-        specs.append(TensorSpec(name, tensors.dtype_name(base[index]), tuple(shape)))
-    return tuple(specs)
-
-
-def output_names(returns: Structure) -> list[str]:
-    """Name each output leaf by its keys and positions; a lone tensor is "output"."""
-    found: dict[int, str] = {}
-
-    def walk(structure: Structure, name: str) -> None:
-        if isinstance(structure, int):
-            found[structure] = name or "output"
-            return
-        kind, content = next(iter(structure.items()))
-        if kind == "dict":
-            for key, entry in content.items():
-                walk(entry, f"{name}_{key}" if name else str(key))
-        elif kind != "constant":
-            for position, entry in enumerate(content):
-                walk(entry, f"{name}_{position}" if name else f"output_{position}")
-
-    walk(returns, "")
-    return [found[position] for position in sorted(found)]
-
-
-def _rows(example: Example) -> int:
-    return next(
-        tensor.shape[0]
-        for spec, tensor in zip(example.inputs, example.tensors, strict=True)
-        if spec.shape and spec.shape[0] == "batch"
-    )
-
-
-def _longer(example: Example, label: str) -> tuple[Tensor, ...]:
-    """Return the example with one named dimension shorter by one (longer where it is 2)."""
-    result = []
-    for spec, tensor in zip(example.inputs, example.tensors, strict=True):
-        for position, size in enumerate(spec.shape):
-            if size == label:
-                wanted = tensor.shape[position] + (-1 if tensor.shape[position] > 2 else 1)
-                index = torch.arange(wanted, device=tensor.device) % tensor.shape[position]
-                tensor = tensor.index_select(position, index)
-        result.append(tensor)
-    return tuple(result)
 
 
 def check_weights(model: nn.Module, example: Example) -> None:

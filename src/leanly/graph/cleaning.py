@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 
 from leanly.errors import CaptureError
 from leanly.graph import modes, tensors
-from leanly.graph.explaining import line_of_node, line_of_trace, path_of
+from leanly.graph.explaining import line_of_node, line_of_trace, path_of, shortened
 from leanly.graph.inplace import functional
 
 aten = torch.ops.aten
@@ -62,7 +62,9 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
     for name, tensor in known.items():
         if hasattr(fx.GraphModule, name.split(".")[0]):
             raise CaptureError(
-                f"the attribute {name.split('.')[0]!r} has a name that a graph needs itself", where=name, remedy="rename it"
+                f"the attribute {name.split('.')[0]!r} has a name that a graph needs itself",
+                where=name,
+                remedy="rename it",
             )
     order = [name for name in model.state_dict(keep_vars=True) if name in known]
     for name in (*order, *(name for name in known if name not in order)):
@@ -76,7 +78,9 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
             tensor = tensors.find(exported, node.target)
             if not isinstance(tensor, Tensor):
                 raise CaptureError(
-                    f"{name} is a {type(tensor).__name__}, not a tensor", where=line_of_node(node), remedy="make it a buffer"
+                    f"{name} is a {type(tensor).__name__}, not a tensor",
+                    where=line_of_node(node),
+                    remedy="make it a buffer",
                 )
             if id(tensor) not in constants:
                 name = name if not hasattr(fx.GraphModule, name.split(".")[0]) else f"constant_{name}"
@@ -183,7 +187,7 @@ def _name_sources(graph: fx.Graph) -> None:
     for node in graph.nodes:
         source, path = line_of_trace(node.meta.get("stack_trace") or ""), path_of(node)
         if source:
-            node.meta["source"] = source
+            node.meta["source"] = shortened(source)
         if path:
             node.meta["path"] = path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,13 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 2e-2, tor
 def compare(graph: Graph, flat: Flat, example: Example, *, training: bool) -> str:
     """Return how the graph differs from the module in one mode; empty where it does not.
 
-    Outputs are compared, and in training the buffers too (running statistics). Neither of the two is changed.
+    Outputs are compared, and in training the buffers too (running statistics). `flat` is in that mode; neither is changed.
     """
-    rows = example.tensors[0].shape[0] if not example.inputs else _rows(example)
-    settings = dict.fromkeys([(rows, 0), (3, _shift(example)), (1, 0)])
+    rows = example.rows
+    settings = dict.fromkeys([(rows, 0), (3, example.shift), (1, 0)])
     for size, shift in settings:
         leaves = example.sized(size, shift)
-        module = copy.deepcopy(flat)
-        if not training:
-            module.eval()
+        module = _copied(flat)
         twin = graph.clone().train(training)
         try:
             expected = _seeded(module, leaves)
@@ -94,23 +93,10 @@ def mismatch(told: str, mode: str) -> CaptureError:
     )
 
 
-def _rows(example: Example) -> int:
-    return next(
-        tensor.shape[0]
-        for spec, tensor in zip(example.inputs, example.tensors, strict=True)
-        if spec.shape and spec.shape[0] == "batch"
-    )
-
-
-def _shift(example: Example) -> int:
-    """Vary the other dimensions too: one shorter, since a longer one may leave a table of positions."""
-    sizes = [
-        tensor.shape[position]
-        for spec, tensor in zip(example.inputs, example.tensors, strict=True)
-        for position, size in enumerate(spec.shape)
-        if isinstance(size, str) and size != "batch"
-    ]
-    return (-1 if min(sizes) > 2 else 1) if sizes else 0
+def _copied(flat: Flat) -> Flat:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PyTorch says of copying its own modules
+        return copy.deepcopy(flat)
 
 
 def _seeded(module: nn.Module, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

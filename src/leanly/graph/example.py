@@ -26,17 +26,48 @@ class Example:
     inputs: tuple[TensorSpec, ...]
     arguments: Structure
 
-    def sized(self, rows: int, shift: int = 0) -> tuple[Tensor, ...]:
-        """Return the example with `rows` rows and every other dimension that varies longer by `shift`, values cycled."""
+    @property
+    def rows(self) -> int:
+        """Rows of the example."""
+        return next(
+            tensor.shape[0]
+            for spec, tensor in zip(self.inputs, self.tensors, strict=True)
+            if spec.shape and spec.shape[0] == "batch"
+        )
+
+    @property
+    def shift(self) -> int:
+        """By how much the other dimensions are varied: one shorter, since a longer one may leave a table of positions."""
+        sizes = [
+            tensor.shape[position]
+            for spec, tensor in zip(self.inputs, self.tensors, strict=True)
+            for position, size in enumerate(spec.shape)
+            if isinstance(size, str) and size != "batch"
+        ]
+        return (-1 if min(sizes) > 2 else 1) if sizes else 0
+
+    def sized(self, rows: int, shift: int = 0, label: str = "") -> tuple[Tensor, ...]:
+        """Return the example with `rows` rows and other varying dimensions longer by `shift` (only `label`'s, if given)."""
         result = []
         for spec, tensor in zip(self.inputs, self.tensors, strict=True):
             for position, size in enumerate(spec.shape):
-                if isinstance(size, str):
-                    wanted = rows if size == "batch" else tensor.shape[position] + shift
-                    index = torch.arange(wanted, device=tensor.device) % tensor.shape[position]
-                    tensor = tensor.index_select(position, index)
+                if not isinstance(size, str):
+                    continue
+                wanted = tensor.shape[position] + (shift if label in ("", size) else 0)
+                if size == "batch":
+                    wanted = rows
+                index = torch.arange(wanted, device=tensor.device) % tensor.shape[position]
+                tensor = tensor.index_select(position, index)
             result.append(tensor)
         return tuple(result)
+
+    def moved(self) -> dict[str, tuple[Tensor, ...]]:
+        """Return, for each dimension that varies, the example with only that one changed."""
+        labels = dict.fromkeys(size for spec in self.inputs for size in spec.shape if isinstance(size, str))
+        return {
+            label: self.sized(self.rows + 1) if label == "batch" else self.sized(self.rows, self.shift, label)
+            for label in labels
+        }
 
 
 def read_example(
@@ -56,14 +87,18 @@ def read_example(
     except TypeError as error:
         raise CaptureError(str(error), where="example", remedy="give tensors in a tuple, list or dict") from error
     if not leaves:
-        raise CaptureError("the example holds no tensor", where="example", remedy="give the inputs of one call, batch first")
+        raise CaptureError(
+            "the example holds no tensor", where="example", remedy="give the inputs of one call, batch first"
+        )
     names = _names(forward, args, kwargs, arguments, len(leaves))
     tensors = [torch.as_tensor(leaf).detach() for leaf in leaves]
     dynamic = {name: dict(dims) for name, dims in (dynamic or {}).items()}
     for name in (*dynamic, *static):
         if name not in names:
             raise CaptureError(
-                f"there is no input named {name!r}", where="dynamic or static", remedy=f"the inputs are {', '.join(names)}"
+                f"there is no input named {name!r}",
+                where="dynamic or static",
+                remedy=f"the inputs are {', '.join(names)}",
             )
     shapes = [
         _shape(name, tensor, dynamic.get(name, {}), name in static) for name, tensor in zip(names, tensors, strict=True)
@@ -158,7 +193,9 @@ def _shape(name: str, tensor: Tensor, dims: dict[int, str], static: bool) -> tup
     for position, label in dims.items():
         if not (isinstance(position, int) and -len(shape) <= position < len(shape)):
             raise CaptureError(
-                f"{name} has {len(shape)} dimensions, not a dimension {position}", where=f"dynamic[{name!r}]", remedy="mend it"
+                f"{name} has {len(shape)} dimensions, not a dimension {position}",
+                where=f"dynamic[{name!r}]",
+                remedy="mend it",
             )
         position %= len(shape)
         if shape[position] == "batch":

@@ -39,6 +39,13 @@ def line_of_trace(trace: str) -> str:
     return _last(_mentioned(trace))
 
 
+def shortened(line: str) -> str:
+    """Leave away the folders that say only where a machine keeps its files; a graph is shipped."""
+    for root in (f"{Path.cwd()}/", f"{Path.home()}/"):
+        line = line.removeprefix(root)
+    return line.rpartition("site-packages/")[2]
+
+
 def line_of_node(node: fx.Node) -> str:
     """Name the user's line of a freshly exported node, or its submodule's path."""
     found = node.meta.get("source") or line_of_trace(node.meta.get("stack_trace") or "")
@@ -62,8 +69,7 @@ def first_line(error: BaseException) -> str:
 
 def _mentioned(text: str) -> list[tuple[str, int, str]]:
     return [
-        (name, int(number), linecache.getline(name, int(number)).strip())
-        for name, number, _ in _FRAME.findall(text)
+        (name, int(number), linecache.getline(name, int(number)).strip()) for name, number, _ in _FRAME.findall(text)
     ]
 
 
@@ -78,6 +84,11 @@ def _last(frames: Iterable[tuple[str, int, str]]) -> str:
 
 def _foreign(name: str) -> bool:
     """Say whether a file is PyTorch's, ours, the standard library's or made up on the fly."""
-    if name.startswith((_TORCH, _OURS, "torch/")) or name.startswith("<") or "torch/" in name and "site-packages/torch" in name:
+    if (
+        name.startswith((_TORCH, _OURS, "torch/"))
+        or name.startswith("<")
+        or "torch/" in name
+        and "site-packages/torch" in name
+    ):
         return True
     return name.startswith(str(Path(re.__file__).parent.parent)) and "site-packages" not in name

@@ -100,9 +100,12 @@ class Graph:
         self.module.to(device)
         tensors.tie(self.module, groups)
         self.example = tuple(tensor.to(device) for tensor in self.example)
+
+        def there(item: Any) -> Any:
+            return device if isinstance(item, torch.device) else item
+
         for node in self.module.graph.nodes:
-            node.args = map_aggregate(node.args, lambda item: device if isinstance(item, torch.device) else item)
-            node.kwargs = map_aggregate(node.kwargs, lambda item: device if isinstance(item, torch.device) else item)
+            node.args, node.kwargs = map_aggregate(node.args, there), map_aggregate(node.kwargs, there)  # type: ignore[assignment]
         self.module.recompile()
         return self
 
@@ -200,7 +203,9 @@ def _same(found: Structure, wanted: Structure) -> bool:
     if kind == "constant" or other == "constant":
         return kind == other and content == expected
     if kind == "dict" or other == "dict":
-        return kind == other and list(content) == list(expected) and all(_same(content[k], expected[k]) for k in content)
+        return (
+            kind == other and list(content) == list(expected) and all(_same(content[k], expected[k]) for k in content)
+        )
     return len(content) == len(expected) and all(map(_same, content, expected))
 
 

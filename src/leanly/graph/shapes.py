@@ -22,7 +22,8 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         self.seen[n.name] = map_aggregate(
-            result, lambda item: (tuple(int(size) for size in item.shape), item.dtype) if isinstance(item, Tensor) else item
+            result,
+            lambda item: (tuple(int(size) for size in item.shape), item.dtype) if isinstance(item, Tensor) else item,
         )
         return result
 
@@ -48,7 +49,9 @@ def propagate(graph: Graph, batch_size: int) -> dict[str, Any]:
 
 def is_spec(item: Any) -> bool:
     """Say whether an entry of `propagate` is one tensor."""
-    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], tuple) and isinstance(item[1], torch.dtype)
+    return (
+        isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], tuple) and isinstance(item[1], torch.dtype)
+    )
 
 
 def shapes(graph: Graph, batch_size: int) -> dict[str, tuple[int, ...]]:

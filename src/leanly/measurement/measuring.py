@@ -122,8 +122,7 @@ def compare(
     drop: PairedDrop | None = None
     rows = task.split(split) if task is not None else None
     if task is not None and rows is not None:
-        metric = task.score_metric
-        drop = paired_drop(metric, second.predictions, first.predictions, rows.targets, 0.0, confidence)
+        drop = paired_drop(task.metric, second.predictions, first.predictions, rows.targets, 0.0, confidence)
     return Comparison(first, second, ratios, mean, drop)
 
 

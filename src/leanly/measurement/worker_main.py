@@ -45,7 +45,8 @@ class Session:
                 self._inputs[request["key"]] = _read(request["files"])
                 return {}
             case "warm":
-                return {"seconds": self.warm(request["key"], request["limit"])}
+                seconds = self.warm(request["key"], request["limit"])
+                return {"first": seconds[0], "seconds": _settled(seconds)}
             case "time":
                 return {"seconds": self.time(request["key"], request["discard"], request["calls"])}
             case "predict":
@@ -72,8 +73,8 @@ class Session:
         self._predictor = open_artifact(artifact, threads=threads)
         return {"seconds": time.perf_counter() - start, "peak": before}
 
-    def warm(self, key: str, limit: float) -> float:
-        """Call until the time per call is steady or `limit` seconds are over; return the seconds per call."""
+    def warm(self, key: str, limit: float) -> list[float]:
+        """Call until the time per call is steady or `limit` seconds are over; return the seconds of each call."""
         run, arrays = self.predictor.run, self._inputs[key]
         seconds: list[float] = []
         start = time.perf_counter()
@@ -89,7 +90,7 @@ class Session:
             # The first call may have compiled: it does not count, so that at least one other is seen.
             if len(seconds) > 1 and time.perf_counter() - start - seconds[0] > limit:
                 break
-        return median(seconds[-WINDOW:] if len(seconds) > WINDOW else seconds[1:])
+        return seconds
 
     def time(self, key: str, discard: int, calls: int) -> list[float]:
         """Time calls one by one, after some that don't count (caches and clocks come back)."""
@@ -126,6 +127,10 @@ def peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _settled(seconds: list[float]) -> float:
+    return median(seconds[-WINDOW:] if len(seconds) > WINDOW else seconds[1:])
 
 
 def _read(files: list[str]) -> list[np.ndarray]:

@@ -75,7 +75,8 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        self.open_seconds: float = opened["seconds"]
+        self._opening: float = opened["seconds"]
+        self._first: float | None = None
         self._before: int | None = opened["peak"]
 
     def __enter__(self) -> Worker:
@@ -89,13 +90,20 @@ class Worker:
         """The process's number."""
         return self._process.pid
 
+    @property
+    def open_seconds(self) -> float:
+        """Seconds of opening and of the first call: runtimes put off part of opening until then."""
+        return self._opening + (self._first or 0.0)
+
     def load(self, key: str, arrays: Sequence[np.ndarray]) -> None:
         """Give the worker flat inputs to be timed on, under a name."""
         self.ask({"do": "load", "key": key, "files": self._write(arrays)})
 
     def warm(self, key: str, limit: float) -> float:
         """Call until the time per call is steady or `limit` seconds are over; return the seconds per call."""
-        return float(self.ask({"do": "warm", "key": key, "limit": limit}, CALL_LIMIT + limit)["seconds"])
+        reply = self.ask({"do": "warm", "key": key, "limit": limit}, CALL_LIMIT + limit)
+        self._first = reply["first"] if self._first is None else self._first
+        return float(reply["seconds"])
 
     def time(self, key: str, discard: int, calls: int) -> tuple[float, ...]:
         """Return the seconds of each of `calls` calls, after `discard` that don't count."""

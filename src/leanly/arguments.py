@@ -87,11 +87,12 @@ class Arguments:
         """
         wanted = [self.names[index] for index in self._batched]
         if isinstance(inputs, Mapping) != bool(self.keywords):
+            kind = "a dict with" if self.keywords else "a tensor or tuple of"
             raise DataError(
                 f"the inputs are given {'by name' if isinstance(inputs, Mapping) else 'by position'}, those of the "
                 f"example {'by name' if self.keywords else 'by position'}",
                 where=where,
-                remedy=f"give both alike: {'a dict with' if self.keywords else 'a tensor or tuple of'} {', '.join(wanted)}",
+                remedy=f"give both alike: {kind} {', '.join(wanted)}",
             )
         if isinstance(inputs, Mapping):
             inputs = self._sorted(inputs, where)

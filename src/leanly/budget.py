@@ -100,9 +100,10 @@ def read_fraction(setting: str, value: float | str) -> float:
     """
     remedy = 'write a fraction such as 0.01, or a percentage such as "1%"'
     if isinstance(value, str):
-        text = value.strip()
-        number = _plain(setting, text.removesuffix("%").strip(), value, remedy)
-        number = number / 100 if text.endswith("%") else number
+        digits = value.strip().removesuffix("%").strip()
+        number = _plain(setting, digits, value, remedy)
+        if value.strip().endswith("%"):
+            number = _scaled(digits, Decimal("0.01"))
     else:
         number = _plain(setting, value, value, remedy)
     if number < 0:

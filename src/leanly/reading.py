@@ -102,18 +102,20 @@ class ArraySource:
                     where=where,
                     remedy="give numbers: float32 inputs, int64 labels",
                 ) from error
-        self.count = int(self._targets.shape[0])
+        rows = int(self._targets.shape[0])
+        self.count: int | None = rows
         for leaf in self._inputs:
-            if leaf.shape[0] != self.count:
+            if leaf.shape[0] != rows:
                 raise DataError(
-                    f"there are {leaf.shape[0]} inputs and {self.count} targets",
+                    f"there are {leaf.shape[0]} inputs and {rows} targets",
                     where=where,
                     remedy="give one target for each row of the inputs",
                 )
 
     def read(self, size: int, limit: int | None = None) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield batches; each is a copy, so that a model that works in place can't change the user's data."""
-        end = self.count if limit is None else min(limit, self.count)
+        count = self._targets.shape[0]
+        end = count if limit is None else min(limit, count)
         for start in range(0, end, size):
             stop = min(start + size, end)
             leaves = [_rows(leaf, start, stop) for leaf in self._inputs]
@@ -121,7 +123,7 @@ class ArraySource:
 
     def targets(self) -> np.ndarray:
         """All targets, without reading the inputs."""
-        return _rows(self._targets, 0, self.count).numpy()
+        return _rows(self._targets, 0, self._targets.shape[0]).numpy()
 
 
 class RowSource:

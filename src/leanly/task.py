@@ -16,13 +16,13 @@ from leanly.data import Split
 from leanly.errors import DataError, LeanlyWarning
 from leanly.files import digest
 from leanly.losses import resolve_loss
-from leanly.metrics import Metric, resolve_metric
+from leanly.metrics import resolve_metric
 from leanly.suggest import suggestion
 
 SPLITS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Everything known about the job.
 
@@ -44,17 +44,16 @@ class Task:
 
     model: Any
     example: Any
-    train: Any = field(default=None, repr=False)
-    validation: Any = field(default=None, repr=False)
-    test: Any = field(default=None, repr=False)
-    metric: Any = "accuracy"
+    train: Any = None
+    validation: Any = None
+    test: Any = None
+    metric: Any = "accuracy"  # a `Metric` once constructed, whatever was given
     loss: str | Callable[[Any, Any], Any] = "cross_entropy"
     dynamic: Mapping[str, Mapping[int, str]] | None = None
     static: Iterable[str] = ()
     name: str = ""
-    arguments: Arguments = field(init=False, repr=False)
-    _metric: Metric = field(init=False, repr=False)
-    _splits: dict[str, Split] = field(init=False, repr=False)
+    arguments: Arguments = field(init=False)
+    _splits: dict[str, Split] = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, torch.nn.Module) and not checks.is_exported(self.model):
@@ -67,7 +66,7 @@ class Task:
         set_field(self, "static", (self.static,) if isinstance(self.static, str) else tuple(self.static))
         set_field(self, "name", self.name or type(self.model).__name__)
         set_field(self, "arguments", Arguments(self.model, self.example, self.static))
-        set_field(self, "_metric", resolve_metric(self.metric))
+        set_field(self, "metric", resolve_metric(self.metric))
         resolve_loss(self.loss)
         self._check_dynamic()
         checks.check_device(self.model, self.arguments)
@@ -82,6 +81,9 @@ class Task:
                 stacklevel=3,
             )
 
+    def __repr__(self) -> str:
+        return f"Task({self.name!r}, metric={self.metric.name!r}, splits={list(self._splits.values())})"
+
     def split(self, name: str) -> Split | None:
         """Return "train", "validation" or "test", or None where the task has none.
 
@@ -91,11 +93,6 @@ class Task:
         if name not in SPLITS:
             raise DataError(f"there is no split {name!r}", where="Task.split", remedy=suggestion(name, SPLITS))
         return self._splits.get(name)
-
-    @property
-    def score_metric(self) -> Metric:
-        """The metric, resolved."""
-        return self._metric
 
     @property
     def loss_function(self) -> Callable[[Any, Any], Any]:
@@ -110,7 +107,7 @@ class Task:
         """
         if isinstance(targets, torch.Tensor):
             targets = targets.detach().cpu().numpy()
-        return self._metric.score(checks.to_numpy(outputs), targets)
+        return self.metric.score(checks.to_numpy(outputs), targets)
 
     def check(self) -> None:
         """Look at everything once, before any work: weights, the example in the model, and every row of every split.
@@ -121,14 +118,14 @@ class Task:
         checks.check_weights(self.model)
         outputs = checks.run_example(self.model, self.arguments)
         splits = list(self._splits.values())
-        classes = checks.class_count(outputs, self._metric, self.loss, splits[0] if splits else None)
+        classes = checks.class_count(outputs, self.metric, self.loss, splits[0] if splits else None)
         dynamic = {name: dict(dimensions) for name, dimensions in (self.dynamic or {}).items()}
         for split in splits:
             checks.check_split(split, self.arguments, dynamic, classes)
             checks.check_order(split)
         scored = self.split("validation") or self.split("test")
         if scored is not None:
-            checks.check_sample(self.model, scored, self._metric)
+            checks.check_sample(self.model, scored, self.metric)
         checks.check_shared(splits)
 
     def fingerprint(self) -> str:
@@ -144,7 +141,7 @@ class Task:
                 "structure": self.arguments.structure,
                 "static": list(self.static),
                 "dynamic": {k: {str(d): n for d, n in v.items()} for k, v in (self.dynamic or {}).items()},
-                "metric": self._metric.name,
+                "metric": self.metric.name,
                 "loss": loss,
                 "splits": {name: split.digest for name, split in self._splits.items()},
             }
@@ -178,5 +175,5 @@ class Task:
 
 def _digest(tensor: torch.Tensor) -> str:
     content = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()

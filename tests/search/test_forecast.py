@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.search.fakes import Clock
 
 from leanly.search.forecast import Forecast
+from tests.search.fakes import Clock
 
 
 def test_what_was_seen_is_forecast() -> None:

@@ -84,7 +84,9 @@ class Search:
         """Return what predicting the test split with one artifact is expected to take."""
         if self.test is None:
             return 0.0
-        return self.forecast.expect("prove", prior=self.forecast.expect("measure") * max(self.test.scale, 0.5))
+        seen = self.forecast.seen("prove")
+        # before the first it is judged by measuring on validation, of which starting a process is a part
+        return self.forecast.expect("measure") * max(self.test.scale, 0.5) if seen is None else seen
 
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
@@ -215,6 +217,14 @@ class Search:
 
     def _tell(self, trial: Trial) -> None:
         self.listener.trial(trial, self.best_so_far(), self.forecast.left)
+
+    def trial(self, number: int) -> Trial:
+        """Return the trial with a number."""
+        return next(trial for trial in self.trials if trial.number == number)
+
+    def put(self, trial: Trial) -> None:
+        """Put a trial in the place of the one with its number."""
+        self.trials = [trial if other.number == trial.number else other for other in self.trials]
 
     def fastest_float(self) -> Trial | None:
         """Return the unmodified model's fastest float artifact so far, over all batch sizes."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from leanly.budget import Budget
 from leanly.errors import LeanlyError
-from leanly.measurement.records import Interval
+from leanly.measurement.judge import certify_walk, within
+from leanly.measurement.records import Interval, Verdict
+from leanly.measurement.statistics import ratio_intervals
 from leanly.search import words
 from leanly.search.driver import Search, is_float
 from leanly.search.folder import TEST_USED
@@ -107,11 +109,7 @@ def _time(search: Search, hurried: bool) -> None:
     with search.forecast.step("retime"):
         timed = search.instruments.retime(artifacts, seconds)
     for trial, latency in zip(chosen, timed, strict=True):
-        _replace(search, trial.replace(final=latency))
-
-
-def _replace(search: Search, trial: Trial) -> None:
-    search.trials = [trial if other.number == trial.number else other for other in search.trials]
+        search.put(trial.replace(final=latency))
 
 
 def order(search: Search, most: int) -> list[Trial]:
@@ -130,7 +128,7 @@ def order(search: Search, most: int) -> list[Trial]:
         and _not_failed(trial)
         # the fastest float itself, and what is faster than it at one batch size at least
         and any(trial.final[size].median <= fastest[size] for size in search.batch_sizes)
-        and not _limits(search.budget, trial, search.batch_sizes)
+        and not broken_limits(search.budget, trial)
     ]
     # few are walked: each one more is one more chance to stop before the fastest
     worth = sorted(worth, key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))[:most]
@@ -147,34 +145,38 @@ def _certify(search: Search, finale: Finale, hurried: bool) -> None:
         return
     # written before the split is read: a run killed in between has used it too
     search.journal.write(TEST_USED, digest=search.test.digest, walk=[trial.number for trial in walk])
-    reference = search.reference
-    for trial in (reference, *walk):
-        if trial.artifact is None:
-            continue
-        search.listener.begin(f"certifying {trial.label} on {search.test.rows} test rows", each, search.forecast.left)
-        try:
-            with search.forecast.step("prove"):
-                proof = search.instruments.prove(trial.artifact)
-        except LeanlyError as error:
-            search.notes.append(f"certification stopped at {trial.label}: {error}")
-            return
-        trial = trial.replace(proof=proof)
-        proof.save(search.folder.trial(trial.number) / PROOF)
-        if trial.number == reference.number:
-            _replace(search, trial)
-            reference = trial
-            continue
-        assert reference.proof is not None
-        trial = trial.replace(certified=search.instruments.judge(reference.proof, proof))
-        _replace(search, trial)
-        finale.walk.append(trial.number)
-        assert trial.certified is not None
-        search.listener.say(f"{trial.label}: {trial.certified.outcome} on test ({trial.certified.reason})")
-        if trial.certified.outcome != "pass":
-            rest = [other.label for other in walk if other.number not in finale.walk]
-            stopped = f"the walk on the test split stopped at {trial.label} ({trial.certified.outcome})"
-            search.notes.append(stopped + (f"; not certified after it: {', '.join(rest)}" if rest else ""))
-            return
+    try:
+        _prove(search, search.reference, each)
+        certify_walk(walk, lambda trial: _certified(search, finale, trial, each))
+    except LeanlyError as error:
+        search.notes.append(f"the certification stopped: {error}")
+    last = search.trial(finale.walk[-1]) if finale.walk else None
+    if last is not None and last.certified is not None and last.certified.outcome != "pass":
+        rest = [trial.label for trial in walk if trial.number not in finale.walk]
+        stopped = f"the walk on the test split stopped at {last.label} ({last.certified.outcome})"
+        search.notes.append(stopped + (f"; not certified after it: {', '.join(rest)}" if rest else ""))
+
+
+def _prove(search: Search, trial: Trial, expected: float) -> Trial:
+    assert search.test is not None and trial.artifact is not None
+    search.listener.begin(f"certifying {trial.label} on {search.test.rows:,} test rows", expected, search.forecast.left)
+    with search.forecast.step("prove"):
+        proof = search.instruments.prove(trial.artifact)
+    proof.save(search.folder.trial(trial.number) / PROOF)
+    trial = trial.replace(proof=proof)
+    search.put(trial)
+    return trial
+
+
+def _certified(search: Search, finale: Finale, trial: Trial, expected: float) -> Verdict:
+    trial = _prove(search, trial, expected)
+    reference = search.reference.proof
+    assert reference is not None and trial.proof is not None
+    verdict = search.instruments.judge(reference, trial.proof)
+    search.put(trial.replace(certified=verdict))
+    finale.walk.append(trial.number)
+    search.listener.say(f"{trial.label}: {verdict.outcome} on test ({verdict.reason})")
+    return verdict
 
 
 def _eligible(search: Search, trial: Trial) -> bool:
@@ -188,42 +190,36 @@ def _eligible(search: Search, trial: Trial) -> bool:
 def _choose(search: Search, finale: Finale) -> None:
     timed = [trial for trial in search.trials if trial.final]
     floats = [t for t in timed if is_float(t) and (t.precision == "float32" or _eligible(search, t))]
-    pairs = []
-    faster = False
+    bases, chosen = {}, {}
     for size in search.batch_sizes:
         baseline = min(floats, key=lambda trial: trial.final[size].median)
         best = baseline if _eligible(search, baseline) else None
         speedup = None
         for trial in sorted(timed, key=lambda trial: trial.final[size].median):
-            if trial.number == baseline.number or trial in floats or not _eligible(search, trial):
+            if trial in floats or not _eligible(search, trial) or broken_limits(search.budget, trial):
                 continue
-            if _limits(search.budget, trial, search.batch_sizes):
-                continue
-            interval = search.instruments.ratio(baseline.final[size], trial.final[size])
+            interval = _speedup(search, baseline, trial, size)
             if interval.low > 1.0:  # a model that isn't shown to be faster is never returned as faster
-                best, speedup, faster = trial, interval, True
+                best, speedup = trial, interval
                 break
         shipped = best or baseline
-        eager = search.instruments.ratio(search.reference.final[size], shipped.final[size])
+        eager = _speedup(search, search.reference, shipped, size)
         finale.choices[size] = Choice(size, best.number if best else None, baseline.number, speedup, eager)
-        pairs.append((baseline.final[size], shipped.final[size]))
-    if faster:
-        finale.speedup = search.instruments.mean_ratio(pairs)
+        bases[size], chosen[size] = baseline.final[size], shipped.final[size]
+    if any(choice.speedup for choice in finale.choices.values()):
+        finale.speedup = ratio_intervals(bases, chosen, search.budget.confidence)[1]
 
 
-def _limits(budget: Budget, trial: Trial, batch_sizes: Sequence[int]) -> list[str]:
-    """Return the limits of the budget that a trial breaks, apart from the drop."""
-    broken = []
-    if budget.bytes is not None and trial.artifact is not None and trial.artifact.bytes > budget.bytes:
-        broken.append(f"its artifact has {words.size(trial.artifact.bytes)}, {words.size(budget.bytes)} are allowed")
-    if budget.latency is not None:
-        for size in batch_sizes:
-            median = trial.latency[size].median
-            if median > budget.latency:
-                broken.append(
-                    f"a call of batch {size} takes {words.seconds(median)}, {words.seconds(budget.latency)} are allowed"
-                )
-    return broken
+def _speedup(search: Search, slow: Trial, fast: Trial, size: int) -> Interval:
+    return ratio_intervals({size: slow.final[size]}, {size: fast.final[size]}, search.budget.confidence)[1]
+
+
+def broken_limits(budget: Budget, trial: Trial) -> str:
+    """Return why a trial is not shown to be inside the budget's bytes and latency; empty when it is."""
+    if trial.measurement is None:
+        return "it was not measured"
+    verdict = within(replace(trial.measurement, latency=trial.latency), replace(budget, speedup=None))
+    return "" if verdict.outcome == "pass" else verdict.reason
 
 
 def missed(budget: Budget, trials: Sequence[Trial], finale: Finale) -> tuple[str, ...]:
@@ -234,7 +230,7 @@ def missed(budget: Budget, trials: Sequence[Trial], finale: Finale) -> tuple[str
         if choice.best is None:
             broken[f"no artifact is certified for batch {size}"] = None
         shipped = by_number[choice.shipped]
-        for limit in _limits(budget, shipped, (size,)):
+        if limit := broken_limits(budget, shipped):
             broken[f"{shipped.label}: {limit}"] = None
     if budget.speedup is not None and budget.speedup > 1.0:
         reached = finale.speedup

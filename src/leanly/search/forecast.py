@@ -48,6 +48,10 @@ class Forecast:
         yield
         self.see(kind, self.clock() - began)
 
+    def seen(self, kind: str) -> float | None:
+        """Return the moving average of a kind of step, None when there was none."""
+        return self._seen.get(kind)
+
     def expect(self, kind: str, *, like: tuple[str, ...] = (), prior: float = 0.0) -> float:
         """Return the seconds a step will take.
 

@@ -42,16 +42,12 @@ class Instruments:
         retime: (artifacts, seconds) -> fresh timings of all of them in turns, by batch size.
         prove: artifact -> predictions and metric on `test`, without timing.
         judge: (reference, candidate), both on the same split -> the verdict on the drop.
-        ratio: (a, b) -> the ratio of two latencies timed in turns, with its interval.
-        mean_ratio: pairs (a, b), one a batch size -> the geometric mean of the ratios, with its interval.
     """
 
     measure: Callable[[Artifact, Artifact | None, float], tuple[Measurement, dict[int, Interval]]]
     retime: Callable[[Sequence[Artifact], float], list[dict[int, Latency]]]
     prove: Callable[[Artifact], Measurement]
     judge: Callable[[Measurement, Measurement], Verdict]
-    ratio: Callable[[Latency, Latency], Interval]
-    mean_ratio: Callable[[Sequence[tuple[Latency, Latency]]], Interval]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from leanly.search import Search
+from leanly.search.finale import Finale, finish
+from leanly.search.folder import TEST_USED, count_test_uses
+from tests.search.fakes import EAGER, FAST, FLOAT, Idea, World, begin
+
+
+def run(world: World, out: Path, *, hurry: float = 0.0, **settings: float) -> tuple[Search, Finale]:
+    search = begin(world, out, **settings)  # type: ignore[arg-type]
+    search.explore()
+    world.clock.now += hurry
+    return search, finish(search)
+
+
+def label(search: Search, number: int | None) -> str | None:
+    return next((trial.label for trial in search.trials if trial.number == number), None)
+
+
+def test_the_fastest_certified_is_best(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 slower", 0.002, 0.899)])
+    search, finale = run(world, tmp_path / "run")
+    assert label(search, finale.choices[1].best) == FAST.name
+    assert label(search, finale.choices[1].float_best) == FLOAT.name
+    speedup = finale.choices[1].speedup
+    assert speedup is not None and speedup.value == pytest.approx(4.0)
+    assert finale.speedup is not None and finale.speedup.value == pytest.approx(4.0)
+    assert finale.choices[1].eager_speedup.value == pytest.approx(10.0)  # type: ignore[union-attr]
+    assert not finale.missed
+
+
+def test_the_walk_goes_from_float_over_the_most_accurate_to_the_fastest(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 exact", 0.002, 0.899)])
+    search, finale = run(world, tmp_path / "run")
+    assert [label(search, number) for number in finale.walk] == [FLOAT.name, "int8 exact", FAST.name]
+    assert world.proven == ["eager", FLOAT.name, "int8 exact", FAST.name]
+
+
+def test_the_walk_stops_at_the_first_that_does_not_pass(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 lucky", 0.002, 0.899, test=0.8)])
+    search, finale = run(world, tmp_path / "run")
+    assert world.proven == ["eager", FLOAT.name, "int8 lucky"]
+    assert label(search, finale.choices[1].best) == FLOAT.name
+    assert any("stopped at int8 lucky" in note and FAST.name in note for note in search.notes)
+
+
+def test_an_undecided_one_is_never_best(tmp_path: Path) -> None:
+    world = World([FLOAT, Idea("int8", 0.001, 0.9, test=0.89)])
+    search, finale = run(world, tmp_path / "run")
+    assert [trial.certified.outcome for trial in search.trials if trial.certified] == ["pass", "undecided"]
+    assert label(search, finale.choices[1].best) == FLOAT.name
+    assert finale.speedup is None
+
+
+def test_nothing_certified_keeps_float_and_says_what_is_missed(tmp_path: Path) -> None:
+    world = World([replace(FLOAT, test=0.89), FAST])
+    search, finale = run(world, tmp_path / "run")
+    choice = finale.choices[1]
+    assert choice.best is None and label(search, choice.shipped) == FLOAT.name
+    assert any("no artifact is certified" in text for text in finale.missed)
+
+
+def test_a_slower_int8_is_never_returned(tmp_path: Path) -> None:
+    world = World([FLOAT, Idea("int8", 0.00399, 0.9)])
+    search, finale = run(world, tmp_path / "run")
+    assert label(search, finale.choices[1].best) == FLOAT.name
+    assert finale.choices[1].speedup is None
+
+
+def test_each_batch_size_gets_its_own_artifact(tmp_path: Path) -> None:
+    world = World(
+        [FLOAT, Idea("int8 small", 0.001, 0.9, latency16=0.02), Idea("int8 large", 0.005, 0.9, latency16=0.004)]
+    )
+    search, finale = run(world, tmp_path / "run")
+    assert label(search, finale.choices[1].best) == "int8 small"
+    assert label(search, finale.choices[16].best) == "int8 large"
+
+
+def test_eager_is_kept_when_it_is_the_fastest(tmp_path: Path) -> None:
+    search, finale = run(World([replace(FLOAT, latency=0.02)]), tmp_path / "run")
+    assert finale.choices[1].best == finale.choices[1].float_best == 0
+    assert label(search, 0) == EAGER.name
+
+
+def test_without_a_test_split_validation_decides_and_nothing_is_proven(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST])
+    search, finale = run(world, tmp_path / "run", test=False)
+    assert label(search, finale.choices[1].best) == FAST.name
+    assert world.proven == [] and finale.walk == []
+
+
+def test_faster_bfloat16_is_the_baseline_and_outside_the_budget_is_not(tmp_path: Path) -> None:
+    half = Idea("bfloat16 openvino", 0.002, 0.9, precision="bfloat16")
+    search, finale = run(World([FLOAT, half, FAST]), tmp_path / "a")
+    assert label(search, finale.choices[1].float_best) == half.name
+    search, finale = run(World([FLOAT, replace(half, metric=0.5), FAST]), tmp_path / "b")
+    assert label(search, finale.choices[1].float_best) == FLOAT.name
+
+
+def test_limits_on_bytes_and_latency_and_a_wanted_speedup(tmp_path: Path) -> None:
+    # the fake artifact has as many bytes as microseconds
+    world = World([FLOAT, Idea("int8 a", 0.001, 0.9), Idea("int8 b", 0.002, 0.9)])
+    _, finale = run(world, tmp_path / "a", bytes=1500, speedup=3.0)
+    assert not finale.missed
+    _, finale = run(World(world.ideas), tmp_path / "b", latency=0.002)
+    assert any("batch 16: median" in text for text in finale.missed)
+    _, finale = run(World(world.ideas), tmp_path / "c", speedup=8.0)
+    assert any("8x was asked for" in text for text in finale.missed)
+    _, finale = run(World(world.ideas), tmp_path / "d", bytes=10)
+    assert any("bytes >" in text for text in finale.missed)
+
+
+def test_the_end_is_inside_the_time(tmp_path: Path) -> None:
+    world = World([FLOAT, *(Idea(f"int8 {n}", 0.001 + n / 1e4, 0.9) for n in range(100))])
+    run(world, tmp_path / "run", time=60.0)
+    assert 45.0 < world.clock.now <= 63.0
+
+
+def test_a_late_end_is_short(tmp_path: Path) -> None:
+    world = World([FLOAT, *(Idea(f"int8 {n}", 0.003 - n / 1e4, 0.9 - n / 1e3) for n in range(6))])
+    _, finale = run(world, tmp_path / "run", time=60.0, hurry=100.0)
+    assert len(world.retimed[0]) <= 4
+    assert len(finale.walk) <= 2
+
+
+def test_an_interrupted_run_still_ends(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 b", 0.0005, 0.9)], interrupt_at="int8 b")
+    search, finale = run(world, tmp_path / "run")
+    assert label(search, finale.choices[1].best) == FAST.name
+
+
+def test_uses_of_the_test_split_are_counted_over_runs_side_by_side(tmp_path: Path) -> None:
+    for number in range(3):
+        search, _ = run(World([FLOAT, FAST]), tmp_path / f"run{number}")
+        search.journal.close()
+        assert count_test_uses(tmp_path / f"run{number}", "digest") == number + 1
+    assert count_test_uses(tmp_path / "run0", "another") == 0
+
+
+def test_a_use_is_written_before_the_split_is_read(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST])
+    search = begin(world, tmp_path / "run")
+    search.explore()
+
+    def die(_: object) -> None:
+        raise KeyboardInterrupt
+
+    search.instruments = replace(search.instruments, prove=die)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        finish(search)
+    assert [event["event"] for event in search.journal.events][-1] == TEST_USED

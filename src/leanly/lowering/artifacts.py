@@ -56,7 +56,7 @@ def lower(
         else:
             from leanly.lowering.onnx import export
 
-            integers, stored = store_integers(graph)
+            integers, stored = store_integers(graph, biases=runtime == "onnxruntime")
             files = export(integers, folder / "model.onnx")
         artifact = Artifact(
             folder=folder,

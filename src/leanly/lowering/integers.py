@@ -19,8 +19,13 @@ BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
 
-def store_integers(graph: Graph) -> tuple[Graph, dict[str, tuple[int, int]]]:
-    """Return a graph whose quantized weights are integer tensors, with (bits, elements) of each stored tensor."""
+def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, dict[str, tuple[int, int]]]:
+    """Return a graph whose quantized weights are integer tensors, with (bits, elements) of each stored tensor.
+
+    Args:
+        graph: quantized or not.
+        biases: also biases, as int32, where the kernel adds them before it scales (ONNX Runtime).
+    """
     graph = graph.clone()
     graph.eval()
     module = graph.module
@@ -29,7 +34,7 @@ def store_integers(graph: Graph) -> tuple[Graph, dict[str, tuple[int, int]]]:
         if node.target is FAKE and isinstance(node.args[0], Node) and node.args[0].op == "get_attr":
             _store_weight(graph, node, bits)
     for node in list(module.graph.nodes):
-        if node.target in BIASED:
+        if biases and node.target in BIASED:
             _store_bias(graph, node, bits)
     module.graph.eliminate_dead_code()
     module.recompile()

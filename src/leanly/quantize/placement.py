@@ -35,7 +35,8 @@ CLAMPS = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default
 class Placement:
     """Which nodes' outputs get an activation quantizer, and which nodes' weights get one."""
 
-    activations: tuple[str, ...]
+    activations: dict[str, str]
+    """Name of the node behind which a quantizer stands -> name of the node whose values give its range."""
     weights: tuple[str, ...]
 
 
@@ -50,18 +51,22 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
     """
     left = frozenset(float_nodes)
     integer = [node for node in graph.nodes if node.name not in left and _is_integer(node, products)]
-    chosen: dict[str, None] = {}
+    chosen: dict[str, str] = {}
     for node in integer:
         for value in _activations(node):
             if kernels == "openvino" and node.target in SUMS and _only_feeds(value, node):
                 continue
-            chosen[root(value).name] = None
+            source = root(value)
+            chosen[source.name] = source.name
+            if kernels == "onnxruntime" and node.target in SUMS | MERGES:
+                chosen.setdefault(value.name, source.name)
     if kernels == "onnxruntime":
         for node in integer:
             if node.target in CONVOLUTIONS | SUMS | MERGES | AVERAGES:
-                chosen[after_clamp(node).name] = None
+                end = after_clamp(node).name
+                chosen[end] = end
     weights = tuple(node.name for node in integer if node.target in WEIGHTED)
-    return Placement(tuple(node.name for node in graph.nodes if node.name in chosen), weights)
+    return Placement({node.name: chosen[node.name] for node in graph.nodes if node.name in chosen}, weights)
 
 
 def _is_integer(node: Node, products: bool) -> bool:

@@ -119,8 +119,8 @@ class Static:
     def _insert(self, graph: Graph, placement: Placement, histograms: dict[str, Histogram], weight_bits: int) -> None:
         module = graph.module
         nodes = {node.name: node for node in module.graph.nodes}
-        for name in placement.activations:
-            add_quantizer(graph, nodes[name], self._activation(histograms[name]))
+        for name, source in placement.activations.items():
+            add_quantizer(graph, nodes[name], self._activation(histograms[source]))
         for name in placement.weights:
             weight = nodes[name].args[1]
             assert isinstance(weight, Node)
@@ -170,7 +170,7 @@ def calibration_batches(task: Task | None, samples: int) -> Iterator[list[Tensor
 
 def calibrate(graph: Graph, placement: Placement, batches: Iterator[list[Tensor]]) -> dict[str, Histogram]:
     """Run the batches through the graph and return a histogram of each value to be quantized."""
-    histograms = {name: Histogram(name) for name in placement.activations}
+    histograms = {name: Histogram(name) for name in placement.activations.values()}
     watch = _Watch(graph.module, histograms)
     with torch.no_grad():
         for batch, inputs in enumerate(batches):

@@ -179,7 +179,7 @@ def check_sample(model: Any, split: Split, metric: Metric) -> None:
     try:
         metric.score(predictions, targets)
     except DataError as error:
-        # few rows may lack a class or be all alike, and a metric of the user's own may fail on those and be right over all
+        # few rows may lack a class or be all alike: a metric of the user's own may fail on those, right as it is
         alike = len(np.unique(targets)) == 1
         own = METRICS.get(metric.name) is not metric
         structural = "not a number" in error.what or isinstance(

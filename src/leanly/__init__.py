@@ -88,7 +88,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _install_line(missing: str) -> str:
-    extra = {"torch": "cpu", "onnx": "cpu", "onnx_ir": "cpu", "onnxscript": "cpu", "cryptography": "signing"}.get(missing)
+    extra = {"torch": "cpu", "onnx": "cpu", "onnx_ir": "cpu", "onnxscript": "cpu", "cryptography": "signing"}.get(
+        missing
+    )
     return f'pip install "leanly[{extra}]"' if extra else f"pip install {missing}"
 
 

@@ -1,1 +1,85 @@
-def main() -> None: ...
+"""The command `leanly`: lists the commands, and turns errors into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+import leanly
+from leanly.cli import demo, doctor, measure, optimize, profile, report, run, verify
+from leanly.errors import LeanlyError, LeanlyWarning
+
+USER_MISTAKE = 2
+
+app = typer.Typer(
+    name="leanly",
+    help="From a trained PyTorch model to the fastest artifact inside a budget, with the measurements that prove it.",
+    epilog="Exit codes: 0 all is well, 1 nothing met the budget, 2 a mistake in what was asked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("optimize")(optimize.optimize)
+app.command("measure")(measure.measure)
+app.command("profile")(profile.profile)
+app.command("run")(run.run)
+app.command("report")(report.report)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"leanly {leanly.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run what was typed."""
+    _show_warnings_in_one_paragraph()
+    try:
+        app()
+    except LeanlyError as error:
+        _say(f"leanly: {error}")
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        _say("leanly: stopped.")
+        sys.exit(130)
+
+
+def _say(text: str) -> None:
+    width = 100 if not sys.stderr.isatty() else min(os.get_terminal_size(sys.stderr.fileno()).columns, 100)
+    print(textwrap.fill(text, max(width, 40), break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+
+
+def _show_warnings_in_one_paragraph() -> None:
+    """Show ours as they are meant to be read, and those of libraries only to who asks for them (`python -W`)."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", LeanlyWarning)
+    show = warnings.showwarning
+
+    def shown(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        if issubclass(category, LeanlyWarning):
+            _say(f"note: {message}")
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = shown

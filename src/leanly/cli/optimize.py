@@ -1,0 +1,79 @@
+"""`leanly optimize FILE.py:TASK`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leanly.cli.options import TASK_HELP, BatchSizes, Runtimes, Threads, read_target
+
+NOTHING_MET = 1
+
+
+def optimize(
+    task: Annotated[str, typer.Argument(help=TASK_HELP, show_default=False, metavar="FILE.py:TASK")],
+    max_drop: Annotated[str, typer.Option(help="Largest loss in the metric, in its own units: 0.01 or 1%.")] = "1%",
+    confidence: Annotated[str, typer.Option(help="Level of every test and interval.")] = "0.95",
+    speedup: Annotated[str, typer.Option(help="Wanted speed-up over the fastest float artifact, such as 2x.")] = "",
+    bytes: Annotated[str, typer.Option(help="Largest artifact, such as 2MB.")] = "",
+    latency: Annotated[str, typer.Option(help="Largest median latency of a call, such as 5ms.")] = "",
+    time: Annotated[str, typer.Option(help="How long it may take: 90s, 10min, 2h30min.")] = "10min",
+    threads: Threads = None,
+    batch_sizes: BatchSizes = "1",
+    runtimes: Runtimes = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default runs/FILE.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="Where the bundle goes; by default OUT/model.leanly.", show_default=False)
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Private key that signs the bundle (leanly.bundle.new_key makes one).", show_default=False),
+    ] = None,
+) -> None:
+    """Find the fastest artifact of a model that stays inside the budget on this machine, and prove it.
+
+    Writes OUT/report.html and the bundle. Exit code 0: a bundle inside the whole budget; 1: nothing met it, and the
+    bundle holds the fastest float artifact.
+    """
+    from leanly.budget import Budget
+
+    # whatever was typed wrongly is said before torch is imported and the task is built
+    budget = Budget(
+        max_drop=max_drop,
+        confidence=confidence,
+        speedup=speedup or None,
+        bytes=bytes or None,
+        latency=latency or None,
+        time=time,
+    )
+    target = read_target(threads, batch_sizes, runtimes)
+    target.allowed()
+    if key is not None:
+        from leanly.bundle.signing import read_private
+
+        read_private(key)
+
+    from leanly.cli.finding import find_task
+
+    found = find_task(task)
+
+    from leanly.pipeline import optimize as search
+
+    folder = out or Path("runs") / Path(task.rpartition(":")[0]).stem
+    result = search(found, budget, target, out=folder, resume=resume, seed=seed)
+    report = folder / "report.html"
+    bundle = save or folder / "model.leanly"
+    result.report(report)
+    result.save(bundle, key=key)
+    print(result.sentence)
+    print(f"report: {report}\nbundle: {bundle}\nnext:   leanly verify {bundle}")
+    if not result.met:
+        for reason in result.missed:
+            print(f"not met: {reason}")
+        raise typer.Exit(NOTHING_MET)

@@ -82,9 +82,9 @@ def measure_in_turns(
         for worker, latency in zip(workers, latencies, strict=True):
             # Read before predicting: a larger batch there would count as the artifact's own need.
             peak = worker.peak_memory()
-            predictions = _predict(worker, rows) if rows is not None else None
+            predictions = predict_rows(worker, rows) if rows is not None else None
             worker.pause()
-            found.append(_measurement(worker, target, task, rows, latency, peak, predictions))
+            found.append(describe(worker, target, task, rows, latency, peak, predictions))
     return found
 
 
@@ -145,10 +145,10 @@ def predict(
         WorkerError: the artifact can't be opened, or its process dies.
     """
     with Worker(artifact, threads or target.threads) as worker:
-        return _predict(worker, split, batch_size)
+        return predict_rows(worker, split, batch_size)
 
 
-def _predict(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -> Any:
+def predict_rows(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -> Any:
     specs = worker.artifact.outputs
     parts: list[list[np.ndarray]] = [[] for _ in specs]
     for tensors, targets in split.flat_batches(batch_size):
@@ -175,7 +175,7 @@ def _predict(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -> An
     return build(worker.artifact.returns, whole)
 
 
-def _measurement(
+def describe(
     worker: Worker,
     target: Target,
     task: Task | None,

@@ -29,8 +29,6 @@ def find_task(named: str) -> Task:
     Raises:
         SettingError: no such file or name, it fails, or it is something else.
     """
-    from leanly.task import Task
-
     file, _, name = named.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier():
@@ -39,6 +37,9 @@ def find_task(named: str) -> Task:
         )
     if not path.is_file():
         raise SettingError("there is no such file", where=file, remedy="check the path before the colon")
+
+    from leanly.task import Task
+
     content = vars(_import(path))
     if name not in content:
         candidates = [key for key, value in content.items() if isinstance(value, Task) or inspect.isfunction(value)]

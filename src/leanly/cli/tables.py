@@ -12,6 +12,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
         header: titles.
         rows: cells, as many in each row as there are titles.
         right: positions of the columns that stand on the right, such as numbers.
+
+    >>> print(table(["layer", "MACs"], [["conv1", "225 k"], ["fc1", "314 k"]], right=[1]))
+    layer   MACs
+    -----  -----
+    conv1  225 k
+    fc1    314 k
     """
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]

@@ -1,6 +1,7 @@
 """The captured model: turning a module into a `Graph`, running, training, saving and costing it.
 
-What changes a graph on purpose (quantizing, pruning, distilling) and what runs it elsewhere (lowering) do not belong here.
+What changes a graph on purpose (quantizing, pruning, distilling) and what runs it elsewhere (lowering) do not belong
+here.
 """
 
 from leanly.graph.capturing import capture

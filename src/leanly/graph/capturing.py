@@ -88,11 +88,11 @@ def _from_training(flat: Flat, example: Example, returns: Structure) -> tuple[Gr
     flat.training = True
     try:
         exported = export(flat, example)
+        if exported.returns != returns:
+            return None, "the outputs in training have another structure than in evaluation"
+        graph = _graph(exported, flat, example)
     except CaptureError as error:
         return None, f"training mode can't be captured: {error.what}"
-    if exported.returns != returns:
-        return None, "the outputs in training have another structure than in evaluation"
-    graph = _graph(exported, flat, example)
     told = compare(graph, copy.deepcopy(flat).eval(), example, training=False)
     if told:
         return None, f"the graph of training does not give the outputs of evaluation: {told}"

@@ -1,4 +1,4 @@
-"""From what the exporter gives to the graph's own form: no guards, no counters, no nested graphs, names of the user's."""
+"""From what the exporter gives to the graph's own form: no guards, no counters, no nested graphs, the user's names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
     root = nn.Module()
     hidden = tensors.transient(model)
     known = tensors.every(model)
-    for name, tensor in known.items():
+    for name in known:
         if hasattr(fx.GraphModule, name.split(".")[0]):
             raise CaptureError(
                 f"the attribute {name.split('.')[0]!r} has a name that a graph needs itself",
@@ -89,17 +89,13 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
             name = constants[id(tensor)]
         node.target = name
     _one_get_attr_each(graph)
-    module = fx.GraphModule(root, graph)
-    hidden = tensors.transient(root)
-    for name, tensor in tensors.every(root).items():  # also those that no node uses, for the state dict
-        tensors.put(module, name, tensor, persistent=name not in hidden)
-    return module
+    return tensors.filled(fx.GraphModule(root, graph), root)
 
 
 def _remove_guards(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
         name = getattr(getattr(node.target, "_schema", None), "name", "").partition("::")[2]
-        if node.op == "call_module" and str(node.target).startswith("_guards_fn") or name in _ASSERTIONS:
+        if (node.op == "call_module" and str(node.target).startswith("_guards_fn")) or name in _ASSERTIONS:
             node.replace_all_uses_with(None)  # type: ignore[arg-type]
             graph.erase_node(node)
 

@@ -21,7 +21,8 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 2e-2, tor
 def compare(graph: Graph, flat: Flat, example: Example, *, training: bool) -> str:
     """Return how the graph differs from the module in one mode; empty where it does not.
 
-    Outputs are compared, and in training the buffers too (running statistics). `flat` is in that mode; neither is changed.
+    Outputs are compared, and in training the buffers too (running statistics). `flat` is in that mode already; neither
+    is changed.
     """
     rows = example.rows
     settings = dict.fromkeys([(rows, 0), (3, example.shift), (1, 0)])

@@ -1,7 +1,7 @@
 """MACs, parameters and bytes of every node, from exact shapes.
 
-A MAC is one multiplication of a matrix product: convolution, linear, matmul, attention, recurrence. Normalization, activation and pooling
-count none. The figures diagnose; what decides is measured.
+A MAC is one multiplication of a matrix product: convolution, linear, matmul, attention, recurrence. Normalization,
+activation and pooling count none. The figures diagnose; what decides is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class NodeCost:
     Args:
         name: the node's name in the graph; `operator`: as "aten.conv2d.default"; `source`: the user's line.
         macs: multiplications of matrix products.
-        parameters: elements of the parameters that this node is the first to read; `parameter_bytes`: as they are stored.
+        parameters: elements of what this node is the first to read; `parameter_bytes`: as they are stored.
         activation_bytes: bytes of what it gives back.
         output_shape: of its result, or of the first of several.
     """
@@ -132,7 +132,7 @@ def _parameters(module: fx.GraphModule, node: fx.Node, counted: set[int]) -> tup
 
 
 def _convolution(node: fx.Node, shape: Shapes, output: Shape) -> int:
-    """Each output element multiplies one filter: the groups are in the weight's shape, dilation and stride in the output's."""
+    """Each output element multiplies one filter: groups show in its shape, stride in the output's."""
     return math.prod(output) * math.prod(shape(argument(node, "weight"))[1:])
 
 
@@ -165,7 +165,7 @@ def _attention(node: fx.Node, shape: Shapes, output: Shape) -> int:
 
 
 def _recurrence(node: fx.Node, shape: Shapes, output: Shape) -> int:
-    """Multiply every weight matrix by every row of every step: layers, directions and projections are all in the matrices."""
+    """Multiply every weight matrix by every row of every step: layers and directions are all in the matrices."""
     names = {declared.name for declared in node.target._schema.arguments}  # type: ignore[union-attr]
     data = shape(argument(node, "input" if "input" in names else "data"))
     weights = [shape(weight) for weight in argument(node, "params")]
@@ -182,7 +182,7 @@ def _bilinear(node: fx.Node, shape: Shapes, output: Shape) -> int:
 
 
 def _einsum(node: fx.Node, shape: Shapes, output: Shape) -> int:
-    """Contract from left to right, as torch does without a path: each step multiplies over all letters of its two operands."""
+    """Contract from left to right, as torch does without a path: a step multiplies over all letters of its two."""
     equation, operands = str(node.args[0]).replace(" ", ""), list(node.args[1])  # type: ignore[arg-type, call-overload]
     left, _, right = equation.partition("->")
     sizes: dict[Any, int] = {}

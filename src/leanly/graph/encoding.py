@@ -136,9 +136,8 @@ def target_named(name: str, where: str) -> Any:
 
         packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
         found = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
-        if not isinstance(found, torch._ops.OpOverload) or parts[1] in _FORBIDDEN:
-            found = None
-        elif found._schema.is_mutable and parts[1] not in _WRITES:
+        known = isinstance(found, torch._ops.OpOverload) and parts[1] not in _FORBIDDEN
+        if not known or (found._schema.is_mutable and parts[1] not in _WRITES):
             found = None
     if found is None:
         raise BundleError(

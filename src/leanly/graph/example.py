@@ -37,7 +37,7 @@ class Example:
 
     @property
     def shift(self) -> int:
-        """By how much the other dimensions are varied: one shorter, since a longer one may leave a table of positions."""
+        """By how much other dimensions are varied: one shorter, since a longer one may leave a table of positions."""
         sizes = [
             tensor.shape[position]
             for spec, tensor in zip(self.inputs, self.tensors, strict=True)
@@ -47,7 +47,7 @@ class Example:
         return (-1 if min(sizes) > 2 else 1) if sizes else 0
 
     def sized(self, rows: int, shift: int = 0, label: str = "") -> tuple[Tensor, ...]:
-        """Return the example with `rows` rows and other varying dimensions longer by `shift` (only `label`'s, if given)."""
+        """Return the example with `rows` rows and other varying dimensions (`label`'s, if given) longer by `shift`."""
         result = []
         for spec, tensor in zip(self.inputs, self.tensors, strict=True):
             for position, size in enumerate(spec.shape):
@@ -79,7 +79,7 @@ def read_example(
     """Turn a tensor, a tuple or a dict of keyword inputs into an `Example`.
 
     Raises:
-        CaptureError: no tensor in it, an empty batch, different batch sizes, or a name in `dynamic` or `static` that no input has.
+        CaptureError: no tensor in it, an empty batch, different batch sizes, or a name that no input has.
     """
     args, kwargs = _call(example)
     try:

@@ -18,20 +18,17 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 def line_of(error: BaseException) -> str:
     """Name the last line of the user's own file that led to an error: "path:12: code"; empty where there is none."""
-    frames: list[tuple[str, int, str]] = []
-    chain: BaseException | None = error
-    while chain is not None:
-        inside = False
-        found = []
-        for frame in traceback.extract_tb(chain.__traceback__):
-            inside = inside or frame.filename.startswith(_OURS)
-            if inside:
-                found.append((frame.filename, frame.lineno or 0, frame.line or ""))
-        frames = found + frames if not frames else frames
-        if _last(frames):
-            break
-        chain = chain.__cause__ or chain.__context__
-    return _last(frames) or _last(_mentioned(str(error)))
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = [
+            (frame.filename, frame.lineno or 0, frame.line or "") for frame in traceback.extract_tb(cause.__traceback__)
+        ]
+        ours = [position for position, (name, _, _) in enumerate(frames) if name.startswith(_OURS)]
+        found = _last(frames[ours[0] :] if ours else frames)  # what called us is not what we called
+        if found:
+            return found
+        cause = cause.__cause__ or cause.__context__
+    return _last(_mentioned(str(error)))
 
 
 def line_of_trace(trace: str) -> str:
@@ -84,11 +81,6 @@ def _last(frames: Iterable[tuple[str, int, str]]) -> str:
 
 def _foreign(name: str) -> bool:
     """Say whether a file is PyTorch's, ours, the standard library's or made up on the fly."""
-    if (
-        name.startswith((_TORCH, _OURS, "torch/"))
-        or name.startswith("<")
-        or "torch/" in name
-        and "site-packages/torch" in name
-    ):
+    if name.startswith((_TORCH, _OURS, "torch/", "<")) or "site-packages/torch/" in name:
         return True
     return name.startswith(str(Path(re.__file__).parent.parent)) and "site-packages" not in name

@@ -113,7 +113,7 @@ def refusal(error: Exception, flat: Flat, example: Example) -> CaptureError:
         return CaptureError(
             f"the model fixes a dimension that must vary, among {names} ({detail.split('. ')[0]})",
             where=where or "the model's forward",
-            remedy="take sizes from x.shape or write -1 instead of a number; an input without a batch goes into static=",
+            remedy="take sizes from x.shape, or write -1 for a number; an input without a batch goes into static=",
         )
     if "data-dependent" in text or type(error).__name__ == "GuardOnDataDependentSymNode":
         return CaptureError(

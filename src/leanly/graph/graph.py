@@ -24,12 +24,13 @@ class Graph:
     """A model as ATen operators, with the parameters under the names they have in the user's module.
 
     Args:
-        module: placeholders are the flat inputs in order, `get_attr` nodes name parameters and buffers, the output is a tuple of tensors.
+        module: placeholders are the flat inputs in order, `get_attr` nodes name parameters and buffers, the output is a
+            tuple of tensors.
         inputs, outputs: the flat tensors; a str in a shape is a dimension that varies.
         arguments: structure of `(args, kwargs)`; `returns`: structure of what a call gives back.
         example: flat example inputs, a few rows.
         training: the mode the flags of `module` are in.
-        kept: per parameter, the original indices that remain along each dimension (None: all), relative to the first capture.
+        kept: per parameter, the indices of the first capture that remain along each dimension (None: all).
         notes: what a person should know of how it was captured.
     """
 
@@ -94,7 +95,7 @@ class Graph:
         return self.train(False)
 
     def to(self, device: str | torch.device) -> Graph:
-        """Move parameters, buffers, the example and the constants that nodes make to a device; return the graph itself."""
+        """Move parameters, buffers, the example and what nodes make to a device; return the graph itself."""
         device = torch.device(device)
         groups = tensors.shared(tensors.every(self.module))
         self.module.to(device)

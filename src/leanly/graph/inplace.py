@@ -1,7 +1,7 @@
 """In-place operators on data, rewritten so that every node has one value.
 
-A write through a view (`x[:, 0] = y`) is carried back to the tensor it looks into, and the other views of that tensor are made anew when
-they are next read. What is written into a buffer is copied there once, at the end.
+A write through a view (`x[:, 0] = y`) is carried back to the tensor it looks into, and the other views of that tensor
+are made anew when they are next read. What is written into a buffer is copied there once, at the end.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def _observe(module: fx.GraphModule, example: tuple[Tensor, ...]) -> _Run:
 class _Rewriter:
     """One walk over the graph, in the order the operators run.
 
-    `value` holds the node with the present value of an original node; `base` and `steps` say which node a view looks into, and by which
-    operators; `written` counts the writes into a root, and `made` at which count a value was read.
+    `value` holds the node with the present value of an original node; `base` and `steps` say which node a view looks
+    into, and by which operators; `written` counts the writes into a root, and `made` at which count a value was read.
     """
 
     def __init__(self, module: fx.GraphModule, run: _Run) -> None:
@@ -288,7 +288,7 @@ class _Rewriter:
         if target in _WHOLE:
             return call(aten.reshape_as.default, (value, base))
         if target in _SCATTERS:
-            return call(_SCATTERS[target], (base, value, *read.values()))
+            return call(_SCATTERS[target], (base, value, *read.values()))  # type: ignore[index]
         if target in _MIRRORS:
             return call(target, (value, *step.args[1:]))  # type: ignore[arg-type]
         if target is aten.permute.default:

@@ -13,7 +13,7 @@ from leanly.structure import Structure, TensorSpec
 
 
 def output_specs(module: fx.GraphModule, returns: Structure, example: Example) -> tuple[TensorSpec, ...]:
-    """Name the outputs after their way in the structure, and each dimension that varies after the input's that moves it."""
+    """Name the outputs after their way in the structure, and what varies after the dimension that moves it."""
     twin = copy.deepcopy(module)
     modes.switch(twin, False)
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from leanly.graph.example import Example, call, read_example
 from leanly.graph.exporting import Flat, run_once
 from leanly.graph.graph import Graph
 from leanly.graph.outputs import output_specs
-from leanly.structure import Structure, flatten
+from leanly.structure import flatten
 
 
 def capture_program(
@@ -86,17 +87,18 @@ def _module(program: ExportedProgram) -> fx.GraphModule:
 
 def _order_inputs(module: fx.GraphModule, given: Example) -> list[str]:
     """Name the program's placeholders, in its own order, after our inputs; drop those of constants."""
-    args, kwargs = call(given.arguments, list(range(len(given.inputs))))  # type: ignore[arg-type]
-    spec: Any = module._in_spec
-    keyword_order = spec.child(1).context if hasattr(spec, "child") else spec.children_specs[1].context
-    if set(keyword_order) != set(kwargs):
+    args, kwargs = call(given.arguments, [_Leaf(position) for position in range(len(given.inputs))])  # type: ignore[arg-type]
+    positional, keyword = module._in_spec.children()  # type: ignore[operator, union-attr]
+    declared = list(inspect.signature(module.forward).parameters)[len(args) : positional.num_children]
+    try:
+        args = (*args, *(kwargs.pop(name) for name in declared))
+        leaves, _ = pytree.tree_flatten((args, {key: kwargs.pop(key) for key in keyword.context}))
+    except KeyError as error:
         raise CaptureError(
-            f"the program takes the keyword inputs {list(keyword_order)}, the example has {list(kwargs)}",
+            f"the program takes an input {error} that the example has not",
             where="example",
-            remedy="give the example as the program was exported",
-        )
-    marked, _ = _marked(given.arguments, len(given.inputs))
-    leaves, _ = pytree.tree_flatten((marked[0], {key: marked[1][key] for key in keyword_order}))
+            remedy="add it to the example",
+        ) from error
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     names = []
     for leaf, node in zip(leaves, placeholders, strict=True):
@@ -158,8 +160,3 @@ class _Leaf:
 
     def __init__(self, position: int) -> None:
         self.position = position
-
-
-def _marked(arguments: Structure, count: int) -> tuple[Any, list[_Leaf]]:
-    leaves = [_Leaf(position) for position in range(count)]
-    return call(arguments, leaves), leaves  # type: ignore[arg-type]

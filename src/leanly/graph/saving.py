@@ -184,12 +184,10 @@ def _module(content: dict[str, Any], weights: dict[str, Tensor], path: Path) -> 
         nodes[name] = node
     if [node.name for node in graph.nodes if node.op == "placeholder"] != [spec[0] for spec in content["inputs"]]:
         raise ValueError("the inputs are not those declared")
+    if not nodes or content["nodes"][-1]["op"] != "output":
+        raise ValueError("the graph has no output")
     graph.lint()
-    module = fx.GraphModule(root, graph)
-    hidden = tensors.transient(root)
-    for name, tensor in tensors.every(root).items():
-        tensors.put(module, name, tensor, persistent=name not in hidden)
-    return module
+    return tensors.filled(fx.GraphModule(root, graph), root)
 
 
 def _tensors(content: dict[str, Any], weights: dict[str, Tensor], path: Path) -> nn.Module:
@@ -259,6 +257,8 @@ def _check_structure(structure: Structure, leaves: int) -> None:
         if isinstance(item, int) and not isinstance(item, bool):
             found.append(item)
             return
+        if not isinstance(item, dict) or len(item) != 1:
+            raise ValueError(f"{item!r} is no structure")
         ((kind, content),) = item.items()
         if kind not in ("tuple", "list", "dict", "constant"):
             raise ValueError(f"{kind!r} is no structure")

@@ -35,6 +35,19 @@ def put(module: nn.Module, name: str, tensor: Tensor, *, persistent: bool = True
         owner.register_buffer(leaf, tensor, persistent=persistent)
 
 
+def filled(module: fx.GraphModule, root: nn.Module) -> fx.GraphModule:
+    """Give a module the tensors of `root` in their order, also those that no node reads (the state dict has them)."""
+    module._modules.clear()
+    module._parameters.clear()
+    module._buffers.clear()
+    module._non_persistent_buffers_set.clear()
+    hidden = transient(root)
+    order = [*root.state_dict(keep_vars=True), *every(root)]
+    for name in dict.fromkeys(order):
+        put(module, name, find(root, name), persistent=name not in hidden)
+    return module
+
+
 def every(module: nn.Module) -> dict[str, Tensor]:
     """List all parameters and buffers under all their names, shared ones more than once."""
     return {

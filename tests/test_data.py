@@ -203,7 +203,6 @@ def test_arrays_that_can_not_be_written_to_are_read(tmp_path):
     assert split((mapped, Y)).digest == split((X, Y)).digest
 
 
-@pytest.mark.xfail(reason="structure.flatten keeps its leaves in a reference cycle until the collector runs")
 def test_reading_holds_a_batch_not_the_split():
     big = np.zeros((4000, 1000), dtype=np.float32)
     one = split((big, np.zeros(4000, dtype=np.int64)), torch.zeros(1, 1000))

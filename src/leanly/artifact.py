@@ -90,7 +90,7 @@ class Artifact:
 
     def save(self) -> None:
         """Write `artifact.json` beside the files."""
-        content = asdict(replace(self, folder=Path(".")))
+        content = asdict(replace(self, folder=Path()))
         del content["folder"]
         content["plans"] = {str(batch): asdict(plan) for batch, plan in self.plans.items()}
         write_json(self.folder / "artifact.json", {"format": FORMAT, **content})
@@ -125,7 +125,9 @@ class Artifact:
             return Artifact(folder=folder, **content)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise BundleError(
-                f"the description of the artifact is damaged ({error!r})", where=str(path), remedy="lower the model again"
+                f"the description of the artifact is damaged ({error!r})",
+                where=str(path),
+                remedy="lower the model again",
             ) from error
 
 

@@ -108,7 +108,9 @@ def inside(root: Path, relative: str) -> Path:
     root = Path(root).resolve()
     path = (root / relative).resolve()
     if path != root and root not in path.parents:
-        raise BundleError("a path leaves its folder", where=relative, remedy="do not use this folder: it was made by hand")
+        raise BundleError(
+            "a path leaves its folder", where=relative, remedy="do not use this folder: it was made by hand"
+        )
     return path
 
 

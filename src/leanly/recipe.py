@@ -66,9 +66,13 @@ def _read(entry: dict[str, Any]) -> Pass:
         module = importlib.import_module(f"leanly.{room}")
         found = getattr(module, kind, None) if kind in module.__all__ else None
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-        raise SettingError(f"there is no pass named {name!r}", where="recipe", remedy="update leanly or mend the recipe")
+        raise SettingError(
+            f"there is no pass named {name!r}", where="recipe", remedy="update leanly or mend the recipe"
+        )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     try:
         return found(**settings)  # type: ignore[return-value]
     except TypeError as error:
-        raise SettingError(f"pass {name} has other settings ({error})", where="recipe", remedy="mend the recipe") from error
+        raise SettingError(
+            f"pass {name} has other settings ({error})", where="recipe", remedy="mend the recipe"
+        ) from error

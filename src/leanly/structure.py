@@ -28,25 +28,26 @@ def is_tensor(value: Any) -> bool:
 def flatten(value: Any) -> tuple[Structure, list[Any]]:
     """Take nested tuples, lists, dicts and dataclasses apart into a structure and its tensor leaves, in order."""
     leaves: list[Any] = []
+    return _walk(value, leaves), leaves
 
-    def walk(item: Any) -> Structure:
-        if is_tensor(item):
-            leaves.append(item)
-            return len(leaves) - 1
-        if isinstance(item, Mapping):
-            return {"dict": {str(key): walk(entry) for key, entry in item.items()}}
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
-            return {"dict": {key: walk(entry) for key, entry in fields.items()}}
-        if isinstance(item, tuple):
-            return {"tuple": [walk(entry) for entry in item]}
-        if isinstance(item, list):
-            return {"list": [walk(entry) for entry in item]}
-        if item is None or isinstance(item, bool | int | float | str):
-            return {"constant": item}
-        raise TypeError(f"a {type(item).__name__} is neither a tensor nor a tuple, list or dict of tensors")
 
-    return walk(value), leaves
+def _walk(item: Any, leaves: list[Any]) -> Structure:
+    # Not a closure: one that calls itself is a cycle, and would keep every batch alive until the collector runs.
+    if is_tensor(item):
+        leaves.append(item)
+        return len(leaves) - 1
+    if isinstance(item, Mapping):
+        return {"dict": {str(key): _walk(entry, leaves) for key, entry in item.items()}}
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        return {"dict": {key: _walk(entry, leaves) for key, entry in fields.items()}}
+    if isinstance(item, tuple):
+        return {"tuple": [_walk(entry, leaves) for entry in item]}
+    if isinstance(item, list):
+        return {"list": [_walk(entry, leaves) for entry in item]}
+    if item is None or isinstance(item, bool | int | float | str):
+        return {"constant": item}
+    raise TypeError(f"a {type(item).__name__} is neither a tensor nor a tuple, list or dict of tensors")
 
 
 def build(structure: Structure, leaves: Sequence[Any]) -> Any:

@@ -17,7 +17,11 @@ def affines(draw: st.DrawFn) -> tuple[Affine, float, float]:
     low, high = sorted((draw(FINITE), draw(FINITE)))
     signed = draw(st.booleans())
     affine = from_range(
-        torch.tensor(low), torch.tensor(high), bits=draw(st.integers(2, 8)), symmetric=draw(st.booleans()), signed=signed
+        torch.tensor(low),
+        torch.tensor(high),
+        bits=draw(st.integers(2, 8)),
+        symmetric=draw(st.booleans()),
+        signed=signed,
     )
     return affine, min(low, 0.0), max(high, 0.0)
 
@@ -69,13 +73,17 @@ def test_zero_point_form_is_the_same_arithmetic(case, x):
     back = Affine.from_zero_point_form(step, zero_point, affine.low, affine.high)
     integers = affine.quantize(torch.tensor(x))
     assert abs(int(back.quantize(torch.tensor(x))) - int(integers)) <= 1  # the reciprocal rounds once
-    assert float((integers - zero_point) * step) == pytest.approx(float(affine.dequantize(integers)), rel=1e-5, abs=1e-30)
+    assert float((integers - zero_point) * step) == pytest.approx(
+        float(affine.dequantize(integers)), rel=1e-5, abs=1e-30
+    )
 
 
 @settings(max_examples=30)
 @given(st.integers(2, 8), st.booleans())
 def test_channels_are_independent(bits, symmetric):
-    weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(bits)) * torch.tensor([[1.0], [10], [0], [1e-3], [1e3]])
+    weight = torch.randn(5, 3, generator=torch.Generator().manual_seed(bits)) * torch.tensor(
+        [[1.0], [10], [0], [1e-3], [1e3]]
+    )
     affine = from_range(weight.amin(1), weight.amax(1), bits=bits, symmetric=symmetric, signed=True, axis=0)
     whole = affine.quantize(weight)
     for row in range(5):

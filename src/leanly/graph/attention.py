@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from leanly.graph.graph import Graph
+from leanly.graph.nodes import argument
 from leanly.graph.shapes import propagate
 
 aten = torch.ops.aten
@@ -35,14 +36,12 @@ def expand_attention(graph: Graph) -> Graph:
 
 
 def _is_special(node: Node) -> bool:
-    causal = node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False)
-    return bool(causal) or bool(node.kwargs.get("enable_gqa", False))
+    return bool(argument(node, 5, "is_causal", False)) or bool(node.kwargs.get("enable_gqa", False))
 
 
 def _expand(module: torch.fx.GraphModule, node: Node, seen: dict[str, Any]) -> None:
-    query, key, value = node.args[:3]
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-    assert isinstance(query, Node)
+    query, key, value = (argument(node, position) for position in range(3))
+    mask = argument(node, 3, "attn_mask")
     given = node.kwargs.get("scale")
     scale = seen[query.name][0][-1] ** -0.5 if given is None else given
     with module.graph.inserting_before(node):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from leanly.graph.graph import Graph
+from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 
 aten = torch.ops.aten
-FOLDABLE = {
+FOLDABLE: dict[object, int] = {
     aten.conv1d.default: 0,
     aten.conv2d.default: 0,
     aten.conv3d.default: 0,
@@ -36,33 +37,32 @@ def fold_batch_norm(graph: Graph) -> Graph:
             continue
         layer = norm.args[0]
         if layer.target in FOLDABLE and len(layer.users) == 1 and _own_weights(layer) and not _grouped_transpose(layer):
-            _fold(graph, layer, norm)
+            _fold(module, layer, norm)
     module.graph.eliminate_dead_code()
     module.recompile()
     return graph
 
 
 def _own_weights(layer: Node) -> bool:
-    weight = layer.args[1]
-    return isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) == 1
+    weight = argument(layer, 1)
+    return reads_tensor(weight) and len(weight.users) == 1
 
 
 def _grouped_transpose(layer: Node) -> bool:
-    return layer.target is aten.conv_transpose2d.input and len(layer.args) > 6 and layer.args[6] != 1
+    return layer.target is aten.conv_transpose2d.input and argument(layer, 6, "groups", 1) != 1
 
 
-def _fold(graph: Graph, layer: Node, norm: Node) -> None:
-    module = graph.module
-
+def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
     def tensor(node: object) -> torch.Tensor | None:
         return find(module, str(node.target)) if isinstance(node, Node) else None
 
     gamma, beta, mean, variance = (tensor(node) for node in norm.args[1:5])
     assert mean is not None and variance is not None
-    weight = find(module, str(layer.args[1].target))
-    bias = tensor(layer.args[2]) if len(layer.args) > 2 else None
+    weight_name = str(argument(layer, 1).target)
+    old_bias = argument(layer, 2, "bias")
+    weight, bias = find(module, weight_name), tensor(old_bias)
     with torch.no_grad():
-        factor = torch.rsqrt(variance.double() + norm.args[7])
+        factor = torch.rsqrt(variance.double() + argument(norm, 7))
         if gamma is not None:
             factor = factor * gamma.double()
         shape = [1] * weight.ndim
@@ -70,13 +70,11 @@ def _fold(graph: Graph, layer: Node, norm: Node) -> None:
         new_weight = (weight.double() * factor.reshape(shape)).to(weight.dtype)
         offset = (bias.double() if bias is not None else 0.0) - mean.double()
         new_bias = offset * factor + (beta.double() if beta is not None else 0.0)
-    weight_name = str(layer.args[1].target)
+    bias_name = str(old_bias.target) if isinstance(old_bias, Node) else f"{weight_name.removesuffix('weight')}bias"
     put(module, weight_name, nn.Parameter(new_weight))
-    bias_name = weight_name.rpartition(".")[0] + ".bias" if weight_name.endswith("weight") else weight_name + "_bias"
-    if len(layer.args) > 2 and isinstance(layer.args[2], Node):
-        bias_name = str(layer.args[2].target)
     put(module, bias_name, nn.Parameter(new_bias.to(weight.dtype)))
     with module.graph.inserting_before(layer):
         bias_node = read_attr(module, bias_name)
-    layer.args = (layer.args[0], layer.args[1], bias_node, *layer.args[3:])
+    layer.args = (*layer.args[:2], bias_node, *layer.args[3:])
+    layer.kwargs = {name: value for name, value in layer.kwargs.items() if name != "bias"}
     norm.replace_all_uses_with(layer)

@@ -6,6 +6,8 @@ simulates (activations, and weights while they train); the other reads weights t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,14 +39,14 @@ def _(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, high: int) -
     return torch.empty_like(x)
 
 
-def _setup(ctx, inputs, output) -> None:  # noqa: ANN001
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, scale, shift, axis, low, high = inputs
     s, z = _along(scale, x, axis), _along(shift, x, axis)
     steps = x * s + z
     ctx.save_for_backward((steps >= low - 0.5) & (steps <= high + 0.5))
 
 
-def _backward(ctx, grad: Tensor):  # noqa: ANN001, ANN202
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (inside,) = ctx.saved_tensors
     return grad * inside, None, None, None, None, None
 

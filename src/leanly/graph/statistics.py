@@ -13,7 +13,7 @@ BINS = 2048
 class Histogram:
     """Counts of values in equal bins; the range doubles, merging bins in pairs, whenever a value falls outside.
 
-    Bins are centred on zero's side by side, so that zero is always an edge: the range is `[-width * BINS, width * BINS)`.
+    Zero is always an edge between two bins: the range is `[-width * BINS, width * BINS)`.
     """
 
     def __init__(self, name: str) -> None:

@@ -85,7 +85,9 @@ def _check(runtime: str, precision: str, rest: str, quantized: bool) -> None:
     if runtime not in RUNTIMES:
         raise SettingError(f"unknown runtime {runtime!r}", where="lower", remedy=f"use one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS or rest not in PRECISIONS[:2]:
-        raise SettingError(f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}")
+        raise SettingError(
+            f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}"
+        )
     if quantized != (precision == "int8"):
         raise SettingError(
             f"precision {precision} does not fit a graph {'with' if quantized else 'without'} quantizers",

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
+from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
+from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
+from leanly.quantize.affine import Affine
 from leanly.quantize.placement import root
 
 aten = torch.ops.aten
 FAKE = torch.ops.leanly.fake_quantize.default
+DEQUANTIZE = torch.ops.leanly.dequantize.default
 BIASED = frozenset({
     aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default,
 })  # fmt: skip
+Bits = dict[str, tuple[int, int]]
+"""Bits and elements of each stored tensor."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
 
-def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, dict[str, tuple[int, int]]]:
+def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, Bits]:
     """Return a graph whose quantized weights are integer tensors, with (bits, elements) of each stored tensor.
 
     Args:
@@ -29,13 +37,13 @@ def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, dict[str, tupl
     graph = graph.clone()
     graph.eval()
     module = graph.module
-    bits: dict[str, tuple[int, int]] = {}
+    bits: Bits = {}
     for node in list(module.graph.nodes):
-        if node.target is FAKE and isinstance(node.args[0], Node) and node.args[0].op == "get_attr":
-            _store_weight(graph, node, bits)
+        if node.target is FAKE and reads_tensor(argument(node, 0)):
+            _store_weight(module, node, bits)
     for node in list(module.graph.nodes):
         if biases and node.target in BIASED:
-            _store_bias(graph, node, bits)
+            _store_bias(module, node, bits)
     module.graph.eliminate_dead_code()
     module.recompile()
     for node in module.graph.nodes:
@@ -45,63 +53,44 @@ def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, dict[str, tupl
     return graph, bits
 
 
-def _quantizer(module: torch.fx.GraphModule, node: Node) -> tuple[Tensor, Tensor, int, int, int]:
-    scale, shift = (find(module, str(entry.target)) for entry in node.args[1:3])  # type: ignore[union-attr]
-    axis, low, high = node.args[3:6]
-    return scale, shift, axis, low, high  # type: ignore[return-value]
+def _store_weight(module: GraphModule, node: Node, bits: Bits) -> None:
+    source, scale, shift, axis, low, high = node.args
+    affine = Affine(_read(module, scale), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
+    name = f"{source.target}_int"  # type: ignore[union-attr]
+    weight = _read(module, source)
+    put(module, name, affine.quantize(weight.detach()).to(torch.int8 if affine.low < 0 else torch.uint8))
+    bits[name] = (8, weight.numel())
+    with module.graph.inserting_before(node):
+        value = read_attr(module, name)
+        new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, axis))
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
 
 
-def _store_weight(graph: Graph, node: Node, bits: dict[str, tuple[int, int]]) -> None:
-    module = graph.module
-    scale, shift, axis, low, high = _quantizer(module, node)
-    source = node.args[0]
-    assert isinstance(source, Node)
-    weight = find(module, str(source.target)).detach()
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis >= 0 else []
-    integers = (torch.round(weight * scale.reshape(shape)) + shift.reshape(shape)).clamp(low, high)
-    name = f"{source.target}_int"
-    put(module, name, integers.to(torch.int8 if low < 0 else torch.uint8))
-    bits[name] = (8, integers.numel())
-    _replace(graph, node, name, node.args[1], node.args[2], axis)
-
-
-def _store_bias(graph: Graph, node: Node, bits: dict[str, tuple[int, int]]) -> None:
+def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     """int32 bias with the scale of the products: what integer convolutions add."""
-    if len(node.args) < 3 or not isinstance(node.args[2], Node) or node.args[2].op != "get_attr":
-        return
-    data, weight = node.args[0], node.args[1]
-    if not (isinstance(data, Node) and isinstance(weight, Node)):
+    data, weight, bias = (argument(node, position) for position in range(3))
+    if not reads_tensor(bias):
         return
     source = root(data)
-    if source.target is not FAKE or weight.target is not torch.ops.leanly.dequantize.default:
+    if source.target is not FAKE or weight.target is not DEQUANTIZE:
         return
-    module = graph.module
-    data_scale = _quantizer(module, source)[0]
-    weight_scale = find(module, str(weight.args[1].target))  # type: ignore[union-attr]
-    scale = (data_scale * weight_scale).expand(find(module, str(node.args[2].target)).shape).clone()
-    name = str(node.args[2].target)
-    integers = torch.round(find(module, name).detach().double() * scale.double())
+    values = _read(module, bias)
+    scale = (_read(module, argument(source, 1)) * _read(module, argument(weight, 1))).expand(values.shape).clone()
+    integers = torch.round(values.detach().double() * scale.double())
     if integers.numel() == 0 or float(integers.abs().max()) > BIAS_LIMIT:
         return
-    stored = f"{name}_int_{node.name}"
-    put(module, stored, integers.to(torch.int32))
-    put(module, f"quantizers.{node.name}_bias.scale", scale)
-    put(module, f"quantizers.{node.name}_bias.shift", torch.zeros_like(scale))
-    bits[stored] = (32, integers.numel())
+    name = f"{bias.target}_int_{node.name}"
+    put(module, name, integers.to(torch.int32))
+    quantizer = f"quantizers.{node.name}_bias"
+    put(module, f"{quantizer}.scale", scale)
+    put(module, f"{quantizer}.shift", torch.zeros_like(scale))
+    bits[name] = (32, integers.numel())
     with module.graph.inserting_before(node):
-        scale_node = read_attr(module, f"quantizers.{node.name}_bias.scale")
-        shift_node = read_attr(module, f"quantizers.{node.name}_bias.shift")
-        value = read_attr(module, stored)
-        new = module.graph.call_function(
-            torch.ops.leanly.dequantize.default, (value, scale_node, shift_node, 0)
-        )
+        reads = tuple(read_attr(module, entry) for entry in (name, f"{quantizer}.scale", f"{quantizer}.shift"))
+        new = module.graph.call_function(DEQUANTIZE, (*reads, 0))
     node.args = (*node.args[:2], new, *node.args[3:])
 
 
-def _replace(graph: Graph, node: Node, name: str, scale: object, shift: object, axis: int) -> None:
-    module = graph.module
-    with module.graph.inserting_before(node):
-        value = read_attr(module, name)
-        new = module.graph.call_function(torch.ops.leanly.dequantize.default, (value, scale, shift, axis))  # type: ignore[arg-type]
-    node.replace_all_uses_with(new)
-    module.graph.erase_node(node)
+def _read(module: GraphModule, node: Any) -> Tensor:
+    return find(module, str(node.target))

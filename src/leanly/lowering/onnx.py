@@ -9,12 +9,13 @@ from typing import Any
 
 import onnx
 import torch
-from onnxscript import opset21 as op
+from onnxscript import opset21
 
 from leanly.errors import LoweringError
 from leanly.graph import Graph
 
 OPSET = 21
+op: Any = opset21
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf's limit; larger weights go to a file of their own."""
 
@@ -94,7 +95,6 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
         return (path.name,)
     onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.data")
     return (path.name, f"{path.stem}.data")
-
 
 
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from leanly.graph.nodes import argument, reads_tensor
+
 aten = torch.ops.aten
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 WEIGHTED = CONVOLUTIONS | {aten.linear.default}
@@ -71,7 +73,7 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
 
 def _is_integer(node: Node, products: bool) -> bool:
     if node.target in WEIGHTED:
-        return isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+        return reads_tensor(argument(node, 1))
     if node.target in PRODUCTS:
         return products
     if node.target in SUMS:
@@ -103,8 +105,8 @@ def _only_feeds(value: Node, reader: Node) -> bool:
 
 def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) -> Node:
     """Walk back over operators that only move values, to the node that computed them."""
-    while value.op == "call_function" and value.target in through and isinstance(value.args[0], Node):
-        value = value.args[0]
+    while value.op == "call_function" and value.target in through and isinstance(argument(value, 0), Node):
+        value = argument(value, 0)
     return value
 
 

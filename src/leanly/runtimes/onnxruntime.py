@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -43,7 +44,7 @@ class OnnxRuntimeEngine:
         names, outputs = self._names, self._outputs
 
         def whole(arrays: Arrays) -> Arrays:
-            return session.run(outputs, dict(zip(names, arrays, strict=True)))
+            return session.run(outputs, dict(zip(names, arrays, strict=True)))  # type: ignore[return-value]
 
         if rows == batch or not all(self._batched_outputs):
             return whole
@@ -100,12 +101,12 @@ class OnnxRuntimeEngine:
         return options
 
 
-def _precision(node: object, types: dict[str, int]) -> str:
+def _precision(node: Any, types: dict[str, int]) -> str:
     import onnx
 
-    if node.op_type in INTEGER_OPERATORS:  # type: ignore[attr-defined]
+    if node.op_type in INTEGER_OPERATORS:
         return "int8"
-    names = [*node.input, *node.output]  # type: ignore[attr-defined]
+    names = [*node.input, *node.output]
     found = {types[name] for name in names if name in types}
     integer = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
     if found and found <= integer | {onnx.TensorProto.INT64}:

@@ -15,8 +15,15 @@ from leanly.errors import LoweringError
 from leanly.runtimes.predictor import Arrays, split_rows
 
 PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
-SHOWN = {"f32": "float32", "bf16": "bfloat16", "i8": "int8", "u8": "int8", "f16": "float16", "i32": "int32", "i64": "int64"}
-INTEGER_WORK = frozenset({"Convolution", "FullyConnected", "MatMul", "GroupConvolution", "Pooling", "Eltwise", "Concatenation"})
+SHOWN = {
+    "f32": "float32",
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "i8": "int8",
+    "u8": "int8",
+    "i32": "int32",
+    "i64": "int64",
+}
 
 
 class OpenVinoEngine:
@@ -59,8 +66,7 @@ class OpenVinoEngine:
                 try:
                     model = self._core.read_model(str(artifact.model))
                     if static:
-                        model.reshape({i: _fixed(port, spec, static) for i, (port, spec) in enumerate(
-                            zip(model.inputs, artifact.inputs, strict=True))})  # fmt: skip
+                        model.reshape(_fixed(model, artifact, static))
                     self._compiled[key] = self._core.compile_model(model, "CPU", settings)
                 except RuntimeError as error:
                     raise LoweringError(
@@ -71,11 +77,13 @@ class OpenVinoEngine:
             return self._compiled[key]
 
 
-def _fixed(port: Any, spec: Any, batch: int) -> ov.PartialShape:
-    shape = port.get_partial_shape()
-    if spec.shape and spec.shape[0] == "batch":
-        shape[0] = batch
-    return shape
+def _fixed(model: ov.Model, artifact: Artifact, batch: int) -> dict[int, ov.PartialShape]:
+    shapes = {}
+    for index, spec in enumerate(artifact.inputs):
+        shapes[index] = model.inputs[index].get_partial_shape()
+        if spec.shape and spec.shape[0] == "batch":
+            shapes[index][0] = batch
+    return shapes
 
 
 class _Requests:
@@ -107,8 +115,7 @@ def _whole(compiled: ov.CompiledModel) -> Callable[[Arrays], Arrays]:
     def run(arrays: Arrays) -> Arrays:
         request = requests.take()
         _feed(request, arrays)
-        request.start_async()
-        request.wait()
+        request.infer(share_outputs=True)
         outputs = [request.get_output_tensor(index).data.copy() for index in requests.outputs]
         requests.give(request)
         return outputs
@@ -146,7 +153,7 @@ def _kernel(node: Any) -> Kernel:
     primitive = _text(info, "primitiveType")
     operator = _text(info, "layerType")
     precision = _text(info, "runtimePrecision")
-    if operator in INTEGER_WORK and primitive.endswith(("_bf16", "_f32")):
+    if primitive.endswith(("_bf16", "_f32")):
         precision = primitive.rsplit("_", 1)[1]
     return Kernel(node.get_friendly_name(), operator, SHOWN.get(precision.lower(), precision.lower()), primitive)
 

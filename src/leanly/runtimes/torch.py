@@ -56,7 +56,8 @@ class TorchEngine:
             with lock, torch.inference_mode(), cast:
                 outputs = module(*(torch.from_numpy(array) for array in arrays))
             return [
-                (output.float() if output.dtype == torch.bfloat16 else output).contiguous().numpy() for output in outputs
+                (output.float() if output.dtype == torch.bfloat16 else output).contiguous().numpy()
+                for output in outputs
             ]
 
         return run

@@ -16,13 +16,13 @@ def test_what_was_seen_is_forecast() -> None:
     assert forecast.left == pytest.approx(88.0)
 
 
-def test_an_unseen_kind_is_forecast_from_its_relatives_or_twice_the_longest() -> None:
+def test_an_unseen_kind_is_forecast_from_its_relatives_or_the_longest() -> None:
     clock = Clock()
     forecast = Forecast(100.0, clock)
     forecast.see("int8 openvino", 5.0)
     forecast.see("measure", 1.0)
     assert forecast.expect("int8 onnxruntime", like=("int8 openvino",)) == 5.0
-    assert forecast.expect("other") == 10.0
+    assert forecast.expect("other") == 5.0
     assert forecast.expect("torch", prior=20.0) == 20.0
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from leanly.budget import Budget
 from leanly.errors import LeanlyError
+from leanly.families.candidate import PLAN, Candidate
 from leanly.search import words
 from leanly.search.folder import RunFolder
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
 from leanly.search.protocols import CertifyingSplit, Family, Instruments, Listener
 from leanly.search.replay import MEASUREMENT, write_trial
-from leanly.search.trial import Candidate, Trial
+from leanly.search.trial import Trial
 
 MEASURE_SHARE, MEASURE_LEAST, MEASURE_MOST = 0.01, 0.3, 4.0
 """The short timing of a trial: its share of the whole time, and its limits in seconds."""
@@ -26,8 +27,11 @@ RETIME_SHARE, RETIME_LEAST, RETIME_MOST = 0.12, 1.5, 60.0
 RESERVE_MOST = 0.5
 """The end of the run is never given more than this share of the time."""
 
-EXPECTED_FINALISTS = 3
+EXPECTED_FINALISTS = 2
 """Candidates whose certification the reserve pays for, besides the fastest float artifact."""
+
+PLAN_SECONDS = 0.5
+"""What running the same files otherwise takes to prepare, before it was seen: they are copied."""
 
 
 @dataclass
@@ -85,8 +89,11 @@ class Search:
         if self.test is None:
             return 0.0
         seen = self.forecast.seen("prove")
-        # before the first it is judged by measuring on validation, of which starting a process is a part
-        return self.forecast.expect("measure") * max(self.test.scale, 0.5) if seen is None else seen
+        if seen is not None:
+            return seen
+        # before the first it is judged by measuring on validation, which times as well
+        measure = self.forecast.expect("measure")
+        return max(measure - 2 * self.measure_seconds, 0.3 * measure) * max(self.test.scale, 0.5)
 
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
@@ -139,7 +146,7 @@ class Search:
             return
         expected = self._expect(candidate)
         spare = self.forecast.left - self.reserve()
-        if expected > spare:
+        if expected > spare and not (self._needs_float(candidate) and expected < self.forecast.left):
             reason = (
                 f"not tried: it would take about {words.seconds(expected)}, and {words.seconds(max(spare, 0.0))} "
                 "are left before the final measurements"
@@ -149,7 +156,13 @@ class Search:
             return
         self._keep(self._attempt(candidate))
 
+    def _needs_float(self, candidate: Candidate) -> bool:
+        """Whether a candidate is the first float artifact: without one there is nothing to end with."""
+        return candidate.unmodified and not any(trial.artifact for trial in self.trials[1:])
+
     def _expect(self, candidate: Candidate) -> float:
+        if candidate.plans:
+            return (self.forecast.seen(PLAN) or PLAN_SECONDS) + self.forecast.expect("measure")
         # the kinds seen of the same precision are the nearest relatives: calibration is what takes the time
         like = tuple(
             trial.candidate.kind
@@ -200,10 +213,8 @@ class Search:
         if verdict.outcome == "fail":
             return trial.replace(state="dropped", reason=f"outside the budget on validation: {verdict.reason}")
         if trial.ratio and all(interval.low > 1.0 for interval in trial.ratio.values()):
-            slowest = ", ".join(f"{words.times(interval)} at batch {size}" for size, interval in trial.ratio.items())
-            return trial.replace(
-                state="dropped", reason=f"slower than the fastest float artifact known then: {slowest} of its latency"
-            )
+            times = " and ".join(f"{words.times(interval)} at batch {size}" for size, interval in trial.ratio.items())
+            return trial.replace(state="dropped", reason=f"slower: takes {times} the time of the fastest float then")
         return trial
 
     def _again(self, candidate: Candidate) -> Trial | None:

@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 SMOOTHING = 0.5
 """Weight of the newest step in the moving average."""
 
-UNSEEN = 2.0
-"""A kind of step never seen is forecast as this many times the longest one seen."""
-
 
 class Forecast:
     """Time left of a budget, and moving averages of what each kind of step took.
@@ -65,4 +62,4 @@ class Forecast:
         for other in like:
             if other in self._seen:
                 return max(self._seen[other], prior)
-        return max([prior, *(UNSEEN * seconds for seconds in self._seen.values())])
+        return max([prior, *self._seen.values()])

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from leanly.artifact import Artifact
+from leanly.families.candidate import Candidate
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
-from leanly.search.trial import Candidate, Trial
+from leanly.search.trial import Trial
 
 
 class Family(Protocol):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from leanly.artifact import Artifact
+from leanly.artifact import Artifact, Plan
 from leanly.errors import LeanlyError, RunError
+from leanly.families.candidate import Candidate
 from leanly.files import inside
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.recipe import Recipe
 from leanly.search.journal import Journal
-from leanly.search.trial import Candidate, Trial
+from leanly.search.trial import Trial
 
 TRIAL = "trial"
 MEASUREMENT = "measurement.json"
@@ -34,6 +36,8 @@ def trial_json(trial: Trial, root: Path) -> dict[str, Any]:
         "runtime": candidate.runtime,
         "precision": candidate.precision,
         "rest": candidate.rest,
+        "eager": candidate.eager,
+        "plans": {str(size): asdict(plan) for size, plan in candidate.plans.items()},
         "state": trial.state,
         "reason": trial.reason,
         "seconds": trial.seconds,
@@ -57,7 +61,13 @@ def read_trial(data: dict[str, Any], root: Path) -> Trial:
     try:
         number = int(data["number"])
         candidate = Candidate(
-            data["label"], Recipe.from_json(data["recipe"]), data["runtime"], data["precision"], data["rest"]
+            label=data["label"],
+            recipe=Recipe.from_json(data["recipe"]),
+            runtime=data["runtime"],
+            precision=data["precision"],
+            rest=data["rest"],
+            eager=data["eager"],
+            plans={int(size): Plan(**plan) for size, plan in data["plans"].items()},
         )
         artifact = None
         if data["artifact"]:

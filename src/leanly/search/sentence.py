@@ -26,7 +26,10 @@ def verdict_sentence(outcome: Outcome) -> str:
         names = " and ".join(_names(outcome.shipped_by_batch))
         sentence = f"Keep {names}: nothing inside the budget was shown to be faster than this float artifact"
         return f"{sentence}{_eager(outcome)}. {_proof(outcome)}"
-    sentence = "; ".join(_faster(outcome, size) for size in faster)
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for size, choice in faster.items():
+        pairs.setdefault((choice.shipped, choice.float_best), []).append(size)
+    sentence = "; ".join(_faster(outcome, *pair, sizes) for pair, sizes in pairs.items())
     kept = [size for size in outcome.choices if size not in faster]
     if kept:
         sizes = ", ".join(map(str, kept))
@@ -34,14 +37,15 @@ def verdict_sentence(outcome: Outcome) -> str:
     return f"{sentence}{_eager(outcome)}. {_proof(outcome)}"
 
 
-def _faster(outcome: Outcome, size: int) -> str:
-    choice = outcome.choices[size]
-    best, base = outcome.trial(choice.shipped), outcome.trial(choice.float_best)
-    assert choice.speedup is not None
-    return (
-        f"{best.label} is {words.times(choice.speedup)} faster than {base.label}, the fastest float artifact, at batch "
-        f"{size}: {words.seconds(best.latency[size].median)} against {words.seconds(base.latency[size].median)}"
-    )
+def _faster(outcome: Outcome, shipped: int, float_best: int, sizes: list[int]) -> str:
+    best, base = outcome.trial(shipped), outcome.trial(float_best)
+    parts = []
+    for size in sizes:
+        speedup = outcome.choices[size].speedup
+        assert speedup is not None
+        times = f"{words.seconds(best.latency[size].median)} against {words.seconds(base.latency[size].median)}"
+        parts.append(f"{words.times(speedup)} faster at batch {size} ({times})")
+    return f"{best.label}: {' and '.join(parts)} than the fastest float artifact, {base.label}"
 
 
 def _eager(outcome: Outcome) -> str:

@@ -1,4 +1,4 @@
-"""Candidate: something to try. Trial: what came of it."""
+"""Trial: what came of a candidate."""
 
 from __future__ import annotations
 
@@ -7,47 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from leanly.artifact import Artifact
-from leanly.files import digest
+from leanly.families.candidate import Candidate
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.recipe import Recipe
 
 State = Literal["measured", "dropped", "failed"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe for one runtime at one precision.
-
-    Args:
-        label: how people read it: "int8 mse, openvino".
-        recipe: the passes; empty is the unmodified model.
-        runtime: "onnxruntime", "openvino" or "torch".
-        precision: "float32", "bfloat16" or "int8".
-        rest: the precision of what is not integer in an int8 artifact.
-        prior: seconds that making and measuring it takes at least, where that is known beforehand.
-    """
-
-    label: str
-    recipe: Recipe
-    runtime: str
-    precision: str
-    rest: str = "float32"
-    prior: float = 0.0
-
-    @property
-    def key(self) -> str:
-        """What makes it this candidate and no other, as a hash."""
-        return digest([self.recipe.to_json(), self.runtime, self.precision, self.rest])
-
-    @property
-    def unmodified(self) -> bool:
-        """Whether it is the model as it came, run elsewhere or in another float format."""
-        return not self.recipe.passes
-
-    @property
-    def kind(self) -> str:
-        """The kind of step it is, for the forecast."""
-        return f"{self.precision} {self.runtime}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +77,21 @@ class Trial:
     def metric(self) -> float | None:
         """The metric on `validation`."""
         return self.measurement.metric if self.measurement else None
+
+    @property
+    def medians(self) -> dict[int, float]:
+        """Seconds a call by batch size; empty where it was not measured."""
+        return {size: latency.median for size, latency in self.latency.items()}
+
+    @property
+    def outcome(self) -> str:
+        """The verdict on `validation` in a word, "" where there is none."""
+        return self.verdict.outcome if self.verdict else ""
+
+    @property
+    def drop(self) -> float | None:
+        """By how much the metric fell on `validation`."""
+        return self.verdict.drop.value if self.verdict and self.verdict.drop else None
 
     def replace(self, **changes: Any) -> Trial:
         """Return a copy with other fields."""

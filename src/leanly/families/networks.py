@@ -1,0 +1,250 @@
+"""Networks: which recipes to try in which runtime, the most promising first, and how to make one."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from leanly.artifact import Artifact, Plan
+from leanly.families.candidate import Candidate, Seen, mean_latency
+from leanly.families.sensitivity import layer_errors
+from leanly.files import replacing_folder
+from leanly.graph import Graph
+from leanly.lowering import lower
+from leanly.quantize import Static
+from leanly.quantize.static import calibration_batches, prepare
+from leanly.recipe import Recipe
+from leanly.target import Target
+
+if TYPE_CHECKING:
+    from leanly.task import Task
+
+INTEGER_RUNTIMES = ("onnxruntime", "openvino")
+OBSERVERS = ("mse", "percentile", "minmax")
+COMPILE_SECONDS = 25.0
+"""What torch.compile takes at least: it builds kernels for each batch size, twice (once to prove, once to measure)."""
+SENSITIVE_STEPS = (1, 2, 4, 8)
+"""How many of the most sensitive layers stay float, one trial after the other."""
+GRAPHS_KEPT = 3
+CLOSE = 1.4
+"""A runtime this many times slower than the fastest is tried again only when all else was."""
+
+
+class Networks:
+    """The family of neural networks.
+
+    Args:
+        graph: the captured model, in eval mode.
+        task: gives the calibration data.
+        target: allowed runtimes, and what the machine is good at.
+    """
+
+    def __init__(self, graph: Graph, task: Task, target: Target) -> None:
+        self._graph, self._task, self._target = graph, task, target
+        self._runtimes = target.allowed()
+        self._quantized: dict[str, Graph] = {}
+        self._made: dict[str, Artifact] = {}
+        self._errors: dict[str, list[str]] = {}
+        self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
+
+    def reference(self) -> Candidate:
+        """Name the float32 model in eager PyTorch."""
+        return Candidate("float32, torch eager", Recipe(), "torch", "float32", eager=True)
+
+    def propose(self, trials: Sequence[Seen]) -> Candidate | None:
+        """Return the most promising candidate not tried yet."""
+        tried = {trial.candidate.key for trial in trials}
+        return next((idea for idea in self._ideas(trials) if idea.key not in tried), None)
+
+    def build(self, candidate: Candidate, to: Path) -> Artifact:
+        """Apply the recipe and lower the outcome into a folder.
+
+        Raises:
+            LeanlyError: a pass or the lowering fails.
+        """
+        before = self._made.get(candidate.files_key)
+        if before is not None and candidate.plans:
+            return _run_otherwise(before, candidate.plans, to)
+        artifact = lower(
+            self._outcome(candidate.recipe),
+            runtime=candidate.runtime,
+            to=to,
+            precision=candidate.precision,
+            rest=candidate.rest,
+            plans=candidate.plans,
+            eager=candidate.eager,
+        )
+        self._made[candidate.files_key] = artifact
+        return artifact
+
+    def _outcome(self, recipe: Recipe) -> Graph:
+        """Apply a recipe; the last few outcomes are kept, since two runtimes share them."""
+        if not recipe.passes:
+            return self._graph
+        key = repr(recipe.to_json())
+        graph = self._quantized.pop(key, None)
+        if graph is None:
+            graph = recipe(self._graph, self._task, self._target)
+        self._quantized[key] = graph
+        while len(self._quantized) > GRAPHS_KEPT:
+            del self._quantized[next(iter(self._quantized))]
+        return graph
+
+    def _ideas(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
+        """Yield every idea in order, tried ones too; what was seen decides which ideas come at all."""
+        yield from self._floats()
+        yield from self._first_integers(trials)
+        measured = [trial for trial in trials if trial.medians and trial.candidate.precision == "int8"]
+        yield from self._others_quantizers(measured)
+        fastest = min(measured, key=mean_latency, default=None)
+        if fastest is not None and fastest.outcome != "pass":
+            yield from self._more_accurate(fastest.candidate, measured)
+        yield from self._other_ways(trials)
+        yield from self._others_quantizers(measured, everywhere=True)
+        if fastest is not None and fastest.outcome == "pass":
+            yield from self._variants(fastest.candidate)
+        if "torch" in self._runtimes:
+            yield Candidate("float32, torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
+
+    def _floats(self) -> Iterator[Candidate]:
+        for runtime in self._integer_runtimes():
+            yield Candidate(f"float32, {runtime}", Recipe(), runtime, "float32")
+        if "openvino" in self._runtimes and self._target.bf16:
+            yield Candidate("bfloat16, openvino", Recipe(), "openvino", "bfloat16")
+
+    def _integer_runtimes(self) -> tuple[str, ...]:
+        return tuple(runtime for runtime in INTEGER_RUNTIMES if runtime in self._runtimes)
+
+    def _first_integers(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
+        """int8 in each runtime, the one whose float artifact is faster first."""
+        floats = {
+            trial.candidate.runtime: mean_latency(trial)
+            for trial in trials
+            if trial.medians and trial.candidate.unmodified and trial.candidate.precision == "float32"
+        }
+        order = sorted(self._integer_runtimes(), key=lambda runtime: floats.get(runtime, float("inf")))
+        for runtime in order:
+            yield self._integer(Static(kernels=runtime), runtime)
+
+    def _others_quantizers(self, measured: Sequence[Seen], *, everywhere: bool = False) -> Iterator[Candidate]:
+        """int8 with the quantizers placed as another runtime wants them: in the fastest runtime, or in all."""
+        best = {}
+        for trial in measured:
+            runtime = trial.candidate.runtime
+            best[runtime] = min(mean_latency(trial), best.get(runtime, math.inf))
+        for runtime in sorted(best, key=lambda runtime: best[runtime]):
+            if everywhere or best[runtime] <= CLOSE * min(best.values()):
+                for kernels in INTEGER_RUNTIMES:
+                    yield self._integer(Static(kernels=kernels), runtime)
+
+    def _integer(self, static: Static, runtime: str, rest: str = "") -> Candidate:
+        rest = rest or ("bfloat16" if runtime == "openvino" and self._target.bf16 else "float32")
+        parts = [f"int8 {static.observer}"]
+        if static.kernels != runtime:
+            parts.append(f"quantizers as {static.kernels}")
+        if static.granularity != "channel":
+            parts.append(f"a scale per {static.granularity}")
+        if self._attention and not static.attention:
+            parts.append("attention in float")
+        if static.symmetric:
+            parts.append("symmetric")
+        if static.float_nodes:
+            shown = ", ".join(static.float_nodes[:2])
+            more = len(static.float_nodes) - 2
+            parts.append(f"{shown}{f' and {more} more' if more > 0 else ''} in float")
+        if rest == "bfloat16":
+            parts.append("rest bfloat16")
+        return Candidate(f"{', '.join(parts)}, {runtime}", Recipe((static,)), runtime, "int8", rest=rest)
+
+    def _more_accurate(self, candidate: Candidate, measured: Sequence[Seen]) -> Iterator[Candidate]:
+        """Other observers, then float for what suffers most: the fastest int8 loses too much."""
+        static = _static(candidate)
+        for observer in OBSERVERS:
+            yield self._integer(replace(static, observer=observer), candidate.runtime, candidate.rest)
+        alike = [trial for trial in measured if trial.drop is not None and trial.candidate.runtime == candidate.runtime]
+        best = min(alike, key=lambda trial: trial.drop or 0.0, default=None)
+        if best is not None:
+            static = replace(_static(best.candidate), float_nodes=())
+        if any(trial.outcome == "pass" and _static(trial.candidate).float_nodes for trial in measured):
+            return  # the fewest layers in float that pass are found
+        layers = self._sensitive(static)
+        if self._attention:
+            yield self._integer(replace(static, attention=False), candidate.runtime, candidate.rest)
+        for count in SENSITIVE_STEPS:
+            if count < len(layers):
+                kept = tuple(sorted(layers[:count], key=layers.index))
+                yield self._integer(replace(static, float_nodes=kept), candidate.runtime, candidate.rest)
+
+    def _sensitive(self, static: Static) -> list[str]:
+        """Names of the quantized layers, those that lose most first."""
+        key = repr(static)
+        if key not in self._errors:
+            quantized = self._outcome(Recipe((static,)))
+            inputs = next(iter(calibration_batches(self._task, 16)))
+            errors = layer_errors(prepare(self._graph, static.attention), quantized, inputs)
+            self._errors[key] = sorted(errors, key=lambda name: -errors[name])
+        return self._errors[key]
+
+    def _other_ways(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
+        """Other threads and streams, for the fastest artifact and, to be fair, for the fastest float one."""
+        good = [trial for trial in trials if trial.medians and trial.outcome != "fail" and not trial.candidate.plans]
+        good = [trial for trial in good if trial.candidate.runtime in INTEGER_RUNTIMES]
+        floats = [trial for trial in good if trial.candidate.unmodified]
+        for name, plans in self._plans():
+            # the float artifact first: what would help both must not count as a gain of int8
+            for group in (floats, good):
+                fastest = min(group, key=mean_latency, default=None)
+                if fastest is not None:
+                    base = fastest.candidate
+                    yield replace(base, label=f"{base.label}, {name}", plans=plans)
+
+    def _plans(self) -> Iterator[tuple[str, dict[int, Plan]]]:
+        threads, sizes = self._target.threads, self._target.batch_sizes
+        yield "fixed shapes", {size: Plan(threads=threads, static=True) for size in sizes}
+        if threads > 1:
+            yield "one thread", {size: Plan(threads=1, static=True) for size in sizes}
+            if any(size >= threads for size in sizes):
+                yield (
+                    f"{threads} streams",
+                    {
+                        size: Plan(threads=1, streams=threads, rows=-(-size // threads), static=size % threads == 0)
+                        if size >= threads
+                        else Plan(threads=threads, static=True)
+                        for size in sizes
+                    },
+                )
+
+    def _variants(self, candidate: Candidate) -> Iterator[Candidate]:
+        """Settings that may be faster, once accuracy is no concern."""
+        static = _static(candidate)
+        if candidate.rest == "bfloat16":
+            yield self._integer(static, candidate.runtime, "float32")
+        if self._attention:
+            yield self._integer(replace(static, attention=not static.attention), candidate.runtime, candidate.rest)
+        yield self._integer(replace(static, symmetric=True), candidate.runtime, candidate.rest)
+        yield self._integer(replace(static, granularity="tensor"), candidate.runtime, candidate.rest)
+        for observer in OBSERVERS:
+            yield self._integer(replace(static, observer=observer), candidate.runtime, candidate.rest)
+
+
+def _static(candidate: Candidate) -> Static:
+    static = candidate.recipe.passes[-1]
+    assert isinstance(static, Static)
+    return static
+
+
+def _run_otherwise(artifact: Artifact, plans: dict[int, Plan], to: Path) -> Artifact:
+    """Copy an artifact's files and say that they are run by other plans."""
+    with replacing_folder(to) as folder:
+        for name in artifact.files:
+            source = artifact.folder / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name)
+            else:
+                shutil.copyfile(source, folder / name)
+        replace(artifact.with_plans(plans), folder=folder).save()
+    return replace(artifact.with_plans(plans), folder=to)

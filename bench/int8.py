@@ -1,0 +1,240 @@
+"""leanly's int8 against its peers': the same rows calibrate, the same code times, all in turns in one run.
+
+`python -m bench.int8 --data-dir ../shared/data`. A peer is NNCF in OpenVINO, ONNX Runtime's quantizer in ONNX Runtime
+and in OpenVINO, and the float network in both, each at the settings that were fastest here. The drop is judged against
+the int8 peer that was most accurate on validation, whichever is the fastest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import peers
+from bench.contest import Field, Ground, Settings, choose_field, fastest, lay_ground, race, test_outputs
+from bench.entrants import BATCHES, THREADS, Entrant
+from bench.models.subjects import SUBJECTS, Subject
+from bench.ours import FAMILY, optimize
+from bench.rows import Row, at_least, at_most, exit_code, print_table, write_results
+from bench.scores import SIGNAL_TO_NOISE, Scale
+from leanly.measurement.bootstrap import percentile_ends, resampled_rounds
+from leanly.measurement.records import Interval, Latency, PairedDrop
+from leanly.target import Target
+
+NEVER_SLOWER = 1.03
+FASTER = 1.10
+DECIBELS = 0.5
+"""Loss of output SQNR, beyond the best peer's, that still counts as none."""
+QUICK = ("resnet20", "lite0")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One seed: what leanly shipped by batch size, all latencies by label, facts of leanly's run."""
+
+    ours: dict[int, Entrant]
+    latencies: dict[str, dict[int, Latency]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The latency of leanly over the fastest peer's at one batch size, with the logarithms of its resamples."""
+
+    interval: Interval
+    estimate: float
+    draws: np.ndarray
+    row: Row
+
+
+def compete(subject: Subject, data_dir: Path, settings: Settings, time: str, seeds: int) -> dict[str, Any]:
+    """Run one network: make the peers, choose their field, let leanly optimize, and race, once a seed."""
+    peers.prepare(subject, data_dir)
+    ground = lay_ground(subject, data_dir)
+    field = choose_field(ground, settings)
+    rounds = []
+    for seed in range(seeds):
+        ours, facts = optimize(ground, data_dir, time=time, seed=seed)
+        everyone = {entrant.label: entrant for entrant in (*field.finalists, *ours.values())}
+        rounds.append(Round(ours, race(ground, list(everyone.values()), settings, seed), facts))
+    speeds = [_speed(subject, field, rounds, size) for size in BATCHES]
+    return {
+        "ground": ground,
+        "field": field,
+        "rounds": rounds,
+        "speeds": speeds,
+        "drops": _drops(ground, field, rounds),
+    }
+
+
+def _speed(subject: Subject, field: Field, rounds: Sequence[Round], size: int) -> Speed:
+    labels = [entrant.label for entrant in field.finalists]
+    medians = {
+        label: float(np.exp(np.mean([np.log(part.latencies[label][size].median) for part in rounds])))
+        for label in labels
+    }
+    peer = min(medians, key=lambda label: medians[label])
+    pairs = [(part.latencies[part.ours[size].label][size], part.latencies[peer][size]) for part in rounds]
+    ours = float(np.exp(np.mean([np.log(mine.median) for mine, _ in pairs])))
+    position = [other.name for other in SUBJECTS].index(subject.name)
+    estimates, draws = [], []
+    for seed, (mine, theirs) in enumerate(pairs):
+        first, second = np.array(mine.block_medians), np.array(theirs.block_medians)
+        # The batch sizes of one run share their rounds, so they share the resamples too.
+        drawn = resampled_rounds(len(first), seed=1000 * position + seed)
+        draws.append(np.log(np.median(first[drawn], axis=1)) - np.log(np.median(second[drawn], axis=1)))
+        estimates.append(np.log(mine.median / theirs.median))
+    estimate, pooled = float(np.mean(estimates)), np.mean(draws, axis=0)
+    interval = _exponential(estimate, pooled)
+    row = Row(
+        name=f"{subject.title}: time of a call at batch {size}, leanly / fastest peer",
+        reached=interval,
+        unit="x",
+        aim=f"upper end <= {NEVER_SLOWER}",
+        peer=f"{peer}: {medians[peer] * 1e3:.3f} ms",
+        seeds=len(rounds),
+        outcome=at_most(interval, NEVER_SLOWER),
+        note=f"leanly {ours * 1e3:.3f} ms ({', '.join(dict.fromkeys(part.ours[size].name for part in rounds))})",
+        facts={"milliseconds": {label: value * 1e3 for label, value in medians.items()}, "leanly": ours * 1e3},
+    )
+    return Speed(interval, estimate, pooled, row)
+
+
+def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
+    subject = ground.subject
+    scales = [(ground.test_scale, subject.margin, 100.0, f"points of {subject.measure}")]
+    if subject.measure == "agreement":
+        scales.append((Scale(SIGNAL_TO_NOISE, ground.float_test), DECIBELS, 1.0, "dB of output SQNR"))
+    peer = test_outputs(ground, field.most_accurate)
+    rows = []
+    for scale, margin, factor, unit in scales:
+        reached: list[tuple[PairedDrop, float, str]] = []
+        for part in rounds:
+            for entrant in {entrant.key: entrant for entrant in part.ours.values()}.values():
+                outputs = test_outputs(ground, entrant)
+                reached.append((scale.drop(peer, outputs, margin), scale.score(outputs), entrant.name))
+        worst, score, name = max(reached, key=lambda item: item[0].upper)
+        outcome = "ok" if worst.p_below <= 0.05 and worst.upper < margin else "undecided"
+        if worst.lower > margin:
+            outcome = "short"
+        note = f"leanly {score * factor:.2f} ({name}), float {scale.score(ground.float_test) * factor:.2f}"
+        if outcome != "ok":
+            note += f"; one-sided upper bound {worst.upper * factor:.2f} at n = {worst.n}"
+        rows.append(
+            Row(
+                name=f"{subject.title}: drop below the most accurate int8 peer",
+                reached=_scaled(worst.drop, factor),
+                unit=unit,
+                aim=f"< {margin * factor:g} (one-sided 95 %)",
+                peer=f"{field.most_accurate.label}: {scale.score(peer) * factor:.2f}",
+                seeds=len(rounds),
+                outcome=outcome,
+                note=note,
+                facts={"test": worst.test, "n": worst.n, "p": worst.p_below, "upper": worst.upper},
+            )
+        )
+    return rows
+
+
+def _mean_row(speeds: Sequence[Speed], seeds: int) -> Row:
+    interval = _exponential(
+        float(np.mean([speed.estimate for speed in speeds])), np.mean([speed.draws for speed in speeds], axis=0)
+    ).inverse()
+    outcome = at_least(interval, FASTER)
+    return Row(
+        name=f"speed-up over the fastest peer, geometric mean of {len(speeds)} (networks and batch sizes)",
+        reached=interval,
+        unit="x",
+        aim=f">= {FASTER:.2f}",
+        peer="the fastest of each row",
+        seeds=seeds,
+        outcome=outcome,
+        note="" if outcome == "ok" else f"{FASTER / interval.value - 1:+.1%} to go",
+    )
+
+
+def _exponential(estimate: float, draws: np.ndarray) -> Interval:
+    low, high = percentile_ends(draws, 0.95)
+    return Interval(float(np.exp(estimate)), float(np.exp(low)), float(np.exp(high)))
+
+
+def _scaled(interval: Interval, factor: float) -> Interval:
+    return Interval(interval.value * factor, interval.low * factor, interval.high * factor, interval.confidence)
+
+
+def _details(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands behind the rows: every finalist's times and test metric, and who did not race."""
+    ground, field, rounds = found["ground"], found["field"], found["rounds"]
+    scale = ground.test_scale
+    entrants = {entrant.label: entrant for entrant in field.finalists}
+    for part in rounds:
+        entrants |= {entrant.label: entrant for entrant in part.ours.values()}
+    table = {
+        label: {
+            "metric on test": scale.score(test_outputs(ground, entrant)),
+            "milliseconds": {
+                size: [part.latencies[label][size].interval().to_json() for part in rounds if label in part.latencies]
+                for size in BATCHES
+            },
+        }
+        for label, entrant in entrants.items()
+    }
+    return {
+        "float metric on test": scale.score(ground.float_test),
+        "most accurate int8 peer": field.most_accurate.label,
+        "entrants": table,
+        "fastest": {size: fastest(rounds[0].latencies, [e.label for e in field.finalists], size) for size in BATCHES},
+        "int8 peers on validation": field.validation,
+        "lost too much to race": field.left_out,
+        "refused by their runtime": field.refused,
+        "leanly": [part.facts for part in rounds],
+    }
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when a row is short of its aim."""
+    parser = argparse.ArgumentParser(prog="python -m bench.int8", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--rows", help="networks, by commas: " + ", ".join(subject.name for subject in SUBJECTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--time", default="5min", help="leanly's budget of time for each network")
+    parser.add_argument("--quick", action="store_true", help="two networks, one seed, few settings: under five minutes")
+    options = parser.parse_args()
+    settings = Settings(screening=0.2, final=1.0, quick=True) if options.quick else Settings()
+    seeds, time = (1, "40s") if options.quick else (options.seeds, options.time)
+    names = options.rows.split(",") if options.rows else QUICK if options.quick else [s.name for s in SUBJECTS]
+    unknown = set(names) - {subject.name for subject in SUBJECTS}
+    if unknown or seeds < 1 or not options.data_dir.is_dir():
+        parser.error(f"no such networks, data or seeds: {', '.join(unknown) or options.data_dir}, {seeds}")
+    torch.set_num_threads(THREADS)
+    target = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
+    speeds: list[Speed] = []
+    rows: list[Row] = []
+    details: dict[str, Any] = {}
+    name = "int8-quick" if options.quick else "int8"
+    for subject in SUBJECTS:
+        if subject.name not in names:
+            continue
+        found = compete(subject, options.data_dir, settings, time, seeds)
+        speeds.extend(found["speeds"])
+        new = [*(speed.row for speed in found["speeds"]), *found["drops"]]
+        print_table(subject.title, new)
+        rows.extend(new)
+        details[subject.name] = _details(found)
+    rows.append(_mean_row(speeds, seeds))
+    print_table("int8 on this machine", rows)
+    about = {"networks": names, "seeds": list(range(seeds)), "leanly's time": time, **dataclasses.asdict(settings)}
+    print(f"written to {write_results(name, rows, target, about, {'networks': details, 'ours': FAMILY})}")
+    return exit_code(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

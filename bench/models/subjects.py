@@ -1,0 +1,145 @@
+"""The networks of the int8 benchmark with their data: what calibrates, what chooses, and what is reported on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench import data
+from bench.models import cifar_resnet, efficientnet_lite, minilm, small_cnn
+
+CALIBRATION = 300
+"""Rows that calibrate, for leanly and every peer alike; the default of NNCF."""
+
+Arrays = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Flat input arrays and what belongs to each row: labels, or the pair scores of two rows that follow each other."""
+
+    inputs: Arrays
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network and its data.
+
+    Args:
+        name: as `--rows` and the result files name it.
+        title: as the table names it.
+        measure: "accuracy" on labels, "agreement" with the float network, or "spearman" over sentence pairs.
+        margin: the drop, beyond the best peer's, that still counts as none; in the measure's own units.
+        input_names: names of the flat inputs.
+        model: makes the float network.
+        calibration, validation, test: make the rows of each part.
+    """
+
+    name: str
+    title: str
+    measure: str
+    margin: float
+    input_names: tuple[str, ...]
+    model: Callable[[Path], nn.Module]
+    calibration: Callable[[Path], Rows]
+    validation: Callable[[Path], Rows]
+    test: Callable[[Path], Rows]
+
+
+def float_outputs(model: nn.Module, inputs: Arrays, batch: int = 50) -> np.ndarray:
+    """Return what the float network gives in eager PyTorch, row by row in order."""
+    with torch.no_grad():
+        parts = [
+            model(*(torch.from_numpy(array[start : start + batch]) for array in inputs)).numpy()
+            for start in range(0, len(inputs[0]), batch)
+        ]
+    return np.concatenate(parts)
+
+
+def _spread(count: int, wanted: int = CALIBRATION) -> np.ndarray:
+    """Return row numbers spread evenly over a split, so that a sorted file is still covered."""
+    return np.linspace(0, count - 1, min(count, wanted)).astype(int)
+
+
+def _images(images: data.Images) -> Rows:
+    return Rows((images.inputs,), images.labels)
+
+
+def _first_of_training(read: Callable[[Path, str], data.Images], data_dir: Path) -> Rows:
+    images = read(data_dir, "train")
+    rows = _spread(len(images.labels))
+    return Rows((images.inputs[rows],), images.labels[rows])
+
+
+def _classifier(
+    name: str, title: str, read: Callable[[Path, str], data.Images], model: Callable[[Path], nn.Module]
+) -> Subject:
+    return Subject(
+        name=name,
+        title=title,
+        measure="accuracy",
+        margin=0.005,
+        input_names=("x",),
+        model=model,
+        calibration=lambda data_dir: _first_of_training(read, data_dir),
+        validation=lambda data_dir: _images(read(data_dir, "test").part(0, data.CUT)),
+        test=lambda data_dir: _images(read(data_dir, "test").part(data.CUT)),
+    )
+
+
+def _lite_rows(start: int, stop: int) -> Callable[[Path], Rows]:
+    return lambda data_dir: _images(data.imagenet_sample(data_dir).part(start, stop))
+
+
+def _sentence_rows(start: int, stop: int) -> Callable[[Path], Rows]:
+    def read(data_dir: Path) -> Rows:
+        pairs = data.sts_images(data_dir)
+        first, second, scores = pairs.first[start:stop], pairs.second[start:stop], pairs.scores[start:stop]
+        sentences = [sentence for pair in zip(first, second, strict=True) for sentence in pair]
+        return Rows(minilm.tokenize(sentences), np.repeat(scores, 2))
+
+    return read
+
+
+def _sentence_calibration(data_dir: Path) -> Rows:
+    rows = _sentence_rows(0, 250)(data_dir)
+    keep = _spread(len(rows))
+    return Rows(tuple(array[keep] for array in rows.inputs), rows.targets[keep])
+
+
+SUBJECTS = (
+    _classifier("small-cnn", "small CNN, MNIST", data.mnist, small_cnn.load),
+    _classifier("resnet20", "ResNet-20, CIFAR-10", data.cifar10, lambda folder: cifar_resnet.load(folder, 20)),
+    _classifier("resnet56", "ResNet-56, CIFAR-10", data.cifar10, lambda folder: cifar_resnet.load(folder, 56)),
+    Subject(
+        name="lite0",
+        title="EfficientNet-Lite0, ImageNet sample",
+        measure="agreement",
+        margin=0.005,
+        input_names=("x",),
+        model=lambda _: efficientnet_lite.load(),
+        calibration=_lite_rows(0, 250),
+        validation=_lite_rows(0, 250),
+        test=_lite_rows(250, 500),
+    ),
+    Subject(
+        name="minilm",
+        title="MiniLM-L6 at length 128, STS pairs",
+        measure="spearman",
+        margin=0.005,
+        input_names=("input_ids", "attention_mask"),
+        model=lambda _: minilm.load(),
+        calibration=_sentence_calibration,
+        validation=_sentence_rows(0, 250),
+        test=_sentence_rows(250, 750),
+    ),
+)

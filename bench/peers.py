@@ -1,0 +1,237 @@
+"""What leanly is measured against: NNCF and ONNX Runtime's quantizers at their strongest settings, and float files.
+
+`python -m bench.peers install` makes the environment that NNCF runs in; `python -m bench.peers make` writes the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from bench.data import CACHE
+from bench.models.subjects import SUBJECTS, Arrays, Subject
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements-nncf.txt"
+ENVIRONMENT = CACHE / "envs" / "nncf"
+VARIABLE = "LEANLY_PEER_ENV"
+"""Names another environment that holds what requirements-nncf.txt asks for."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One file of a peer.
+
+    Args:
+        family: "nncf", "ort" or "float".
+        name: the settings that made it, short.
+        path: IR (`.xml`, its `.bin` beside it) or ONNX.
+        precision: "int8" or "float32".
+    """
+
+    family: str
+    name: str
+    path: Path
+    precision: str
+
+
+def work(subject: Subject) -> Path:
+    """Return the folder that holds the files made for a network."""
+    return CACHE / "int8" / subject.name
+
+
+def python() -> Path:
+    """Return the interpreter of the peer's environment, which is made when it is not there."""
+    given = os.environ.get(VARIABLE)
+    if given:
+        found = Path(given) / "bin" / "python"
+        if not found.exists():
+            raise SystemExit(f"{VARIABLE}={given} holds no bin/python")
+        return found
+    return install()
+
+
+def install() -> Path:
+    """Make the peer's environment from its pinned requirements; whole or absent, and again only when they change."""
+    done, wanted = ENVIRONMENT / "installed.txt", REQUIREMENTS.read_text()
+    interpreter = ENVIRONMENT / "bin" / "python"
+    if done.exists() and done.read_text() == wanted:
+        return interpreter
+    print(f"making {ENVIRONMENT} ...", flush=True)
+    venv.create(ENVIRONMENT, with_pip=True, clear=True)
+    subprocess.run([interpreter, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
+    done.write_text(wanted)
+    return interpreter
+
+
+def prepare(subject: Subject, data_dir: Path) -> None:
+    """Write the float files and the calibration rows that every peer starts from."""
+    import torch
+
+    from bench.export import export_ir, export_onnx
+
+    folder = work(subject)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "prepared").exists():
+        return
+    torch.set_num_threads(1)
+    model, rows = subject.model(data_dir), subject.calibration(data_dir)
+    export_onnx(subject, model, rows.inputs, folder / "float.onnx")
+    export_ir(subject, model, rows.inputs, folder / "float.xml")
+    for index, array in enumerate(rows.inputs):
+        np.save(folder / f"calibration_{index}.npy", array)
+    (folder / "prepared").touch()
+
+
+def calibration(subject: Subject) -> Arrays:
+    """Read the calibration rows that `prepare` wrote."""
+    return tuple(np.load(path) for path in _calibration_files(subject))
+
+
+def floats(subject: Subject) -> Iterator[Peer]:
+    """Yield the float files."""
+    yield Peer("float", "onnx", work(subject) / "float.onnx", "float32")
+    yield Peer("float", "torch", work(subject) / "float.xml", "float32")
+
+
+def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
+    """Yield NNCF's int8 files over its settings, and quantize those that are not there yet; few of them if `quick`."""
+    sources = {"onnx": work(subject) / "float.onnx", "torch": work(subject) / "float.xml"}
+    for source, preset, fast, vnni in itertools.product(
+        ("onnx",) if quick else sources, ("mixed", "performance"), (True,) if quick else (True, False), (False, True)
+    ):
+        name = f"{source}-{preset}-{'fast' if fast else 'full'}-{'spr' if vnni else 'cpu'}"
+        path = work(subject) / "nncf" / name / "model.xml"
+        refused = path.with_name("refused.txt")
+        if refused.exists():
+            continue
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            flags = ["--fast-bias-correction" if fast else "--no-fast-bias-correction"]
+            flags += ["--vnni"] if vnni else []
+            flags += ["--transformer"] if subject.name == "minilm" else []
+            command = [python(), HERE / "peer_nncf.py", "--model", sources[source], "--preset", preset, *flags]
+            command += ["--calibration", *_calibration_files(subject), "--inputs", *subject.input_names, "--out", path]
+            done = subprocess.run(
+                [str(part) for part in command],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            if done.returncode:
+                refused.write_text(done.stderr)
+                print(f"{subject.name}: NNCF refuses {name}: {_last_line(done.stderr)}", flush=True)
+                continue
+            facts = json.loads(done.stdout.strip().splitlines()[-1])
+            path.with_name("facts.json").write_text(json.dumps(facts))
+            print(f"{subject.name}: NNCF {name} in {facts['seconds']:.1f} s", flush=True)
+        yield Peer("nncf", name, path, "int8")
+
+
+def onnxruntime(subject: Subject, quick: bool = False) -> Iterator[Peer]:
+    """Yield the QDQ files of ONNX Runtime's quantizer: three calibrations (one if `quick`), two activation types."""
+    logging.getLogger().setLevel(logging.ERROR)
+    folder = work(subject) / "ort"
+    folder.mkdir(parents=True, exist_ok=True)
+    processed = folder / "processed.onnx"
+    if not processed.exists():
+        source, writing = str(work(subject) / "float.onnx"), str(folder / "writing.onnx")
+        try:
+            quant_pre_process(source, writing)
+        except Exception as error:  # its symbolic inference does not know every network
+            print(f"{subject.name}: ONNX Runtime's symbolic shape inference is left out: {error!r}", flush=True)
+            quant_pre_process(source, writing, skip_symbolic_shape=True)
+        (folder / "writing.onnx").replace(processed)
+    methods = {"minmax": CalibrationMethod.MinMax}
+    if not quick:
+        methods |= {"entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
+    for (method, calibrate), activation in itertools.product(methods.items(), ("u8", "s8")):
+        path = folder / f"{method}-{activation}" / "model.onnx"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = _Rows(subject.input_names, calibration(subject))
+            writing = path.with_name("writing.onnx")
+            quantize_static(
+                processed,
+                writing,
+                rows,
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8 if activation == "u8" else QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=calibrate,
+                calibration_cache_path=folder / f"{method}.json",
+                extra_options={"CalibStridedMinMax": rows.stride},
+            )
+            writing.replace(path)
+            print(f"{subject.name}: ONNX Runtime {path.parent.name}", flush=True)
+        yield Peer("ort", path.parent.name, path, "int8")
+
+
+class _Rows(CalibrationDataReader):
+    """Calibration rows one at a time, in pieces: the quantizer keeps every activation of a piece in memory."""
+
+    def __init__(self, names: tuple[str, ...], arrays: Arrays) -> None:
+        self._names, self._arrays = names, arrays
+        self._rows = iter(range(len(arrays[0])))
+        self.stride = max(size for size in range(1, 26) if len(arrays[0]) % size == 0)
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._rows = iter(range(start_index, end_index))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        row = next(self._rows, None)
+        if row is None:
+            return None
+        return {name: array[row : row + 1] for name, array in zip(self._names, self._arrays, strict=True)}
+
+
+def _calibration_files(subject: Subject) -> list[Path]:
+    return [work(subject) / f"calibration_{index}.npy" for index in range(len(subject.input_names))]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+def main() -> None:
+    """Install the peer's environment, or make every peer's files."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("action", choices=("install", "make"))
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--rows", default=",".join(subject.name for subject in SUBJECTS))
+    options = parser.parse_args()
+    if options.action == "install":
+        print(install())
+        return
+    for subject in SUBJECTS:
+        if subject.name in options.rows.split(","):
+            prepare(subject, options.data_dir)
+            for _ in itertools.chain(onnxruntime(subject), nncf(subject)):
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -84,12 +84,17 @@ def test_a_dimension_that_can_not_vary():
         capture(nn.Linear(4, 2).eval(), example=torch.randn(2, 4), dynamic={"input": {1: "width"}})
 
 
+def test_a_recurrent_layer_has_one_length():
+    with pytest.raises(CaptureError, match=r"recurrent layer.*pad"):
+        capture(nn.GRU(4, 5, batch_first=True).eval(), example=torch.randn(2, 6, 4), dynamic={"input": {1: "length"}})
+
+
 def test_an_output_that_is_no_tensor():
     class Strange(nn.Module):
         def forward(self, x):
             return {"a": x, "b": {1, 2}}
 
-    with pytest.raises(CaptureError, match="neither a tensor"):
+    with pytest.raises(CaptureError, match=r"output of the model.*neither a tensor.*return tensors"):
         capture(Strange().eval(), example=torch.randn(2, 3))
 
 

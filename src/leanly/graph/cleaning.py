@@ -218,7 +218,7 @@ def _name_inputs(graph: fx.Graph, names: list[str]) -> None:
             if other is not node and other.name == name:
                 other._rename(f"{name}_node")
         node._rename(name)
-        node.target = name
+        node.target = node.name  # "input" becomes "input_1": fx keeps Python's own names free
 
 
 def _flatten_output(graph: fx.Graph) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 _TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parent.parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)')
 
 

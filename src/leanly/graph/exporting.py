@@ -43,6 +43,9 @@ class Flat(nn.Module):
         return tuple(outputs)
 
 
+_NO_TENSOR = "is neither a tensor nor"
+
+
 @dataclass(frozen=True)
 class Exported:
     """What the exporter gave: the module, still with its guards, and the structure of its outputs."""
@@ -64,6 +67,8 @@ def run_once(flat: nn.Module, example: Example) -> tuple[Tensor, ...]:
     except CaptureError:
         raise
     except Exception as error:
+        if isinstance(error, TypeError) and _NO_TENSOR in str(error):
+            raise _indescribable(error) from error
         shapes = ", ".join(
             f"{spec.name} {spec.dtype} {list(tensor.shape)}"
             for spec, tensor in zip(example.inputs, example.tensors, strict=True)
@@ -109,11 +114,15 @@ def refusal(error: Exception, flat: Flat, example: Example) -> CaptureError:
             for position, size in enumerate(spec.shape)
             if isinstance(size, str)
         )
+        remedy = "take sizes from x.shape, or write -1 for a number; an input without a batch goes into static="
+        if example.shift and any(isinstance(module, nn.RNNBase) for module in flat.modules()):
+            where = where or "a recurrent layer"
+            remedy = "a recurrent layer is captured for one length: leave the length out of dynamic= and pad to it"
         detail = next((line.strip(" -") for line in text.splitlines() if "specialized" in line), first_line(error))
         return CaptureError(
             f"the model fixes a dimension that must vary, among {names} ({detail.split('. ')[0]})",
             where=where or "the model's forward",
-            remedy="take sizes from x.shape, or write -1 for a number; an input without a batch goes into static=",
+            remedy=remedy,
         )
     if "data-dependent" in text or type(error).__name__ == "GuardOnDataDependentSymNode":
         return CaptureError(
@@ -121,16 +130,20 @@ def refusal(error: Exception, flat: Flat, example: Example) -> CaptureError:
             where=where,
             remedy="choose with torch.where instead of `if`, or move the decision out of forward",
         )
-    if isinstance(error, TypeError) and "is neither a tensor nor" in text:
-        return CaptureError(
-            f"an output of the model can't be described: {text}",
-            where=where or "the model's output",
-            remedy="return tensors in a tuple, list or dict (in transformers: use_cache=False)",
-        )
+    if isinstance(error, TypeError) and _NO_TENSOR in text:
+        return _indescribable(error)
     return CaptureError(
         f"torch.export refuses the model ({first_line(error)})",
         where=where,
         remedy="rewrite that line with torch operators on tensors, or move it out of forward",
+    )
+
+
+def _indescribable(error: TypeError) -> CaptureError:
+    return CaptureError(
+        f"an output of the model can't be described: {error}",
+        where=line_of(error) or "the model's output",
+        remedy="return tensors in a tuple, list or dict (in transformers: config.use_cache = False)",
     )
 
 

@@ -90,6 +90,11 @@ def has_dropout(module: fx.GraphModule) -> bool:
             return True
         if node.target not in DROPOUTS and name == "train" and train_value and argument(node, "dropout"):
             return True
+    return draws(module)
+
+
+def draws(module: fx.GraphModule) -> bool:
+    """Say whether a node draws random numbers in both modes, with no flag to stop it (stochastic depth)."""
     return any(
         node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         for node in module.graph.nodes

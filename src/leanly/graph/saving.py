@@ -143,7 +143,8 @@ def _load(path: Path, told: str | None) -> dict[str, Tensor]:
     if sha256(path) != told:
         raise BundleError("the file is torn or was altered after it was written", where=str(path), remedy=_AGAIN)
     try:
-        return safetensors.torch.load_file(path)
+        # copies: the file may go, and kernels are chosen by the alignment that the allocator gives
+        return {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(f"the file holds no tensors ({error})", where=str(path), remedy=_AGAIN) from error
 
@@ -182,7 +183,7 @@ def _module(content: dict[str, Any], weights: dict[str, Tensor], path: Path) -> 
         if entry.get("modes") is not None:
             node.meta[modes.KEY] = tuple(entry["modes"])
         nodes[name] = node
-    if [node.name for node in graph.nodes if node.op == "placeholder"] != [spec[0] for spec in content["inputs"]]:
+    if len([node for node in graph.nodes if node.op == "placeholder"]) != len(content["inputs"]):
         raise ValueError("the inputs are not those declared")
     if not nodes or content["nodes"][-1]["op"] != "output":
         raise ValueError("the graph has no output")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from leanly.graph import capture
+from leanly.graph import Graph, capture, quantizer, tensors
 
 
 class Runs(nn.Module):
@@ -104,3 +104,26 @@ def test_counting_changes_nothing():
     graph.cost(8)
     assert all(torch.equal(tensor, before[name]) for name, tensor in graph.state_dict().items())
     assert graph.shapes(8)["linear"] == (8, 4)
+
+
+def test_weights_stored_as_integers_count_their_stored_bytes_and_survive_saving(tmp_path):
+    graph = capture(nn.Linear(6, 4, bias=False).eval(), example=torch.randn(2, 6))
+    module = graph.module
+    linear = next(node for node in module.graph.nodes if str(node.target) == "aten.linear.default")
+    for name, tensor in (
+        ("integers", torch.randint(-127, 128, (4, 6), dtype=torch.int8)),
+        ("scale", torch.full((4,), 100.0)),
+        ("shift", torch.zeros(4)),
+    ):
+        tensors.put(module, name, tensor)
+    with module.graph.inserting_before(linear):
+        read = [module.graph.get_attr(name) for name in ("integers", "scale", "shift")]
+        linear.args = (linear.args[0], module.graph.call_function(quantizer.dequantize._opoverload, (*read, 0)))
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    cost = graph.cost()
+    assert (cost.macs, cost.parameters, cost.parameter_bytes) == (24, 24, 24)
+    graph.save(tmp_path / "graph")
+    again = Graph.open(tmp_path / "graph")
+    x = torch.randn(3, 6)
+    assert torch.equal(again(x), graph(x)) and again.fingerprint() == graph.fingerprint()

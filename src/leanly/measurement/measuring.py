@@ -149,6 +149,18 @@ def predict(
 
 
 def predict_rows(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -> Any:
+    """Do what `predict` does with a worker that is open already."""
+    """Predict a whole split in a worker that is open already.
+
+    Args:
+        worker: holds the artifact.
+        split: rows in its fixed order.
+        batch_size: rows in a call; the last call takes what is left.
+
+    Raises:
+        WorkerError: the process dies, or gives another number of rows than it got.
+        DataError: the outputs of different batches don't fit together.
+    """
     specs = worker.artifact.outputs
     parts: list[list[np.ndarray]] = [[] for _ in specs]
     for tensors, targets in split.flat_batches(batch_size):
@@ -184,6 +196,18 @@ def describe(
     peak: int | None,
     predictions: Any,
 ) -> Measurement:
+    """Return the measurement of a worker from what was timed and predicted, scored by the task."""
+    """Put together what was measured in a worker, and score the predictions.
+
+    Args:
+        worker: knows the artifact and how long it took to open.
+        target: tells the machine and the versions.
+        task: scores the predictions of the split.
+        split: what was predicted, None when nothing was.
+        latency: by batch size.
+        peak: bytes by which the worker's memory has grown.
+        predictions: numpy arrays in the model's own structure.
+    """
     machine = {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in dataclasses.asdict(target.machine).items()

@@ -209,7 +209,7 @@ def ratio_intervals(
     for size in sizes:
         first, second = (np.array(latency.block_medians[:rounds]) for latency in (a[size], b[size]))
         draws = np.log(np.median(first[drawn], axis=1)) - np.log(np.median(second[drawn], axis=1))
-        estimate = math.log(float(np.median(first)) / float(np.median(second)))
+        estimate = float(np.log(np.median(first)) - np.log(np.median(second)))
         found[size] = _exponential(estimate, draws, confidence)
         logs.append(draws)
         estimates.append(estimate)
@@ -244,7 +244,8 @@ def _reach(confidence: float, power: float) -> float:
 
 def _exponential(estimate: float, draws: np.ndarray, confidence: float) -> Interval:
     low, high = percentile_ends(draws, confidence)
-    return Interval(math.exp(estimate), math.exp(low), math.exp(high), confidence)
+    # The estimate belongs to its interval, also where all draws are the same and rounding is all that differs.
+    return Interval(math.exp(estimate), math.exp(min(low, estimate)), math.exp(max(high, estimate)), confidence)
 
 
 def _rows(targets: Any) -> int:

@@ -124,10 +124,14 @@ class Worker:
         return None if peak is None or self._before is None else max(0, peak - self._before)
 
     def pause(self) -> None:
-        """Stop the process between its turns, so that threads that spin don't disturb the others."""
+        """Stop the process between its turns, so that threads that spin don't disturb the others; it has stopped."""
         if _CAN_PAUSE and not self._paused:
             self._signal(signal.SIGSTOP)
             self._paused = True
+            if hasattr(os, "waitid"):
+                with contextlib.suppress(ChildProcessError):
+                    # Stopped or ended; which of them stays for Popen to see.
+                    os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let the process run again."""

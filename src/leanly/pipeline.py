@@ -171,7 +171,7 @@ def _run(
     try:
         listener.begin("capturing the model", 0.0, forecast.left)
         graph = _captured(task, folder)
-        with Bench(task, target, budget, seed=seed) as bench:
+        with Bench(task, target, budget, seed=seed, note=forecast.see) as bench:
             search = Search(
                 family=Networks(graph, task, target),
                 instruments=bench.instruments(),

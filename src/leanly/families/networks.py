@@ -53,7 +53,7 @@ class Networks:
 
     def reference(self) -> Candidate:
         """Name the float32 model in eager PyTorch."""
-        return Candidate("float32, torch eager", Recipe(), "torch", "float32", eager=True)
+        return Candidate("float32 eager PyTorch", Recipe(), "torch", "float32", eager=True)
 
     def propose(self, trials: Sequence[Seen]) -> Candidate | None:
         """Return the most promising candidate not tried yet."""
@@ -108,13 +108,13 @@ class Networks:
         if fastest is not None and fastest.outcome == "pass":
             yield from self._variants(fastest.candidate)
         if "torch" in self._runtimes:
-            yield Candidate("float32, torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
+            yield Candidate("float32 torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
 
     def _floats(self) -> Iterator[Candidate]:
         for runtime in self._integer_runtimes():
-            yield Candidate(f"float32, {runtime}", Recipe(), runtime, "float32")
+            yield Candidate(f"float32 {runtime}", Recipe(), runtime, "float32")
         if "openvino" in self._runtimes and self._target.bf16:
-            yield Candidate("bfloat16, openvino", Recipe(), "openvino", "bfloat16")
+            yield Candidate("bfloat16 openvino", Recipe(), "openvino", "bfloat16")
 
     def _integer_runtimes(self) -> tuple[str, ...]:
         return tuple(runtime for runtime in INTEGER_RUNTIMES if runtime in self._runtimes)
@@ -143,7 +143,7 @@ class Networks:
 
     def _integer(self, static: Static, runtime: str, rest: str = "") -> Candidate:
         rest = rest or ("bfloat16" if runtime == "openvino" and self._target.bf16 else "float32")
-        parts = [f"int8 {static.observer}"]
+        parts = [static.observer]
         if static.kernels != runtime:
             parts.append(f"quantizers as {static.kernels}")
         if static.granularity != "channel":
@@ -158,7 +158,7 @@ class Networks:
             parts.append(f"{shown}{f' and {more} more' if more > 0 else ''} in float")
         if rest == "bfloat16":
             parts.append("rest bfloat16")
-        return Candidate(f"{', '.join(parts)}, {runtime}", Recipe((static,)), runtime, "int8", rest=rest)
+        return Candidate(_label(f"int8 {runtime}", *parts), Recipe((static,)), runtime, "int8", rest=rest)
 
     def _more_accurate(self, candidate: Candidate, measured: Sequence[Seen]) -> Iterator[Candidate]:
         """Other observers, then float for what suffers most: the fastest int8 loses too much."""
@@ -200,7 +200,7 @@ class Networks:
                 fastest = min(group, key=mean_latency, default=None)
                 if fastest is not None:
                     base = fastest.candidate
-                    yield replace(base, label=f"{base.label}, {name}", plans=plans)
+                    yield replace(base, label=_label(base.label, name), plans=plans)
 
     def _plans(self) -> Iterator[tuple[str, dict[int, Plan]]]:
         threads, sizes = self._target.threads, self._target.batch_sizes
@@ -229,6 +229,12 @@ class Networks:
         yield self._integer(replace(static, granularity="tensor"), candidate.runtime, candidate.rest)
         for observer in OBSERVERS:
             yield self._integer(replace(static, observer=observer), candidate.runtime, candidate.rest)
+
+
+def _label(name: str, *details: str) -> str:
+    """Add details to a name, in brackets behind it."""
+    start, bracket, rest = name.partition(" (")
+    return f"{start} ({', '.join([*([rest[:-1]] if bracket else []), *details])})"
 
 
 def _static(candidate: Candidate) -> Static:

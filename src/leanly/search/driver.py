@@ -14,21 +14,21 @@ from leanly.search import words
 from leanly.search.folder import RunFolder
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
-from leanly.search.protocols import CertifyingSplit, Family, Instruments, Listener
+from leanly.search.protocols import PREDICT, START, CertifyingSplit, Family, Instruments, Listener
 from leanly.search.replay import MEASUREMENT, write_trial
 from leanly.search.trial import Trial
 
 MEASURE_SHARE, MEASURE_LEAST, MEASURE_MOST = 0.01, 0.3, 4.0
 """The short timing of a trial: its share of the whole time, and its limits in seconds."""
 
-RETIME_SHARE, RETIME_LEAST, RETIME_MOST = 0.12, 1.5, 60.0
+RETIME_SHARE, RETIME_LEAST, RETIME_MOST = 0.1, 1.0, 60.0
 """The same for the timing of the finalists together."""
 
 RESERVE_MOST = 0.5
 """The end of the run is never given more than this share of the time."""
 
-EXPECTED_FINALISTS = 2
-"""Candidates whose certification the reserve pays for, besides the fastest float artifact."""
+EXPECTED_FINALISTS = 4
+"""Artifacts that the reserve pays for: the reference, the fastest float and two more."""
 
 PLAN_SECONDS = 0.5
 """What running the same files otherwise takes to prepare, before it was seen: they are copied."""
@@ -91,14 +91,21 @@ class Search:
         seen = self.forecast.seen("prove")
         if seen is not None:
             return seen
-        # before the first it is judged by measuring on validation, which times as well
-        measure = self.forecast.expect("measure")
-        return max(measure - 2 * self.measure_seconds, 0.3 * measure) * max(self.test.scale, 0.5)
+        predict = self.forecast.seen(PREDICT)
+        if predict is not None:
+            return (self.forecast.seen(START) or 0.0) + predict * self.test.scale
+        return self.forecast.expect("measure") * max(self.test.scale, 0.5)
+
+    def start_seconds(self) -> float:
+        """Return what starting the process of an artifact is expected to take."""
+        return self.forecast.seen(START) or self.forecast.expect("open")
 
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
-        needed = self.retime_seconds + EXPECTED_FINALISTS * self.forecast.expect("open")
-        needed += (2 + EXPECTED_FINALISTS) * self.prove_seconds()
+        # warming up takes as long as timing
+        needed = 2 * self.retime_seconds + EXPECTED_FINALISTS * self.start_seconds()
+        if self.test is not None:
+            needed += EXPECTED_FINALISTS * self.prove_seconds()
         return min(needed, RESERVE_MOST * self.forecast.total)
 
     def explore(self) -> None:

@@ -27,8 +27,14 @@ from leanly.search.trial import Trial
 SLACK = 1.08
 """Trials this much slower than the front stay in: a short timing can't tell them apart."""
 
-MOST_TIMED = 8
+MOST_TIMED, FEW_TIMED = 9, 4
 MOST_WALKED = 5
+
+STARTING_SHARE = 0.5
+"""Share of the room for timing that starting the finalists' processes may take."""
+
+LEAST_PAIR_SECONDS = 0.05
+"""Seconds of timing that an artifact and batch size get even when the time is over."""
 
 
 @dataclass
@@ -49,12 +55,11 @@ def finish(search: Search) -> Finale:
         search: after `explore`; interrupted or late ones get the short way: fewer finalists, less timing.
     """
     finale = Finale()
-    hurried = search.interrupted or search.forecast.left < search.retime_seconds
-    _time(search, hurried)
+    _time(search)
     points = [_point(search, trial) for trial in _fit(search)]
     finale.front = tuple(point.number for point in fronts(points, search.batch_sizes))
     if search.test is not None:
-        _certify(search, finale, hurried)
+        _certify(search, finale)
     _choose(search, finale)
     finale.missed = missed(search.budget, search.trials, finale)
     return finale
@@ -79,21 +84,25 @@ def _point(search: Search, trial: Trial) -> Point:
 
 
 def finalists(search: Search, most: int) -> list[Trial]:
-    """Return who is timed together: the reference, the fastest floats, and the front, the fastest first."""
+    """Return who is timed together, the indispensable first.
+
+    These are the reference, the fastest float and float32 artifacts and the fastest of all at each batch size; then, up
+    to `most` in all, near ties among the floats and the front, the fastest first.
+    """
     fit = _fit(search)
     floats = [trial for trial in fit if is_float(trial)]
-    chosen: dict[int, Trial] = {search.reference.number: search.reference}
-    for size in search.batch_sizes:
-        fastest = min(trial.latency[size].median for trial in floats)
-        for trial in sorted(floats, key=lambda trial: trial.latency[size].median):
-            if trial.latency[size].median <= fastest * SLACK:
-                chosen.setdefault(trial.number, trial)
     # float32 keeps every number of the model: where another float format is faster, it is still the safe answer
     exact = [trial for trial in floats if trial.precision == "float32"]
+    chosen: dict[int, Trial] = {search.reference.number: search.reference}
+    for group in (floats, exact, fit):
+        for size in search.batch_sizes:
+            trial = min(group, key=lambda trial: trial.latency[size].median)
+            chosen.setdefault(trial.number, trial)
+    points = [_point(search, trial) for trial in fit]
+    kept = {point.number for point in fronts(points, search.batch_sizes, slack=SLACK)}
     for size in search.batch_sizes:
-        trial = min(exact, key=lambda trial: trial.latency[size].median)
-        chosen.setdefault(trial.number, trial)
-    kept = {point.number for point in fronts([_point(search, t) for t in fit], search.batch_sizes, slack=SLACK)}
+        fastest = min(trial.latency[size].median for trial in floats)
+        kept |= {trial.number for trial in floats if trial.latency[size].median <= fastest * SLACK}
     for trial in sorted((trial for trial in fit if trial.number in kept), key=search.mean_latency):
         if len(chosen) >= most:
             break
@@ -101,13 +110,18 @@ def finalists(search: Search, most: int) -> list[Trial]:
     return list(chosen.values())
 
 
-def _time(search: Search, hurried: bool) -> None:
-    chosen = finalists(search, MOST_TIMED // 2 if hurried else MOST_TIMED)
-    seconds = search.retime_seconds / 3 if hurried else search.retime_seconds
+def _time(search: Search) -> None:
+    start = search.start_seconds()
+    room = search.forecast.left - 3 * search.prove_seconds()
+    most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / start))
+    chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
+    least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
+    # warming up takes as long as timing
+    seconds = min(search.retime_seconds, max((room - start * len(chosen)) / 2, least))
     artifacts = [trial.artifact for trial in chosen if trial.artifact is not None]
-    search.listener.begin(f"timing {len(chosen)} finalists in turns", seconds, search.forecast.left)
-    with search.forecast.step("retime"):
-        timed = search.instruments.retime(artifacts, seconds)
+    expected = 2 * seconds + start * len(chosen)
+    search.listener.begin(f"timing {len(chosen)} finalists in turns", expected, search.forecast.left)
+    timed = search.instruments.retime(artifacts, seconds)
     for trial, latency in zip(chosen, timed, strict=True):
         search.put(trial.replace(final=latency))
 
@@ -136,11 +150,11 @@ def order(search: Search, most: int) -> list[Trial]:
     return [*(trial for trial in timed if trial.number in first), *worth]
 
 
-def _certify(search: Search, finale: Finale, hurried: bool) -> None:
+def _certify(search: Search, finale: Finale) -> None:
     assert search.test is not None
     each = search.prove_seconds()
     affordable = int(max(search.forecast.left, 0.0) / max(each, 1e-9)) - 1
-    walk = order(search, max(1, min(affordable - 1, 1 if hurried else MOST_WALKED)))
+    walk = order(search, max(1, min(affordable - 1, 1 if search.interrupted else MOST_WALKED)))
     if not walk:
         return
     # written before the split is read: a run killed in between has used it too

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
@@ -15,7 +16,7 @@ from leanly.measurement.measuring import describe, predict_rows
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.measurement.statistics import ratio_intervals
 from leanly.measurement.workers import Worker
-from leanly.search.protocols import Instruments
+from leanly.search.protocols import PREDICT, START, Instruments
 from leanly.target import Target
 
 if TYPE_CHECKING:
@@ -31,9 +32,19 @@ class Bench:
         target: batch sizes and threads.
         budget: the drop that is judged.
         seed: of the order of the turns.
+        note: told what starting a process and predicting `validation` took, for the forecast.
     """
 
-    def __init__(self, task: Task, target: Target, budget: Budget, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        target: Target,
+        budget: Budget,
+        *,
+        seed: int = 0,
+        note: Callable[[str, float], None] = lambda kind, seconds: None,
+    ) -> None:
+        self._note = note
         self._task, self._target, self._budget, self._seed = task, target, budget, seed
         self._anchor: Worker | None = None
 
@@ -53,14 +64,18 @@ class Bench:
         """Measure on `validation`, in turns with the anchor."""
         split = self._split("validation")
         inputs = timing_inputs(artifact, self._task, split, self._target.batch_sizes)
+        began = time.monotonic()
         with open_workers([artifact], self._target.threads) as workers:
+            self._note(START, time.monotonic() - began)
             if anchor is not None:
                 workers.append(self._open_anchor(anchor))
             each = seconds / (len(workers) * len(inputs))
             latencies = time_workers(workers, inputs, seconds=each, seed=self._seed)
             worker = workers[0]
             peak = worker.peak_memory()
+            began = time.monotonic()
             predictions = predict_rows(worker, split)
+            self._note(PREDICT, time.monotonic() - began)
             measurement = describe(worker, self._target, self._task, split, latencies[0], peak, predictions)
         ratio = ratio_intervals(latencies[0], latencies[1], self._budget.confidence)[0] if anchor is not None else {}
         return measurement, ratio

@@ -12,6 +12,9 @@ from leanly.families.candidate import Candidate
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.search.trial import Trial
 
+START, PREDICT = "start", "predict"
+"""Kinds of step inside measuring that instruments may tell the forecast: starting a process, predicting validation."""
+
 
 class Family(Protocol):
     """Which candidates to try, and how to make one; networks, trees and rules each have their own."""

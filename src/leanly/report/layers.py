@@ -1,0 +1,97 @@
+"""What each layer of the best costs, and in which kernel and precision it ran."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leanly.artifact import Artifact, Kernel
+from leanly.errors import LeanlyError
+
+MULTIPLIES = re.compile(r"conv|matmul|gemm|fullyconnected|attention|linear|lstm|addmm|einsum", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the captured graph that multiplies or holds parameters."""
+
+    name: str
+    source: str
+    kernel: str
+    precision: str
+    macs: int
+    parameters: int
+    float_bytes: int
+    stored_bytes: float | None
+    output: str
+
+
+def layers(run: Path, artifact: Artifact) -> list[Layer] | None:
+    """Return the layers in the order they run; None where the graph is gone or PyTorch is not installed."""
+    try:
+        from leanly.graph import Graph
+
+        graph = Graph.open(run / "graph")
+    except (ImportError, LeanlyError):
+        return None
+    stored = {re.sub(r"_int$", "", name): bits * count / 8 for name, (bits, count) in artifact.storage_bits.items()}
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    found = []
+    for cost in graph.cost(1).nodes:
+        if not cost.macs and not cost.parameters:
+            continue
+        node = nodes[cost.name]
+        names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
+        held = [stored[name] for name in names if name in stored]
+        kernel = _kernel(artifact.proven, _aliases(node))
+        found.append(
+            Layer(
+                name=cost.name,
+                source=cost.source,
+                kernel=f"{kernel.operator} ({kernel.implementation})" if kernel else "fused or renamed",
+                precision=kernel.precision if kernel else "",
+                macs=cost.macs,
+                parameters=cost.parameters,
+                float_bytes=cost.parameter_bytes,
+                stored_bytes=sum(held) if held else None,
+                output=" x ".join(map(str, cost.output_shape)),
+            )
+        )
+    return found
+
+
+def kernel_counts(artifact: Artifact) -> list[tuple[str, str, int]]:
+    """Return operator, precision and count of the kernels, those that multiply first."""
+    counts = Counter((kernel.operator, kernel.precision) for kernel in artifact.proven if not _is_data(kernel))
+    order = sorted(counts.items(), key=lambda item: (not MULTIPLIES.search(item[0][0]), -item[1], item[0]))
+    return [(operator, precision, count) for (operator, precision), count in order]
+
+
+def _is_data(kernel: Kernel) -> bool:
+    return kernel.operator in ("Const", "Constant", "Input", "Output", "Parameter", "Result")
+
+
+def _aliases(node: object) -> list[str]:
+    """Names under which a runtime may show a node: its own, then those of what is fused behind it."""
+    names = []
+    for _ in range(4):
+        names.append(node.name)  # type: ignore[attr-defined]
+        users = list(node.users)  # type: ignore[attr-defined]
+        if len(users) != 1 or users[0].op == "output":
+            break
+        node = users[0]
+    return names
+
+
+def _kernel(kernels: Sequence[Kernel], names: Sequence[str]) -> Kernel | None:
+    """Find the multiplying kernel that bears one of the names; runtimes put things before and behind it."""
+    candidates = [kernel for kernel in kernels if MULTIPLIES.search(kernel.operator)]
+    for name in names:
+        pattern = re.compile(rf"(^|node_|/){re.escape(name)}($|/|_(token|nchwc|quant|kernel|bias|fused)|\.)")
+        for kernel in candidates:
+            if pattern.search(kernel.name):
+                return kernel
+    return None

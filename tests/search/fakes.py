@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from leanly.files import replacing_folder
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.quantize import Static
 from leanly.recipe import Recipe
-from leanly.search import Candidate, Search, Trial
+from leanly.search import Candidate, Outcome, Search, Trial
+from leanly.search.finale import Finale
 from leanly.search.folder import RunFolder, prepare
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
 from leanly.search.protocols import CertifyingSplit, Instruments
 from leanly.search.replay import past_trials
+from leanly.search.sentence import verdict_sentence
 from leanly.structure import TensorSpec
 from leanly.target import Target
 
@@ -192,3 +195,26 @@ def begin(
         test=CertifyingSplit("digest", 100, 1.0) if test else None,
         past=past_trials(journal.events, folder.path),
     )
+
+
+def outcome_of(search: Search, finale: Finale, **changes: Any) -> Outcome:
+    """Make the outcome that the pipeline would make."""
+    about = search.folder.read()
+    settings: dict[str, Any] = {
+        "run": search.folder.path,
+        "task": "fake",
+        "metric": "accuracy",
+        **{key: about[key] for key in ("budget", "target", "machine", "versions")},
+        "trials": tuple(search.trials),
+        "front": finale.front,
+        "walk": tuple(finale.walk),
+        "choices": finale.choices,
+        "speedup": finale.speedup,
+        "test": {"digest": "d" * 64, "rows": 100, "uses": 1} if search.test else None,
+        "missed": finale.missed,
+        "notes": tuple(search.notes),
+        "seconds": search.forecast.spent,
+        "finished": True,
+    }
+    made = Outcome(**{**settings, **changes})
+    return replace(made, sentence=verdict_sentence(made))

@@ -77,21 +77,28 @@ def __getattr__(name: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing == "leanly":
             raise
-        from leanly.errors import MissingExtra
-
-        raise MissingExtra(
-            f"{missing} is not installed", where=f"leanly.{name}", remedy=_install_line(missing)
-        ) from error
+        raise missing_extra(missing, f"leanly.{name}") from error
     value = getattr(module, name) if home else module
     globals()[name] = value
     return value
 
 
-def _install_line(missing: str) -> str:
-    extra = {"torch": "cpu", "onnx": "cpu", "onnx_ir": "cpu", "onnxscript": "cpu", "cryptography": "signing"}.get(
-        missing
-    )
-    return f'pip install "leanly[{extra}]"' if extra else f"pip install {missing}"
+def missing_extra(package: str, where: str) -> LeanlyError:
+    """Return the error that says which line installs a package that is not there."""
+    from leanly.errors import MissingExtra
+
+    extra = {
+        "cryptography": "signing",
+        "mlxtend": "demo",
+        "onnx": "cpu",
+        "onnx_ir": "cpu",
+        "onnxscript": "cpu",
+        "scipy": "cpu",
+        "torch": "cpu",
+        "transformers": "bert",
+    }.get(package)
+    line = f'pip install "leanly[{extra}]"' if extra else f"pip install {package}"
+    return MissingExtra(f"{package} is not installed", where=where, remedy=line)
 
 
 def __dir__() -> list[str]:

@@ -183,6 +183,17 @@ def test_a_task_that_can_not_be_found(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_missing_package_is_told_with_the_line_that_installs_it(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text("task = None\n")
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "sys.argv = ['leanly', 'optimize', 'task.py:task', '--runtimes', 'onnxruntime']\n"
+        "from leanly.cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    mistake(done, "torch is not installed", 'pip install "leanly[cpu]"')
+
+
 def test_measure_of_one_and_of_two(make_bundle: Callable[..., Path], make_artifact: Callable[..., object]) -> None:
     pytest.importorskip("leanly.measurement.measuring")
     root, artifact = make_bundle(), make_artifact("other")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from leanly.cli.optimize import NOTHING_MET
+from leanly.cli.ending import end
 from leanly.cli.options import Threads, read_target
 from leanly.cli.tables import table
 from leanly.errors import RunError
@@ -72,13 +72,8 @@ def demo(
     made = make()
     budget = Budget(max_drop=made.max_drop, time=seconds)
     result = optimize(made.task, budget, target, out=folder)
-    result.report(folder / "report.html")
-    result.save(folder / "model.leanly")
-    print(f"\n{before_and_after(result)}\n\n{result.sentence}\n")
-    print(f"report: {folder / 'report.html'}\nbundle: {folder / 'model.leanly'}")
-    print(f"next:   leanly verify {folder / 'model.leanly'}")
-    if not result.met:
-        raise typer.Exit(NOTHING_MET)
+    print(f"\n{before_and_after(result)}\n")
+    end(result, folder, folder / "model.leanly")
 
 
 def before_and_after(result: Result) -> str:

@@ -14,7 +14,7 @@ from leanly.cli.demo import Demo
 from leanly.errors import MissingExtra
 from leanly.task import Task
 
-PATIENCE = 4
+PATIENCE = 3
 BATCH = 64
 
 

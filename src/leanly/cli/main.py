@@ -59,6 +59,12 @@ def main() -> None:
     except LeanlyError as error:
         _say(f"leanly: {error}")
         sys.exit(USER_MISTAKE)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "leanly"):
+            raise
+        _say(f"leanly: {leanly.missing_extra(package, ' '.join(sys.argv[1:2]))}")
+        sys.exit(USER_MISTAKE)
     except KeyboardInterrupt:
         _say("leanly: stopped.")
         sys.exit(130)

@@ -96,4 +96,4 @@ def _compared(found: Comparison, job: object) -> str:
 
 
 def _metric_name(job: object) -> str:
-    return "" if job is None else job.score_metric.name  # type: ignore[attr-defined]
+    return "" if job is None else job.metric.name  # type: ignore[attr-defined]

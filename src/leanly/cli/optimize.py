@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from leanly.cli.ending import end
 from leanly.cli.options import TASK_HELP, BatchSizes, Runtimes, Threads, read_target
-
-NOTHING_MET = 1
 
 
 def optimize(
@@ -67,13 +66,4 @@ def optimize(
 
     folder = out or Path("runs") / Path(task.rpartition(":")[0]).stem
     result = search(found, budget, target, out=folder, resume=resume, seed=seed)
-    report = folder / "report.html"
-    bundle = save or folder / "model.leanly"
-    result.report(report)
-    result.save(bundle, key=key)
-    print(result.sentence)
-    print(f"report: {report}\nbundle: {bundle}\nnext:   leanly verify {bundle}")
-    if not result.met:
-        for reason in result.missed:
-            print(f"not met: {reason}")
-        raise typer.Exit(NOTHING_MET)
+    end(result, folder, save or folder / "model.leanly", key)

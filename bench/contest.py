@@ -12,9 +12,10 @@ import numpy as np
 from bench import peers
 from bench.entrants import BATCHES, THREADS, Entrant, entrants, outputs_of
 from bench.models.subjects import Arrays, Rows, Subject, float_outputs
+from bench.peer_ort import onnxruntime
 from bench.rows import cached, code_version, versions
 from bench.scores import Scale, scale
-from leanly.errors import LoweringError
+from leanly.errors import DataError, LoweringError
 from leanly.files import sha256
 from leanly.measurement.latency import time_in_turns
 from leanly.measurement.records import Latency
@@ -73,7 +74,7 @@ class Field:
         most_accurate: the int8 peer with the best metric on validation.
         validation: metric on validation of every int8 peer, by label.
         left_out: peers that lose too much to race, by label, with their metric on validation.
-        refused: peers whose file the runtime does not open.
+        refused: peers whose file the runtime does not open, or that give NaN.
     """
 
     finalists: tuple[Entrant, ...]
@@ -100,7 +101,7 @@ def all_entrants(ground: Ground, quick: bool) -> list[Entrant]:
     """List every peer in every way it can be opened; files that are missing are made."""
     subject = ground.subject
     found: list[Entrant] = []
-    for peer in (*peers.floats(subject), *peers.onnxruntime(subject, quick), *peers.nncf(subject, quick)):
+    for peer in (*peers.floats(subject), *onnxruntime(subject, quick), *peers.nncf(subject, quick)):
         found.extend(entrants(subject, ground.validation.inputs, ground.float_validation, peer))
     return found
 
@@ -175,12 +176,12 @@ def test_outputs(ground: Ground, entrant: Entrant) -> np.ndarray:
 
 
 def validation_metric(ground: Ground, entrant: Entrant) -> float | None:
-    """Return an entrant's metric on validation; None when its runtime does not open the file."""
+    """Return an entrant's metric on validation; None when its runtime refuses or it gives NaN."""
 
     def run() -> float | None:
         try:
             return ground.validation_scale.score(outputs_of(entrant.artifact, ground.validation.inputs, THREADS))
-        except LoweringError as error:
+        except (LoweringError, DataError) as error:  # it does not open, or it gives NaN
             print(f"{ground.subject.name}: {entrant.label}: {error}", flush=True)
             return None
 

@@ -113,5 +113,5 @@ def _twin(peer: Peer) -> str:
         source, preset, _, device = peer.name.split("-")
         return f"nncf/{source}-{preset}-{device}"
     if peer.family == "ort":
-        return f"ort/{peer.name.split('-')[1]}"
+        return f"ort/{peer.name.split('-', 1)[1]}"
     return f"float/{peer.name}"

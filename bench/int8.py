@@ -23,7 +23,7 @@ from bench.contest import Field, Ground, Settings, choose_field, fastest, lay_gr
 from bench.entrants import BATCHES, THREADS, Entrant
 from bench.models.subjects import SUBJECTS, Subject
 from bench.ours import FAMILY, optimize
-from bench.rows import Row, at_least, at_most, exit_code, print_table, write_results
+from bench.rows import Row, at_least, at_most, exit_code, print_lines, print_table, write_results
 from bench.scores import SIGNAL_TO_NOISE, Scale
 from leanly.measurement.bootstrap import percentile_ends, resampled_rounds
 from leanly.measurement.records import Interval, Latency, PairedDrop
@@ -95,7 +95,7 @@ def _speed(subject: Subject, field: Field, rounds: Sequence[Round], size: int) -
     estimate, pooled = float(np.mean(estimates)), np.mean(draws, axis=0)
     interval = _exponential(estimate, pooled)
     row = Row(
-        name=f"{subject.title}: time of a call at batch {size}, leanly / fastest peer",
+        name=f"{subject.name}, batch {size}: time / fastest peer's",
         reached=interval,
         unit="x",
         aim=f"upper end <= {NEVER_SLOWER}",
@@ -130,7 +130,7 @@ def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
             note += f"; one-sided upper bound {worst.upper * factor:.2f} at n = {worst.n}"
         rows.append(
             Row(
-                name=f"{subject.title}: drop below the most accurate int8 peer",
+                name=f"{subject.name}: drop below the most accurate int8 peer",
                 reached=_scaled(worst.drop, factor),
                 unit=unit,
                 aim=f"< {margin * factor:g} (one-sided 95 %)",
@@ -150,7 +150,7 @@ def _mean_row(speeds: Sequence[Speed], seeds: int) -> Row:
     ).inverse()
     outcome = at_least(interval, FASTER)
     return Row(
-        name=f"speed-up over the fastest peer, geometric mean of {len(speeds)} (networks and batch sizes)",
+        name=f"speed-up over the fastest peers, geometric mean of {len(speeds)}",
         reached=interval,
         unit="x",
         aim=f">= {FASTER:.2f}",
@@ -199,6 +199,18 @@ def _details(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _print_entrants(subject: Subject, details: dict[str, Any]) -> None:
+    lines = [["PyTorch float32", f"{details['float metric on test'] * 100:.2f}", "", ""]]
+    for label, facts in details["entrants"].items():
+        times = [
+            f"{np.exp(np.mean([np.log(part['value']) for part in found])) * 1e3:.3f}" if found else ""
+            for found in facts["milliseconds"].values()
+        ]
+        lines.append([label, f"{facts['metric on test'] * 100:.2f}", *times])
+    headings = ["entrant", f"{subject.measure} on test", *(f"ms, batch {size}" for size in BATCHES)]
+    print_lines(f"{subject.title}: the fastest of each family, and leanly", headings, lines)
+
+
 def main() -> int:
     """Run the benchmark; return 1 when a row is short of its aim."""
     parser = argparse.ArgumentParser(prog="python -m bench.int8", description=__doc__)
@@ -226,9 +238,10 @@ def main() -> int:
         found = compete(subject, options.data_dir, settings, time, seeds)
         speeds.extend(found["speeds"])
         new = [*(speed.row for speed in found["speeds"]), *found["drops"]]
+        details[subject.name] = _details(found)
+        _print_entrants(subject, details[subject.name])
         print_table(subject.title, new)
         rows.extend(new)
-        details[subject.name] = _details(found)
     rows.append(_mean_row(speeds, seeds))
     print_table("int8 on this machine", rows)
     about = {"networks": names, "seeds": list(range(seeds)), "leanly's time": time, **dataclasses.asdict(settings)}

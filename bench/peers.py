@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -18,14 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from bench.data import CACHE
 from bench.models.subjects import SUBJECTS, Arrays, Subject
@@ -147,67 +138,6 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
         yield Peer("nncf", name, path, "int8")
 
 
-def onnxruntime(subject: Subject, quick: bool = False) -> Iterator[Peer]:
-    """Yield the QDQ files of ONNX Runtime's quantizer: three calibrations (one if `quick`), two activation types."""
-    logging.getLogger().setLevel(logging.ERROR)
-    folder = work(subject) / "ort"
-    folder.mkdir(parents=True, exist_ok=True)
-    processed = folder / "processed.onnx"
-    if not processed.exists():
-        source, writing = str(work(subject) / "float.onnx"), str(folder / "writing.onnx")
-        try:
-            quant_pre_process(source, writing)
-        except Exception as error:  # its symbolic inference does not know every network
-            print(f"{subject.name}: ONNX Runtime's symbolic shape inference is left out: {error!r}", flush=True)
-            quant_pre_process(source, writing, skip_symbolic_shape=True)
-        (folder / "writing.onnx").replace(processed)
-    methods = {"minmax": CalibrationMethod.MinMax}
-    if not quick:
-        methods |= {"entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
-    for (method, calibrate), activation in itertools.product(methods.items(), ("u8", "s8")):
-        path = folder / f"{method}-{activation}" / "model.onnx"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            rows = _Rows(subject.input_names, calibration(subject))
-            writing = path.with_name("writing.onnx")
-            quantize_static(
-                processed,
-                writing,
-                rows,
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8 if activation == "u8" else QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=calibrate,
-                calibration_cache_path=folder / f"{method}.json",
-                extra_options={"CalibStridedMinMax": rows.stride},
-            )
-            writing.replace(path)
-            print(f"{subject.name}: ONNX Runtime {path.parent.name}", flush=True)
-        yield Peer("ort", path.parent.name, path, "int8")
-
-
-class _Rows(CalibrationDataReader):
-    """Calibration rows one at a time, in pieces: the quantizer keeps every activation of a piece in memory."""
-
-    def __init__(self, names: tuple[str, ...], arrays: Arrays) -> None:
-        self._names, self._arrays = names, arrays
-        self._rows = iter(range(len(arrays[0])))
-        self.stride = max(size for size in range(1, 26) if len(arrays[0]) % size == 0)
-
-    def __len__(self) -> int:
-        return len(self._arrays[0])
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        self._rows = iter(range(start_index, end_index))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        row = next(self._rows, None)
-        if row is None:
-            return None
-        return {name: array[row : row + 1] for name, array in zip(self._names, self._arrays, strict=True)}
-
-
 def _calibration_files(subject: Subject) -> list[Path]:
     return [work(subject) / f"calibration_{index}.npy" for index in range(len(subject.input_names))]
 
@@ -229,6 +159,8 @@ def main() -> None:
     for subject in SUBJECTS:
         if subject.name in options.rows.split(","):
             prepare(subject, options.data_dir)
+            from bench.peer_ort import onnxruntime
+
             for _ in itertools.chain(onnxruntime(subject), nncf(subject)):
                 sys.stdout.flush()
 

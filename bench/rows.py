@@ -71,13 +71,27 @@ def at_least(interval: Interval, limit: float) -> Outcome:
 
 def print_table(title: str, rows: Sequence[Row], console: Console | None = None) -> None:
     """Print the rows, one line each."""
+    headings = ("row", "reached [95 %]", "aim", "best peer", "seeds", "", "note")
+    lines = [
+        (row.name, row.shown, row.aim, row.peer, str(row.seeds), f"[{COLOURS[row.outcome]}]{row.outcome}[/]", row.note)
+        for row in rows
+    ]
+    print_lines(title, headings, lines, console)
+
+
+def print_lines(
+    title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], console: Console | None = None
+) -> None:
+    """Print a table of texts; the short columns are never broken, and a file gets wide lines."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=200)
     table = Table(title=title, title_justify="left")
-    for heading in ("row", "reached [95 %]", "aim", "best peer", "seeds", "", "note"):
-        table.add_column(heading, no_wrap=heading == "")
-    for row in rows:
-        outcome = f"[{COLOURS[row.outcome]}]{row.outcome}[/]"
-        table.add_row(row.name, row.shown, row.aim, row.peer, str(row.seeds), outcome, row.note)
-    (console or Console()).print(table)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=max((len(line[position]) for line in lines), default=0) < 30)
+    for line in lines:
+        table.add_row(*(text.replace("[", "\\[") if "[/]" not in text else text for text in line))
+    console.print(table)
 
 
 def write_results(

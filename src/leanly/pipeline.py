@@ -20,7 +20,7 @@ from leanly.files import write_bytes
 from leanly.search import words
 from leanly.search.driver import Search
 from leanly.search.finale import Finale, finish
-from leanly.search.folder import RunFolder, count_test_uses, prepare
+from leanly.search.folder import RunFolder, begin_run, check_run, count_test_uses, describe_run
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
 from leanly.search.outcome import Outcome, open_outcome
@@ -144,18 +144,19 @@ def optimize(
             remedy="give validation=(inputs, targets)",
         )
     target.allowed()
-    task.check()
-    _say_whether_it_can_certify(task, budget)
-    folder = prepare(
-        out,
+    folder = RunFolder(Path(out))
+    about = describe_run(
         fingerprint=task.fingerprint(),
         name=task.name,
         metric=task.metric.name,
         budget=budget,
         target=target,
         seed=seed,
-        resume=resume,
     )
+    check_run(folder, about, resume=resume)
+    task.check()
+    _say_whether_it_can_certify(task, budget)
+    begin_run(folder, about)
     with Journal(folder.journal) as journal:
         return _run(task, budget, target, folder, journal, forecast, seed)
 

@@ -18,7 +18,7 @@ from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.search import Candidate, Outcome, Search, Trial
 from leanly.search.finale import Finale
-from leanly.search.folder import RunFolder, prepare
+from leanly.search.folder import RunFolder, begin_run, check_run, describe_run
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
 from leanly.search.protocols import CertifyingSplit, Instruments
@@ -178,9 +178,10 @@ def begin(
     """Make a search over a world, in a real run folder."""
     wanted = Budget(max_drop=world.allowed, time=time, **budget)  # type: ignore[arg-type]
     target = Target(threads=1, batch_sizes=SIZES)
-    folder: RunFolder = prepare(
-        out, fingerprint="f", name="fake", metric="accuracy", budget=wanted, target=target, seed=0, resume=resume
-    )
+    folder = RunFolder(out)
+    about = describe_run(fingerprint="f", name="fake", metric="accuracy", budget=wanted, target=target, seed=0)
+    check_run(folder, about, resume=resume)
+    begin_run(folder, about)
     journal = Journal(folder.journal)
     opened.append(journal)
     return Search(

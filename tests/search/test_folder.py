@@ -9,11 +9,11 @@ import pytest
 
 from leanly.budget import Budget
 from leanly.errors import RunError
-from leanly.search.folder import RunFolder, prepare
+from leanly.search.folder import RunFolder, begin_run, check_run, describe_run
 from leanly.target import Target
 
 
-def make(out: Path, **changes: Any) -> RunFolder:
+def make(out: Path, *, resume: bool = False, **changes: Any) -> RunFolder:
     settings: dict[str, Any] = {
         "fingerprint": "f",
         "name": "digits",
@@ -21,9 +21,11 @@ def make(out: Path, **changes: Any) -> RunFolder:
         "budget": Budget(),
         "target": Target(threads=1),
         "seed": 0,
-        "resume": False,
     }
-    return prepare(out, **{**settings, **changes})
+    folder, about = RunFolder(out), describe_run(**{**settings, **changes})
+    check_run(folder, about, resume=resume)
+    begin_run(folder, about)
+    return folder
 
 
 def test_a_run_is_described(tmp_path: Path) -> None:

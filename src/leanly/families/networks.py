@@ -105,8 +105,9 @@ class Networks:
             yield from self._more_accurate(fastest.candidate, measured)
         yield from self._other_ways(trials)
         yield from self._others_quantizers(measured, everywhere=True)
-        if fastest is not None and fastest.outcome == "pass":
-            yield from self._variants(fastest.candidate)
+        passing = [trial for trial in measured if trial.outcome == "pass"]
+        if passing:
+            yield from self._variants(min(passing, key=mean_latency).candidate)
         if "torch" in self._runtimes:
             yield Candidate("float32 torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
 

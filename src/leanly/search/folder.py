@@ -74,36 +74,20 @@ class RunFolder:
         return (self.path / RUN_FILE).exists()
 
 
-def prepare(
-    out: str | Path,
-    *,
-    fingerprint: str,
-    name: str,
-    metric: str,
-    budget: Budget,
-    target: Target,
-    seed: int,
-    resume: bool,
-) -> RunFolder:
-    """Make the folder of a new run, or check that an older one may be gone on with.
+def describe_run(
+    *, fingerprint: str, name: str, metric: str, budget: Budget, target: Target, seed: int
+) -> dict[str, Any]:
+    """Return what run.json says.
 
     Args:
-        out: the folder.
         fingerprint: what tells this task from another.
         name: the task's name, for people.
         metric: the metric's name.
-        budget: what may be spent; it may differ from the older run's, verdicts are made anew.
-        target: where the model will run; timings of another target or machine can't be mixed.
+        budget: what may be spent.
+        target: where the model will run.
         seed: the seed of the run.
-        resume: go on with the run that lies there.
-
-    Raises:
-        RunError: `out` can't be written; a run lies there and `resume` is off; it is of another task, target,
-            machine or set of versions.
     """
-    folder = RunFolder(Path(out))
-    _check_writable(folder.path)
-    about = {
+    return {
         "format": FORMAT,
         "task": {"name": name, "fingerprint": fingerprint},
         "metric": metric,
@@ -113,23 +97,46 @@ def prepare(
         "versions": target.versions(),
         "seed": seed,
     }
+
+
+def check_run(folder: RunFolder, about: dict[str, Any], *, resume: bool) -> None:
+    """Check, without writing, that a run may begin or go on in a folder.
+
+    The budget may differ from the older run's, since verdicts are made anew; timings of another target, machine or
+    version can't be mixed.
+
+    Args:
+        folder: where it lies or will lie.
+        about: what its run.json will say.
+        resume: go on with the run that lies there.
+
+    Raises:
+        RunError: a run lies there and `resume` is off, or it is of another task, target, machine or set of versions.
+    """
     if folder.has_run():
-        before = folder.read()
-        _check_same(before, about, folder.path)
+        _check_same(folder.read(), about, folder.path)
         if not resume:
             raise RunError(
                 "a run of this task lies there already",
                 where=str(folder.path),
                 remedy="go on with it (resume=True, or --resume on the command line), or name another `out`",
             )
-    elif resume and folder.path.exists() and any(folder.path.iterdir()):
+    elif resume and folder.path.is_dir() and any(folder.path.iterdir()):
         raise RunError(
             "there is no run to resume, and the folder is not empty",
             where=str(folder.path),
             remedy="name the folder of the run",
         )
+
+
+def begin_run(folder: RunFolder, about: dict[str, Any]) -> None:
+    """Make the folder and write run.json.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    _check_writable(folder.path)
     write_json(folder.path / RUN_FILE, about)
-    return folder
 
 
 def machine_json(machine: Machine) -> dict[str, Any]:

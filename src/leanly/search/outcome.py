@@ -199,8 +199,8 @@ def open_outcome(run: str | Path) -> Outcome:
 
 
 def _choice(data: dict[str, Any]) -> Choice:
-    speedups = {key: _interval(data.pop(key)) for key in ("speedup", "eager_speedup")}
-    return Choice(**data, **speedups)
+    speedup, eager = _interval(data.pop("speedup")), _interval(data.pop("eager_speedup"))
+    return Choice(**data, speedup=speedup, eager_speedup=eager)
 
 
 def _interval(data: dict[str, Any] | None) -> Interval | None:

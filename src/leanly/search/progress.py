@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from leanly.search import words
 from leanly.search.trial import Trial
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def trial_line(trial: Trial, metric: str, left: float) -> str:
@@ -94,7 +97,7 @@ class Live:
         )
         self._live.start()
 
-    def _render(self) -> object:
+    def _render(self) -> Text:
         from rich.text import Text
 
         with self._lock:

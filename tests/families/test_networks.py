@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from leanly.artifact import Artifact, Plan
+from leanly.families.candidate import Candidate, mean_latency
+from leanly.families.networks import Networks
+from leanly.graph import Graph, capture
+from leanly.quantize import Static
+from leanly.recipe import Recipe
+from leanly.target import Target
+from leanly.task import Task
+
+
+@dataclass
+class Trial:
+    """What a family sees of a trial."""
+
+    candidate: Candidate
+    medians: Mapping[int, float] = field(default_factory=dict)
+    outcome: str = ""
+    drop: float | None = None
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.second = nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8 * 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.second(torch.relu(self.first(x))))
+        return self.head(x.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 1, 8, 8), torch.randint(0, 3, (40,))
+    return Task(Net().eval(), example=(x[:2],), train=(x, y), validation=(x, y), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def graph(task: Task) -> Graph:
+    return capture(task.model, example=task.example).eval()
+
+
+def ask(family: Networks, judged: Callable[[Candidate], Trial], limit: int = 60) -> list[Trial]:
+    trials = [judged(family.reference())]
+    while (candidate := family.propose(trials)) is not None and len(trials) < limit:
+        trials.append(judged(candidate))
+    assert len(trials) < limit, "the family has no end of ideas"
+    return trials
+
+
+def judged(candidate: Candidate, *, outcome: str = "pass") -> Trial:
+    """openvino is the faster runtime, int8 the faster precision."""
+    seconds = 1.0 if candidate.runtime == "openvino" else 2.0
+    seconds *= {"int8": 0.5, "bfloat16": 0.7, "float32": 1.0}[candidate.precision]
+    float_layers = sum(len(step.float_nodes) for step in candidate.recipe.passes if isinstance(step, Static))
+    return Trial(candidate, {1: seconds * (1 + 0.1 * float_layers)}, outcome, 0.001)
+
+
+def labels(trials: list[Trial]) -> list[str]:
+    return [trial.candidate.label for trial in trials]
+
+
+def test_floats_come_first_then_int8_in_the_faster_runtime_and_compiling_last(graph: Graph, task: Task) -> None:
+    target = Target(threads=1)
+    found = ask(Networks(graph, task, target), judged)
+    assert found[0].candidate.eager and found[0].candidate.precision == "float32"
+    assert labels(found)[1:3] == ["float32 onnxruntime", "float32 openvino"]
+    integers = [trial.candidate for trial in found if trial.candidate.precision == "int8"]
+    assert [candidate.runtime for candidate in integers[:2]] == ["openvino", "onnxruntime"]
+    assert labels(found)[-1] == "float32 torch.compile"
+    assert ("bfloat16 openvino" in labels(found)) == target.bf16
+
+
+def test_no_idea_comes_twice(graph: Graph, task: Task) -> None:
+    keys = [trial.candidate.key for trial in ask(Networks(graph, task, Target(threads=2)), judged)]
+    assert len(keys) == len(set(keys))
+
+
+def test_accuracy_is_sought_only_where_it_lacks(graph: Graph, task: Task) -> None:
+    target = Target(threads=1, runtimes=("onnxruntime",))
+    good = labels(ask(Networks(graph, task, target), judged))
+    bad = labels(ask(Networks(graph, task, target), lambda c: judged(c, outcome="fail")))
+    assert not any("in float" in label for label in good)
+    assert any("(percentile" in label for label in bad)
+    assert any("in float" in label for label in bad)
+    assert bad.index("int8 onnxruntime (percentile)") < next(i for i, label in enumerate(bad) if "in float" in label)
+
+
+def test_layers_in_float_stop_at_the_first_that_passes(graph: Graph, task: Task) -> None:
+    def rescued(candidate: Candidate) -> Trial:
+        float_layers = any(isinstance(step, Static) and step.float_nodes for step in candidate.recipe.passes)
+        return judged(candidate, outcome="pass" if float_layers or candidate.unmodified else "fail")
+
+    found = ask(Networks(graph, task, Target(threads=1, runtimes=("onnxruntime",))), rescued)
+    kept = {step.float_nodes for trial in found for step in trial.candidate.recipe.passes if isinstance(step, Static)}
+    assert len(kept) == 2 and () in kept
+
+
+def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: Task) -> None:
+    found = ask(Networks(graph, task, Target(threads=2, batch_sizes=(1, 5), runtimes=("onnxruntime",))), judged)
+    ways = [trial.candidate for trial in found if trial.candidate.plans]
+    assert [candidate.precision for candidate in ways[:2]] == ["float32", "int8"]
+    streams = next(candidate for candidate in ways if "2 streams" in candidate.label)
+    assert streams.plans[5] == Plan(threads=1, streams=2, rows=3, static=False)
+    assert streams.plans[1].streams == 1
+
+
+def test_build_lowers_and_runs_the_same_files_otherwise(graph: Graph, task: Task, tmp_path: Path) -> None:
+    family = Networks(graph, task, Target(threads=1))
+    candidate = Candidate("float32 onnxruntime", Recipe(), "onnxruntime", "float32")
+    artifact = family.build(candidate, tmp_path / "a")
+    plans = {1: Plan(threads=1, static=True)}
+    other = family.build(Candidate("x", Recipe(), "onnxruntime", "float32", plans=plans), tmp_path / "b")
+    assert other.model.read_bytes() == artifact.model.read_bytes() and other.model != artifact.model
+    assert Artifact.open(tmp_path / "b").plans == plans
+    assert Artifact.open(tmp_path / "a").plans == {}
+
+
+def test_candidates_are_told_apart_by_how_they_are_run() -> None:
+    one = Candidate("a", Recipe(), "openvino", "float32")
+    two = Candidate("a", Recipe(), "openvino", "float32", plans={1: Plan(threads=1)})
+    assert one.key != two.key and one.files_key == two.files_key
+    assert one.key == Candidate("another name", Recipe(), "openvino", "float32").key
+    assert mean_latency(Trial(one, {1: 2.0, 16: 8.0})) == pytest.approx(math.sqrt(16.0))

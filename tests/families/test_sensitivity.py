@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from leanly.families.sensitivity import layer_errors
+from leanly.graph import capture
+from leanly.quantize import Static
+from leanly.quantize.static import prepare
+from leanly.task import Task
+
+
+class Net(nn.Module):
+    """The second layer's weights span four orders of magnitude inside each row: 8 bits can't hold them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(16, 16) for _ in range(3))
+        with torch.no_grad():
+            self.second.weight[:, 0] *= 2e4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.first(x))
+        x = torch.tanh(self.second(x * torch.tensor([0.0] + [1.0] * 15)))
+        return self.third(x)
+
+
+def test_the_layer_that_suffers_is_named() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 16), torch.randint(0, 16, (32,))
+    task = Task(Net().eval(), example=(x[:2],), train=(x, y), validation=(x, y))
+    graph = capture(task.model, example=task.example).eval()
+    static = Static(kernels="onnxruntime")
+    errors = layer_errors(prepare(graph, static.attention), static(graph, task), [x])
+    worst = max(errors, key=lambda name: errors[name])
+    order = [node.name for node in graph.module.graph.nodes if str(node.target) == "aten.linear.default"]
+    assert list(errors) == order and worst == order[1]
+    assert errors[order[1]] > 20 * max(errors[order[0]], errors[order[2]])

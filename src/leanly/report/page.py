@@ -78,7 +78,7 @@ def context(outcome: Outcome) -> dict[str, Any]:
         "status": status(outcome),
         "sizes": sizes,
         "before_after": before_after(outcome, sizes),
-        "bars": [latency_bars(_roles(outcome), size, confidence(outcome)) for size in sizes],
+        "bars": [latency_bars(_roles(outcome, size), size, confidence(outcome)) for size in sizes],
         "plots": [(size, papers) for size, papers in plots if papers[0] is not None],
         "legend": [(KINDS[kind], shape) for kind, shape in SHAPES.items() if _has_kind(outcome, kind)],
         "rows": [_row(outcome, trial, sizes, "") for trial in outcome.trials if trial.measurement or trial.artifact],
@@ -103,11 +103,13 @@ def status(outcome: Outcome) -> tuple[str, str]:
     return "good", "certified"
 
 
-def _roles(outcome: Outcome) -> list[tuple[str, Trial]]:
-    """The trials that the story is about: as it came, the fastest float, what is shipped."""
+def _roles(outcome: Outcome, only: int | None = None) -> list[tuple[str, Trial]]:
+    """The trials that the story (of one batch size) is about: as it came, the fastest float, what is shipped."""
     roles: dict[int, dict[str, list[int]]] = {outcome.reference.number: {"before": []}}
     for role, by_batch in (("fastest float", outcome.float_by_batch), ("shipped", outcome.shipped_by_batch)):
         for size, trial in by_batch.items():
+            if only not in (None, size):
+                continue
             roles.setdefault(trial.number, {}).setdefault(role, []).append(size)
     every = len(outcome.choices)
     return [

@@ -117,7 +117,8 @@ def _time(search: Search) -> None:
     chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
     least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
     # warming up takes as long as timing
-    seconds = min(search.retime_seconds, max((room - start * len(chosen)) / 2, least))
+    wanted = search.retime_seconds / 3 if search.interrupted else search.retime_seconds
+    seconds = min(wanted, max((room - start * len(chosen)) / 2, least))
     artifacts = [trial.artifact for trial in chosen if trial.artifact is not None]
     expected = 2 * seconds + start * len(chosen)
     search.listener.begin(f"timing {len(chosen)} finalists in turns", expected, search.forecast.left)
@@ -218,6 +219,9 @@ def _choose(search: Search, finale: Finale) -> None:
                 break
         shipped = best or baseline
         eager = _speedup(search, search.reference, shipped, size)
+        for trial in (baseline, shipped):
+            # a short timing may have dropped what the long one chose
+            search.put(trial.replace(state="measured", reason=""))
         finale.choices[size] = Choice(size, best.number if best else None, baseline.number, speedup, eager)
         bases[size], chosen[size] = baseline.final[size], shipped.final[size]
     if any(choice.speedup for choice in finale.choices.values()):

@@ -59,3 +59,4 @@ def _expand(module: torch.fx.GraphModule, node: Node, seen: dict[str, Any]) -> N
             else:
                 scores = call(aten.add.Tensor, scores, mask)
         node.replace_all_uses_with(call(aten.matmul.default, call(aten.softmax.int, scores, -1), value))
+    module.graph.erase_node(node)

@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.tensors import find, put, read_attr
+from leanly.graph.tensors import drop_unread, find, put, read_attr
 
 aten = torch.ops.aten
 FOLDABLE: dict[object, int] = {
@@ -39,6 +39,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
         if layer.target in FOLDABLE and len(layer.users) == 1 and _own_weights(layer) and not _grouped_transpose(layer):
             _fold(module, layer, norm)
     module.graph.eliminate_dead_code()
+    drop_unread(module)
     module.recompile()
     return graph
 

@@ -36,7 +36,8 @@ def propagate(graph: Graph, batch_size: int) -> dict[str, Any]:
     batch = graph.example_batch(batch_size)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            fake = copy.copy(graph.module)
+            # a module of its own: a second owner of one fx graph would take it over
+            fake = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
             recorder = _Recorder(fake)
             recorder.run(*(mode.from_tensor(tensor) for tensor in batch))
             return recorder.seen

@@ -98,3 +98,11 @@ def dtype_named(name: str) -> torch.dtype:
 def read_attr(module: fx.GraphModule, name: str) -> fx.Node:
     """Return a new node, at the graph's insertion point, that reads a tensor."""
     return module.graph.create_node("get_attr", name, (), {}, name.replace(".", "_"))
+
+
+def drop_unread(module: fx.GraphModule) -> None:
+    """Remove the parameters and buffers that no node reads."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name in every(module).keys() - read:
+        owner, _, leaf = name.rpartition(".")
+        delattr(module.get_submodule(owner), leaf)

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from leanly.graph import Graph
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.tensors import find, put, read_attr
+from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.quantize.affine import Affine
 from leanly.quantize.placement import root
 
@@ -45,6 +45,7 @@ def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, Bits]:
         if biases and node.target in BIASED:
             _store_bias(module, node, bits)
     module.graph.eliminate_dead_code()
+    drop_unread(module)
     module.recompile()
     for node in module.graph.nodes:
         if node.op == "get_attr" and not str(node.target).startswith("quantizers."):

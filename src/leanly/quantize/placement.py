@@ -1,8 +1,8 @@
 """Where quantizers stand: on the values with which a target's integer kernels start and end.
 
-ONNX Runtime's integer kernels want integers at their output too (a residual add is a kernel of its own); OpenVINO's
-convolution adds the other branch and applies the activation before it rounds, so that a quantizer in between only
-costs time and accuracy.
+Both runtimes want integers on both sides of a residual add: ONNX Runtime's add is a kernel of its own, and OpenVINO
+adds inside the convolution only where the other side is still integer. ONNX Runtime's convolutions are integer only
+where their output is rounded as well; OpenVINO's may end in float.
 """
 
 from __future__ import annotations
@@ -56,8 +56,6 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
     chosen: dict[str, str] = {}
     for node in integer:
         for value in _activations(node):
-            if kernels == "openvino" and node.target in SUMS and _only_feeds(value, node):
-                continue
             source = root(value)
             chosen[source.name] = source.name
             if kernels == "onnxruntime" and node.target in SUMS | MERGES:
@@ -96,11 +94,6 @@ def _comes_from_convolution(value: Node) -> bool:
     if seen.target in SUMS | MERGES:
         return any(_comes_from_convolution(entry) for entry in _activations(seen))
     return seen.target in CONVOLUTIONS
-
-
-def _only_feeds(value: Node, reader: Node) -> bool:
-    """A convolution whose sole reader is the sum: the sum happens inside its kernel."""
-    return value.target in CONVOLUTIONS and set(value.users) == {reader}
 
 
 def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) -> Node:

@@ -1,0 +1,143 @@
+"""Graph -> artifact -> kernels: what is written does what the graph does, in integers where it says so."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.artifact import Artifact, Plan
+from leanly.errors import BundleError, LoweringError, SettingError
+from leanly.lowering import lower
+from leanly.lowering.proof import sqnr
+from leanly.quantize import Static
+from leanly.runtimes import open_artifact
+
+
+class Residual(nn.Module):
+    """Convolutions, batch norm, a residual add, a concatenation, a hard-coded view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.head = nn.Linear(32 * 16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = torch.relu_(self.norm(self.first(x)))
+        b = torch.relu(a + self.second(a))
+        c = torch.max_pool2d(torch.relu(self.depthwise(torch.cat([a, b], 1))), 2)
+        return self.head(c.view(-1, 32 * 16))
+
+
+def task_for(model: nn.Module, x: torch.Tensor) -> leanly.Task:
+    return leanly.Task(model, example=(x[:2],), train=(x, torch.arange(len(x)) % 5))
+
+
+@pytest.fixture(scope="module")
+def case() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = Residual()
+    x = torch.randn(64, 3, 8, 8)
+    for _ in range(5):
+        model(x)  # running statistics that are not the initial ones
+    return model.eval(), x
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_float_agrees_at_any_batch(case, runtime, tmp_path):
+    model, x = case
+    artifact = lower(leanly.capture(model, example=(x[:2],)), runtime=runtime, to=tmp_path / "a", eager=True)
+    predictor = open_artifact(Artifact.open(tmp_path / "a"))
+    assert artifact.precision == "float32" and artifact.bytes > 0
+    for size in (1, 3, 8, 17):
+        assert torch.allclose(predictor(x[:size]), model(x[:size]), atol=1e-5)
+    assert isinstance(predictor(x[:1].numpy()), np.ndarray)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_int8_computes_in_integers_and_stores_them(case, runtime, tmp_path):
+    model, x = case
+    quantized = Static(kernels=runtime)(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    artifact = lower(quantized, runtime=runtime, to=tmp_path / "a")
+    heavy = [k for k in artifact.kernels() if "conv" in k.operator.lower() or k.operator in ("QGemm", "FullyConnected")]
+    assert len(heavy) == 4
+    assert {kernel.precision for kernel in heavy} == {"int8"}
+    stored = onnx.load(str(artifact.model)).graph.initializer
+    weights = {tensor.name: tensor.data_type for tensor in stored if np.prod(tensor.dims) > 100}
+    assert set(weights.values()) == {onnx.TensorProto.INT8}, "no weight is stored as float"
+    predictor = open_artifact(artifact)
+    expected = quantized(x).detach().numpy()
+    step = np.abs(expected).max() / 127
+    assert np.abs(predictor(x.numpy()) - expected).max() < 4 * step
+    assert sqnr(model(x).detach().numpy(), expected) > 20
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("plan", [Plan(1), Plan(2, static=True), Plan(1, 2, 4, True), Plan(1, 2, 3), Plan(2, 1, 5)])
+def test_plans_change_the_way_not_the_numbers(case, runtime, plan, tmp_path):
+    model, x = case
+    artifact = lower(leanly.capture(model, example=(x[:2],)), runtime=runtime, to=tmp_path / "a")
+    predictor = open_artifact(artifact.with_plans({16: plan}))
+    assert torch.allclose(predictor(x[:16]), model(x[:16]), atol=1e-5)
+    assert torch.allclose(predictor(x[:5]), model(x[:5]), atol=1e-5)
+
+
+def test_bfloat16_is_what_openvino_computes_in(case, tmp_path):
+    model, x = case
+    if not leanly.Target("cpu").bf16:
+        pytest.skip("this machine has no bfloat16")
+    graph = leanly.capture(model, example=(x[:2],))
+    artifact = lower(graph, runtime="openvino", to=tmp_path / "a", precision="bfloat16")
+    assert {k.precision for k in artifact.kernels() if k.operator == "Convolution"} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"runtime": "tflite"}, "unknown runtime"),
+        ({"precision": "int4"}, "unknown precision"),
+        ({"precision": "int8"}, "without quantizers"),
+        ({"precision": "bfloat16"}, "no bfloat16 kernels"),
+    ],
+)
+def test_what_can_not_be_is_refused_before_any_work(case, settings, words, tmp_path):
+    model, x = case
+    with pytest.raises(SettingError, match=words):
+        lower(leanly.capture(model, example=(x[:2],)), to=tmp_path / "a", **settings)
+    assert not (tmp_path / "a").exists()
+
+
+def test_torch_has_no_integer_kernels(case, tmp_path):
+    model, x = case
+    quantized = Static()(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    with pytest.raises(LoweringError, match="no integer kernels"):
+        lower(quantized, runtime="torch", to=tmp_path / "a")
+
+
+def test_an_int8_artifact_without_integer_kernels_is_an_error(case, tmp_path, monkeypatch):
+    model, x = case
+    quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    monkeypatch.setattr("leanly.runtimes.onnxruntime.INTEGER_OPERATORS", frozenset())
+    with pytest.raises(LoweringError, match="no kernel of the int8 model runs in integers"):
+        lower(quantized, runtime="onnxruntime", to=tmp_path / "a")
+
+
+def test_an_artifact_that_differs_from_its_graph_is_an_error(case, tmp_path, monkeypatch):
+    model, x = case
+    graph = leanly.capture(model, example=(x[:2],))
+    other = leanly.capture(Residual(), example=(x[:2],))
+    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph, biases: (other, {}))
+    with pytest.raises(LoweringError, match="differs from the graph's at batch 1"):
+        lower(graph, to=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"format": 99}'])
+def test_a_damaged_description_is_refused(case, text, tmp_path):
+    (tmp_path / "artifact.json").write_text(text)
+    with pytest.raises(BundleError, match=r"artifact\.json"):
+        Artifact.open(tmp_path)

@@ -1,0 +1,182 @@
+"""Static: where quantizers stand, what it refuses, and that it changes nothing it was given."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.errors import DataError, SettingError
+from leanly.graph import Graph
+from leanly.quantize import Static
+from leanly.recipe import Recipe
+
+FAKE = torch.ops.leanly.fake_quantize.default
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = torch.relu(self.norm(self.one(x)))
+        b = torch.max_pool2d(torch.relu(a + self.two(a)), 2)
+        return self.head(b.view(-1, 8 * 16))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        h = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return self.out(h.transpose(1, 2).reshape(x.shape[0], x.shape[1], 16))
+
+
+def block() -> tuple[Graph, leanly.Task]:
+    torch.manual_seed(0)
+    model, x = Block().eval(), torch.randn(40, 3, 8, 8)
+    return leanly.capture(model, example=(x[:2],)), leanly.Task(
+        model, example=(x[:2],), train=(x, torch.arange(40) % 4)
+    )
+
+
+def quantized_values(graph: Graph) -> list[str]:
+    return [str(n.args[0].name) for n in graph.module.graph.nodes if n.target is FAKE and n.args[0].op != "get_attr"]
+
+
+@pytest.mark.parametrize("kernels", ["onnxruntime", "openvino"])
+def test_quantizers_start_and_end_the_kernels(kernels):
+    graph, task = block()
+    values = quantized_values(Static(kernels=kernels)(graph, task))
+    assert values == ["x", "relu", "conv2d_1", "relu_1"], "input, both sides of the sum, and its end; the pool moves"
+
+
+def test_the_input_graph_is_not_changed():
+    graph, task = block()
+    before = graph.fingerprint()
+    Static()(graph, task)
+    assert graph.fingerprint() == before
+
+
+def test_batch_norm_is_folded_exactly():
+    graph, task = block()
+    for tensor in graph.buffers():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 2)
+    folded = leanly.quantize.static.fold_batch_norm(graph)
+    assert not any("batch_norm" in str(node.target) for node in folded.module.graph.nodes)
+    x = torch.randn(5, 3, 8, 8)
+    graph.eval()
+    assert torch.allclose(folded(x), graph(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_attention_is_written_out_exactly_and_quantized(boolean):
+    torch.manual_seed(1)
+    model, x = Attention().eval(), torch.randn(12, 6, 16)
+    mask = torch.ones(12, 6, dtype=torch.bool)
+    mask[:, 4:] = False
+    given = mask if boolean else torch.where(mask, 0.0, -1e4)
+    graph = leanly.capture(model, example=(x[:2], given[:2]))
+    task = leanly.Task(
+        model, example=(x[:2], given[:2]), train=((x, given), torch.randn(12, 6, 16)), metric="mse", loss="mse"
+    )
+    expanded = leanly.quantize.static.expand_attention(graph)
+    assert not any("scaled_dot" in str(node.target) for node in expanded.module.graph.nodes)
+    assert torch.allclose(expanded(x, given), graph(x, given), atol=1e-5)
+    whole = Static(attention=True)(graph, task)
+    products = [n for n in whole.module.graph.nodes if n.target is torch.ops.aten.matmul.default]
+    assert len(products) == 2
+    assert len(quantized_values(whole)) > len(quantized_values(Static(attention=False)(graph, task)))
+
+
+def test_fewer_bits_lose_more():
+    graph, task = block()
+    x = torch.randn(30, 3, 8, 8)
+    graph.eval()
+    errors = [
+        float((Static(weights=b, activations=b)(graph, task)(x) - graph(x)).detach().pow(2).mean())
+        for b in (8, 6, 4, 2)
+    ]
+    assert errors == sorted(errors) and errors[0] < errors[1] / 4
+
+
+def test_seven_bit_weights_without_vnni(monkeypatch):
+    graph, task = block()
+    monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: False))
+    quantized = Static()(graph, task, leanly.Target("cpu"))
+    ranges = {n.args[4:6] for n in quantized.module.graph.nodes if n.target is FAKE and n.args[0].op == "get_attr"}
+    assert ranges == {(-63, 63)}
+
+
+def test_float_nodes_stay_float():
+    graph, task = block()
+    quantized = Static(float_nodes=("conv2d_1",))(graph, task)
+    layer = next(node for node in quantized.module.graph.nodes if node.name == "conv2d_1")
+    assert layer.args[1].op == "get_attr"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weights": 1}, "weights=1 bits"),
+        ({"activations": 9}, "activations=9 bits"),
+        ({"observer": "median"}, "no observer 'median'"),
+        ({"granularity": "row"}, "granularity 'row'"),
+        ({"kernels": "tflite"}, "no integer kernels are known"),
+        ({"samples": 0}, "samples=0"),
+    ],
+)
+def test_settings_out_of_range(settings, words):
+    with pytest.raises(SettingError, match=words):
+        Static(**settings)
+
+
+def test_a_layer_that_does_not_exist_shows_the_nearest():
+    graph, task = block()
+    with pytest.raises(SettingError, match="conv2d_1"):
+        Static(float_nodes=("conv2d_11",))(graph, task)
+
+
+def test_nothing_to_quantize():
+    graph = leanly.capture(nn.ReLU().eval(), example=(torch.randn(2, 3),))
+    task = leanly.Task(
+        nn.ReLU().eval(), example=(torch.randn(2, 3),), train=(torch.randn(4, 3), torch.randn(4, 3)), metric="mse"
+    )
+    with pytest.raises(SettingError, match="nothing to quantize"):
+        Static()(graph, task)
+
+
+def test_no_data():
+    with pytest.raises(DataError, match="calibration needs data"):
+        Static()(block()[0])
+
+
+def test_a_recipe_is_data():
+    recipe = Recipe((Static(observer="percentile", float_nodes=("conv2d",)),))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    with pytest.raises(SettingError, match=r"quantize\.Nothing"):
+        Recipe.from_json([{"pass": "quantize.Nothing"}])
+    with pytest.raises(SettingError, match="other settings"):
+        Recipe.from_json([{"pass": "quantize.Static", "colour": 1}])
+
+
+def test_gradients_pass_straight_through_inside_the_range():
+    graph, task = block()
+    quantized = Static()(graph, task)
+    x = torch.randn(4, 3, 8, 8)
+    quantized(x).sum().backward()
+    for name, parameter in quantized.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Static().weights = 4  # type: ignore[misc]

@@ -80,9 +80,8 @@ def make(extra: str, folder: Path) -> None:
 def main() -> int:
     """Read the command line; a failure of pip has already been told by pip."""
     if sys.version_info < OLDEST:
-        print(
-            f"Python {OLDEST[0]}.{OLDEST[1]} or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11"
-        )
+        oldest, found = ".".join(map(str, OLDEST)), sys.version.split()[0]
+        print(f"Python {oldest} or newer is needed, this is {found}: make PYTHON=python{oldest}")
         return 2
     extra = sys.argv[1]
     folder = ROOT / (sys.argv[2] if len(sys.argv) > 2 else ".venv")

@@ -102,6 +102,8 @@ class World:
         if idea.name == self.interrupt_at:
             raise KeyboardInterrupt
         self.clock.now += idea.build
+        if idea.fails and idea.metric < 0:
+            raise RuntimeError("a fault")
         if idea.fails:
             raise LoweringError("the exporter failed", where=idea.name)
         spec = (TensorSpec("x", "float32", ("batch", 4)),)

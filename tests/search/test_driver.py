@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from leanly.errors import LeanlyError
+from leanly.errors import LeanlyError, LeanlyWarning
 from tests.search.fakes import EAGER, FAST, FLOAT, Idea, World, begin
 
 
@@ -23,6 +23,13 @@ def test_a_candidate_that_fails_is_written_down_and_the_run_goes_on(tmp_path: Pa
     search.explore()
     assert [trial.state for trial in search.trials] == ["measured", "failed", "measured"]
     assert "exporter" in search.trials[1].reason
+
+
+def test_a_fault_in_one_candidate_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    search = begin(World([Idea("int8 faulty", 1, -1, fails=True), FAST]), tmp_path / "run")
+    with pytest.warns(LeanlyWarning, match="int8 faulty: unexpected RuntimeError: a fault"):
+        search.explore()
+    assert [trial.state for trial in search.trials] == ["measured", "failed", "measured"]
 
 
 def test_a_reference_that_fails_is_the_end(tmp_path: Path) -> None:

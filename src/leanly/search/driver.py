@@ -5,10 +5,11 @@ The driver knows nothing of networks: what to try comes from the family, how to 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 from leanly.budget import Budget
-from leanly.errors import LeanlyError
+from leanly.errors import LeanlyError, LeanlyWarning
 from leanly.families.candidate import PLAN, Candidate
 from leanly.search import words
 from leanly.search.folder import RunFolder
@@ -204,6 +205,12 @@ class Search:
             trial = self.judged(trial)
         except LeanlyError as error:
             trial = Trial(number, candidate, "failed", str(error))
+        except Exception as error:
+            # a fault of ours or of a library in one candidate must not take the others along; it is told, not hidden
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"unexpected {type(error).__name__}: {lines[0][:300]}"
+            trial = Trial(number, candidate, "failed", reason)
+            warnings.warn(f"{candidate.label}: {reason}. What to do: please report it.", LeanlyWarning, stacklevel=2)
         return trial.replace(seconds=self.forecast.clock() - began)
 
     def judged(self, trial: Trial) -> Trial:

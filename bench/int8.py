@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two networks, one seed, few settings: under five minutes")
     options = parser.parse_args()
     settings = Settings(screening=0.2, final=1.0, quick=True) if options.quick else Settings()
-    seeds, time = (1, "40s") if options.quick else (options.seeds, options.time)
+    seeds, time = (1, "60s") if options.quick else (options.seeds, options.time)
     names = options.rows.split(",") if options.rows else QUICK if options.quick else [s.name for s in SUBJECTS]
     unknown = set(names) - {subject.name for subject in SUBJECTS}
     if unknown or seeds < 1 or not options.data_dir.is_dir():

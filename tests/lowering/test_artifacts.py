@@ -130,7 +130,7 @@ def test_an_artifact_that_differs_from_its_graph_is_an_error(case, tmp_path, mon
     model, x = case
     graph = leanly.capture(model, example=(x[:2],))
     other = leanly.capture(Residual(), example=(x[:2],))
-    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph, biases: (other, {}))
+    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph: (other, {}))
     with pytest.raises(LoweringError, match="differs from the graph's at batch 1"):
         lower(graph, to=tmp_path / "a")
     assert not (tmp_path / "a").exists()
@@ -141,3 +141,13 @@ def test_a_damaged_description_is_refused(case, text, tmp_path):
     (tmp_path / "artifact.json").write_text(text)
     with pytest.raises(BundleError, match=r"artifact\.json"):
         Artifact.open(tmp_path)
+
+
+def test_a_file_exported_once_serves_both_runtimes(case, tmp_path):
+    model, x = case
+    quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    first = lower(quantized, runtime="onnxruntime", to=tmp_path / "a")
+    second = lower(quantized, runtime="openvino", to=tmp_path / "b", exported=first)
+    assert second.model.read_bytes() == first.model.read_bytes()
+    assert second.storage_bits == first.storage_bits
+    assert any(kernel.precision == "int8" for kernel in second.kernels() if kernel.operator == "Convolution")

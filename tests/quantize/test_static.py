@@ -66,7 +66,7 @@ def test_the_input_graph_is_not_changed():
 
 
 def test_batch_norm_is_folded_exactly():
-    graph, task = block()
+    graph, _ = block()
     for tensor in graph.buffers():
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 2)

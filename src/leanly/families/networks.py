@@ -48,6 +48,7 @@ class Networks:
         self._runtimes = target.allowed()
         self._quantized: dict[str, Graph] = {}
         self._made: dict[str, Artifact] = {}
+        self._files: dict[str, Artifact] = {}
         self._errors: dict[str, list[str]] = {}
         self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
 
@@ -77,9 +78,19 @@ class Networks:
             rest=candidate.rest,
             plans=candidate.plans,
             eager=candidate.eager,
+            exported=self._exported(candidate),
         )
         self._made[candidate.files_key] = artifact
+        if candidate.runtime in INTEGER_RUNTIMES:
+            self._files[repr(candidate.recipe.to_json())] = artifact
         return artifact
+
+    def _exported(self, candidate: Candidate) -> Artifact | None:
+        """An ONNX file of the same recipe, made for another runtime or precision."""
+        if candidate.runtime not in INTEGER_RUNTIMES:
+            return None
+        made = self._files.get(repr(candidate.recipe.to_json()))
+        return made if made is not None and made.model.exists() else None
 
     def _outcome(self, recipe: Recipe) -> Graph:
         """Apply a recipe; the last few outcomes are kept, since two runtimes share them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def lower(
     rest: str = "float32",
     plans: dict[int, Plan] | None = None,
     eager: bool = False,
+    exported: Artifact | None = None,
 ) -> Artifact:
     """Write a graph for a runtime, open it there, and prove that it does what the graph does.
 
@@ -38,6 +40,7 @@ def lower(
         rest: what an int8 artifact computes in elsewhere: "float32", or "bfloat16" (openvino).
         plans: how each batch size is run.
         eager: with "torch": as a plain module, not compiled.
+        exported: an ONNX artifact of the very same graph, whose file is copied instead of exported again.
 
     Raises:
         SettingError: a runtime or precision that does not exist or doesn't fit the graph.
@@ -56,8 +59,13 @@ def lower(
         else:
             from leanly.lowering.onnx import export
 
-            integers, stored = store_integers(graph, biases=runtime == "onnxruntime")
-            files = export(integers, folder / "model.onnx")
+            if exported is not None:
+                files, stored = exported.files, exported.storage_bits
+                for name in files:
+                    shutil.copyfile(exported.folder / name, folder / name)
+            else:
+                integers, stored = store_integers(graph)
+                files = export(integers, folder / "model.onnx")
         artifact = Artifact(
             folder=folder,
             runtime=runtime,

@@ -27,13 +27,8 @@ BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
 
-def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, Bits]:
-    """Return a graph whose quantized weights are integer tensors, with (bits, elements) of each stored tensor.
-
-    Args:
-        graph: quantized or not.
-        biases: also biases, as int32, where the kernel adds them before it scales (ONNX Runtime).
-    """
+def store_integers(graph: Graph) -> tuple[Graph, Bits]:
+    """Return a graph whose quantized weights, and the biases beside them, are integer tensors; and what is stored."""
     graph = graph.clone()
     graph.eval()
     module = graph.module
@@ -42,7 +37,7 @@ def store_integers(graph: Graph, *, biases: bool) -> tuple[Graph, Bits]:
         if node.target is FAKE and reads_tensor(argument(node, 0)):
             _store_weight(module, node, bits)
     for node in list(module.graph.nodes):
-        if biases and node.target in BIASED:
+        if node.target in BIASED:
             _store_bias(module, node, bits)
     module.graph.eliminate_dead_code()
     drop_unread(module)

@@ -108,7 +108,7 @@ def _precision(node: Any, types: dict[str, int]) -> str:
         return "int8"
     names = [*node.input, *node.output]
     found = {types[name] for name in names if name in types}
-    integer = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
-    if found and found <= integer | {onnx.TensorProto.INT64}:
+    eight_bits = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+    if found & eight_bits and not found & {onnx.TensorProto.FLOAT}:
         return "int8"
-    return "float32"
+    return "int64" if found and found <= {onnx.TensorProto.INT64, onnx.TensorProto.BOOL} else "float32"

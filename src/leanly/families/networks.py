@@ -76,7 +76,7 @@ class Networks:
             to=to,
             precision=candidate.precision,
             rest=candidate.rest,
-            plans=candidate.plans,
+            plans=candidate.plans or self._usual_plans(candidate),
             eager=candidate.eager,
             exported=self._exported(candidate),
         )
@@ -84,6 +84,12 @@ class Networks:
         if candidate.runtime in INTEGER_RUNTIMES:
             self._files[repr(candidate.recipe.to_json())] = artifact
         return artifact
+
+    def _usual_plans(self, candidate: Candidate) -> dict[int, Plan]:
+        """OpenVINO compiles for each batch size of the target: a shape that is known is never slower there."""
+        if candidate.runtime != "openvino":
+            return {}
+        return {size: Plan(threads=self._target.threads, static=True) for size in self._target.batch_sizes}
 
     def _exported(self, candidate: Candidate) -> Artifact | None:
         """An ONNX file of the same recipe, made for another runtime or precision."""
@@ -140,7 +146,9 @@ class Networks:
         }
         order = sorted(self._integer_runtimes(), key=lambda runtime: floats.get(runtime, float("inf")))
         for runtime in order:
-            yield self._integer(Static(kernels=runtime), runtime)
+            # OpenVINO's products of activations are fastest between symmetric integers
+            symmetric = runtime == "openvino" and self._attention
+            yield self._integer(Static(kernels=runtime, symmetric=symmetric), runtime)
 
     def _others_quantizers(self, measured: Sequence[Seen], *, everywhere: bool = False) -> Iterator[Candidate]:
         """int8 with the quantizers placed as another runtime wants them: in the fastest runtime, or in all."""
@@ -210,25 +218,24 @@ class Networks:
             # the float artifact first: what would help both must not count as a gain of int8
             for group in (floats, good):
                 fastest = min(group, key=mean_latency, default=None)
-                if fastest is not None:
+                if fastest is not None and (name, fastest.candidate.runtime) != ("fixed shapes", "openvino"):
                     base = fastest.candidate
                     yield replace(base, label=_label(base.label, name), plans=plans)
 
     def _plans(self) -> Iterator[tuple[str, dict[int, Plan]]]:
         threads, sizes = self._target.threads, self._target.batch_sizes
-        yield "fixed shapes", {size: Plan(threads=threads, static=True) for size in sizes}
         if threads > 1:
+            pieces = sorted({-(-size // threads) for size in sizes if size >= threads}, reverse=True)
+            for rows in dict.fromkeys([*pieces[:1], *(piece // 2 for piece in pieces[:1] if piece >= 4)]):
+                yield f"{threads} streams of {rows} rows", {size: self._streams(size, rows) for size in sizes}
             yield "one thread", {size: Plan(threads=1, static=True) for size in sizes}
-            if any(size >= threads for size in sizes):
-                yield (
-                    f"{threads} streams",
-                    {
-                        size: Plan(threads=1, streams=threads, rows=-(-size // threads), static=size % threads == 0)
-                        if size >= threads
-                        else Plan(threads=threads, static=True)
-                        for size in sizes
-                    },
-                )
+        yield "fixed shapes", {size: Plan(threads=threads, static=True) for size in sizes}
+
+    def _streams(self, size: int, rows: int) -> Plan:
+        """Rows of a large batch go through streams side by side; a small batch uses all threads at once."""
+        if size <= rows:
+            return Plan(threads=self._target.threads, static=True)
+        return Plan(threads=1, streams=self._target.threads, rows=rows, static=size % rows == 0)
 
     def _variants(self, candidate: Candidate) -> Iterator[Candidate]:
         """Settings that may be faster, once accuracy is no concern."""
@@ -237,7 +244,7 @@ class Networks:
             yield self._integer(static, candidate.runtime, "float32")
         if self._attention:
             yield self._integer(replace(static, attention=not static.attention), candidate.runtime, candidate.rest)
-        yield self._integer(replace(static, symmetric=True), candidate.runtime, candidate.rest)
+        yield self._integer(replace(static, symmetric=not static.symmetric), candidate.runtime, candidate.rest)
         yield self._integer(replace(static, granularity="tensor"), candidate.runtime, candidate.rest)
         for observer in OBSERVERS:
             yield self._integer(replace(static, observer=observer), candidate.runtime, candidate.rest)

@@ -68,6 +68,7 @@ class Result(Outcome):
             RunError: the run has not ended, or the folder can't be written.
         """
         from leanly.bundle import save
+        from leanly.graph import Graph
 
         if not self.choices:
             from leanly.errors import RunError
@@ -84,7 +85,7 @@ class Result(Outcome):
                 path,
                 artifacts=artifacts,
                 document=_document(self),
-                graph=folder.graph if folder.graph.exists() else None,
+                graph=Graph.open(folder.graph).without_rows() if folder.graph.exists() else None,
                 measurements=raw,
                 key=key,
             )

@@ -130,6 +130,13 @@ class Graph:
             notes=self.notes,
         )
 
+    def without_rows(self) -> Graph:
+        """Return a clone whose example holds none of the user's rows: noise of the same mean and spread, or range."""
+        clone = self.clone()
+        generator = torch.Generator().manual_seed(0)
+        clone.example = tuple(_noise_like(tensor, generator) for tensor in self.example)
+        return clone
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters, a shared one once."""
         return self.module.parameters()
@@ -195,6 +202,14 @@ class Graph:
         from leanly.graph.saving import open_graph
 
         return open_graph(Path(folder))
+
+
+def _noise_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if tensor.is_floating_point():
+        noise = torch.randn(tensor.shape, generator=generator) * tensor.float().std(correction=0).cpu()
+        return (noise + tensor.float().mean().cpu()).to(tensor)
+    low, high = int(tensor.min()), int(tensor.max())
+    return torch.randint(low, high + 1, tensor.shape, generator=generator).to(tensor)
 
 
 def _same(found: Structure, wanted: Structure) -> bool:

@@ -11,6 +11,7 @@ import leanly
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.lowering import lower
 from leanly.runtimes import open_artifact
+from leanly.runtimes.torch import compiler_found
 
 
 class TwoIn(nn.Module):
@@ -85,3 +86,18 @@ def test_unknown_runtime_is_named(predictor):
 
     with pytest.raises(SettingError, match="unknown runtime 'coreml'"):
         open_artifact(dataclasses.replace(predictor[1].artifact, runtime="coreml"))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own compiler imports it
+def test_torch_compiles_and_tells_the_dtypes_it_saw(tmp_path):
+    if not compiler_found():
+        pytest.skip("no C++ compiler here")
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(-1)).eval()
+    x = torch.randn(5, 4)
+    artifact = lower(leanly.capture(model, example=(x[:2],)), runtime="torch", to=tmp_path / "a", precision="bfloat16")
+    assert {kernel.implementation for kernel in artifact.kernels()} == {"torch.compile"}
+    precisions = {kernel.operator: kernel.precision for kernel in artifact.kernels()}
+    assert precisions["linear"] == "bfloat16"
+    whole = lower(leanly.capture(model, example=(x[:2],)), runtime="torch", to=tmp_path / "b", eager=True)
+    assert {kernel.precision for kernel in whole.kernels()} == {"float32"}
+    assert torch.allclose(open_artifact(artifact)(x), model(x), atol=0.02)

@@ -7,6 +7,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -49,11 +50,10 @@ class TorchEngine:
 
     def runner(self, plan: Plan, batch: int) -> Callable[[Arrays], Arrays]:
         """Return a function from flat arrays to flat arrays; one call runs at a time."""
-        module, lock, bfloat16 = self._module, self._lock, self._bfloat16
+        module, lock = self._module, self._lock
 
         def run(arrays: Arrays) -> Arrays:
-            cast = torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext()
-            with lock, torch.inference_mode(), cast:
+            with lock, torch.inference_mode(), self._cast():
                 outputs = module(*(torch.from_numpy(array) for array in arrays))
             return [
                 (output.float() if output.dtype == torch.bfloat16 else output).contiguous().numpy()
@@ -63,11 +63,28 @@ class TorchEngine:
         return run
 
     def kernels(self) -> tuple[Kernel, ...]:
-        """List the graph's operators with the dtype they give."""
-        precision = self._artifact.precision
+        """List the graph's operators with the dtype that each was seen to give."""
         how = "torch.compile" if self.compiled else EAGER
+        seen = _Dtypes(self._graph.module)
+        with torch.no_grad(), self._cast():
+            seen.run(*self._graph.example)
         return tuple(
-            Kernel(node.name, str(node.target).removeprefix("aten.").split(".")[0], precision, how)
+            Kernel(node.name, str(node.target).removeprefix("aten.").split(".")[0], seen.dtypes.get(node.name, ""), how)
             for node in self._graph.module.graph.nodes
             if node.op == "call_function"
         )
+
+    def _cast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast("cpu", torch.bfloat16) if self._bfloat16 else contextlib.nullcontext()
+
+
+class _Dtypes(torch.fx.Interpreter):
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.dtypes: dict[str, str] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.dtypes[n.name] = str(value.dtype).removeprefix("torch.")
+        return value

@@ -14,9 +14,9 @@ from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering.integers import store_integers
 from leanly.lowering.proof import prove
+from leanly.runtimes.torch import EAGER
 
 PRECISIONS = ("float32", "bfloat16", "int8")
-EAGER = "eager"
 
 
 def lower(

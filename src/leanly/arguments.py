@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from leanly.errors import DataError
-from leanly.structure import build, flatten
+from leanly.structure import Structure, build, flatten
 
 
 class Arguments:
@@ -35,7 +35,7 @@ class Arguments:
                 str(error), where="Task.example", remedy="give a tensor, a tuple of tensors or a dict name -> tensor"
             ) from error
         self.tensors = [torch.as_tensor(leaf) for leaf in leaves]
-        self.names = _leaf_names(self.structure, _parameter_names(model, len(args)))
+        self.names = leaf_names(self.structure, _parameter_names(model, len(args)))
         self.static = frozenset(static)
         self.keywords = tuple(kwargs)
         self._batched = [index for index, name in enumerate(self.names) if name not in self.static]
@@ -149,20 +149,26 @@ def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _parameter_names(model: Any, count: int) -> list[str]:
     """Names of the first positional parameters of `forward`; "input_0" and so on where they have none."""
-    fallback = [f"input_{index}" for index in range(count)]
     if hasattr(model, "graph_signature"):  # ExportedProgram
         names = [str(name) for name in model.graph_signature.user_inputs]
-        return names if len(names) == count else fallback
+        if len(names) == count:
+            return names
+        return positional_names(None, count)
+    return positional_names(getattr(model, "forward", None), count)
+
+
+def positional_names(forward: Any, count: int) -> list[str]:
+    """Names of the first positional parameters of a function; "input_0" and so on where it has none."""
     try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (AttributeError, TypeError, ValueError):
-        return fallback
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [*named[:count], *fallback[len(named) :]]
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][:count]
+    return [*named, *(f"input_{index}" for index in range(len(named), count))]
 
 
-def _leaf_names(structure: Any, positional: list[str]) -> list[str]:
-    """One name for each tensor: the parameter's, with keys and positions below it ("states_0")."""
+def leaf_names(structure: Structure, positional: list[str]) -> list[str]:
+    """Return a name for each tensor of `(args, kwargs)`: the parameter's, with keys and positions below it ("states_0")."""
     names: dict[int, str] = {}
 
     def walk(entry: Any, name: str) -> None:

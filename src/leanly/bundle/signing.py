@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,16 +65,11 @@ def read_private(key: Key) -> Ed25519PrivateKey:
         SettingError: it is no Ed25519 private key.
     """
     ed25519, serialization = _library()
-    content, where = _content(key)
-    try:
-        if len(content) == 32:
-            return ed25519.Ed25519PrivateKey.from_private_bytes(content)
-        found = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError) as error:
-        raise _not_a_key("private", where, str(error)) from error
-    if not isinstance(found, ed25519.Ed25519PrivateKey):
-        raise _not_a_key("private", where, f"it is a {type(found).__name__}")
-    return found
+
+    def from_pem(content: bytes) -> Any:
+        return serialization.load_pem_private_key(content, password=None)
+
+    return _read(key, "private", ed25519.Ed25519PrivateKey, ed25519.Ed25519PrivateKey.from_private_bytes, from_pem)
 
 
 def read_public(key: Key) -> Ed25519PublicKey:
@@ -83,17 +79,23 @@ def read_public(key: Key) -> Ed25519PublicKey:
         SettingError: it is no Ed25519 public key.
     """
     ed25519, serialization = _library()
+
+    def from_pem(content: bytes) -> Any:
+        if b"PRIVATE KEY" in content:
+            raise ValueError("it is a private key")
+        return serialization.load_pem_public_key(content)
+
+    return _read(key, "public", ed25519.Ed25519PublicKey, ed25519.Ed25519PublicKey.from_public_bytes, from_pem)
+
+
+def _read(key: Key, which: str, kind: Any, from_raw: Callable[[bytes], Any], from_pem: Callable[[bytes], Any]) -> Any:
     content, where = _content(key)
     try:
-        if len(content) == 32:
-            return ed25519.Ed25519PublicKey.from_public_bytes(content)
-        if b"PRIVATE KEY" in content:
-            raise _not_a_key("public", where, "it is a private key")
-        found = serialization.load_pem_public_key(content)
-    except ValueError as error:
-        raise _not_a_key("public", where, str(error)) from error
-    if not isinstance(found, ed25519.Ed25519PublicKey):
-        raise _not_a_key("public", where, f"it is a {type(found).__name__}")
+        found = from_raw(content) if len(content) == 32 else from_pem(content)
+    except (ValueError, TypeError) as error:
+        raise _not_a_key(which, where, str(error)) from error
+    if not isinstance(found, kind):
+        raise _not_a_key(which, where, f"it is a {type(found).__name__}")
     return found
 
 

@@ -16,7 +16,8 @@ from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
 from leanly.quantize import Static
-from leanly.quantize.static import calibration_batches, prepare
+from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.static import prepare
 from leanly.recipe import Recipe
 from leanly.target import Target
 

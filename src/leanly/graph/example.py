@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leanly.arguments import leaf_names, positional_names
 from leanly.errors import CaptureError
 from leanly.graph.tensors import dtype_name
 from leanly.structure import Structure, TensorSpec, build, flatten, is_tensor
@@ -90,7 +90,7 @@ def read_example(
         raise CaptureError(
             "the example holds no tensor", where="example", remedy="give the inputs of one call, batch first"
         )
-    names = _names(forward, args, kwargs, arguments, len(leaves))
+    names = _identifiers(leaf_names(arguments, positional_names(forward, len(args))))
     tensors = [torch.as_tensor(leaf).detach() for leaf in leaves]
     dynamic = {name: dict(dims) for name, dims in (dynamic or {}).items()}
     for name in (*dynamic, *static):
@@ -144,38 +144,9 @@ def _call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _names(
-    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], arguments: Structure, count: int
-) -> list[str]:
-    """Name each leaf after its parameter in `forward` and the way into it."""
-    try:
-        declared = [
-            parameter.name
-            for parameter in inspect.signature(forward).parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-    except (TypeError, ValueError):
-        declared = []
-    tops = [declared[i] if i < len(declared) else f"input_{i}" for i in range(len(args))]
-    names: list[str] = [""] * count
-
-    def walk(structure: Structure, name: str) -> None:
-        if isinstance(structure, int):
-            names[structure] = name
-            return
-        kind, content = next(iter(structure.items()))
-        if kind == "dict":
-            for key, entry in content.items():
-                walk(entry, f"{name}_{key}")
-        elif kind != "constant":
-            for position, entry in enumerate(content):
-                walk(entry, f"{name}_{position}")
-
-    positional, keyword = arguments["tuple"]
-    for name, entry in zip(tops, positional["tuple"], strict=True):
-        walk(entry, name)
-    for key, entry in keyword["dict"].items():
-        walk(entry, key)
+def _identifiers(names: list[str]) -> list[str]:
+    """Return names that differ and that code can be written with."""
+    names = list(names)
     seen: set[str] = set()
     for position, name in enumerate(names):
         name = "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in name)

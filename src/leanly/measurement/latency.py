@@ -20,6 +20,8 @@ BLOCK_SECONDS = 0.03
 DISCARD_SECONDS = 0.005
 """At the start of a block caches and clocks come back; these calls don't count."""
 FEWEST_CALLS, MOST_CALLS = 3, 5000
+LONG_CALL_SECONDS = 0.1
+"""A call this long is a block of its own: what it finds cold at its start is a small part of it."""
 ROUNDS, FEWEST_ROUNDS = 10, 5
 """A bootstrap over rounds wants ten; where ten take over four times the time asked, five must do."""
 WARM_SECONDS = 1.0
@@ -97,6 +99,8 @@ def time_workers(
 def _block(seconds_per_call: float) -> tuple[int, int]:
     """Return how many calls of a block don't count, and how many do."""
     per_call = max(seconds_per_call, 1e-7)
+    if per_call >= LONG_CALL_SECONDS:
+        return 0, 1
     discard = min(max(1, round(DISCARD_SECONDS / per_call)), MOST_CALLS)
     return discard, min(max(FEWEST_CALLS, math.ceil(BLOCK_SECONDS / per_call)), MOST_CALLS)
 

@@ -149,7 +149,6 @@ def predict(
 
 
 def predict_rows(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -> Any:
-    """Do what `predict` does with a worker that is open already."""
     """Predict a whole split in a worker that is open already.
 
     Args:
@@ -196,7 +195,6 @@ def describe(
     peak: int | None,
     predictions: Any,
 ) -> Measurement:
-    """Return the measurement of a worker from what was timed and predicted, scored by the task."""
     """Put together what was measured in a worker, and score the predictions.
 
     Args:

@@ -15,6 +15,9 @@ from torch.fx import Node
 
 from leanly.graph.nodes import argument, reads_tensor
 
+KERNELS = ("onnxruntime", "openvino")
+"""Runtimes whose integer kernels are known."""
+
 aten = torch.ops.aten
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 WEIGHTED = CONVOLUTIONS | {aten.linear.default}

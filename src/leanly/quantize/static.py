@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Interpreter, Node
+from torch.fx import Node
 
-from leanly.errors import DataError, SettingError
+from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers leanly::fake_quantize)
 from leanly.graph.attention import expand_attention
@@ -19,13 +17,11 @@ from leanly.graph.folding import fold_batch_norm
 from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.affine import Affine, from_range
+from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named
-from leanly.quantize.placement import Placement, place
+from leanly.quantize.placement import KERNELS, Placement, place
 from leanly.target import Target
 from leanly.task import Task
-
-KERNELS = ("onnxruntime", "openvino")
-BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Static:
                 where="Static",
                 remedy="shorten float_nodes or keep the model in float",
             )
-        histograms = calibrate(graph, placement, calibration_batches(task, self.samples))
+        histograms = calibrate(graph, placement.activations.values(), task, self.samples)
         self._insert(graph, placement, histograms, self._weight_bits(target))
         return graph
 
@@ -143,53 +139,6 @@ def prepare(graph: Graph, attention: bool) -> Graph:
     """Return the graph that quantizers are placed in: eval mode, batch norm folded, attention written out."""
     graph = fold_batch_norm(graph)
     return expand_attention(graph) if attention else graph
-
-
-def calibration_batches(task: Task | None, samples: int) -> Iterator[list[Tensor]]:
-    """Yield flat input tensors of the first rows of the training data (validation where there is none).
-
-    Raises:
-        DataError: the task has neither.
-    """
-    split = None
-    if task is not None:
-        split = task.split("train") or task.split("validation")
-    if split is None:
-        raise DataError(
-            "calibration needs data and the task has none",
-            where="Static",
-            remedy="give the task train= or validation= data; labels are not used",
-        )
-    left = samples
-    for inputs, _ in split.flat_batches(BATCH):
-        yield [tensor[:left] for tensor in inputs]
-        left -= BATCH
-        if left <= 0:
-            return
-
-
-def calibrate(graph: Graph, placement: Placement, batches: Iterator[list[Tensor]]) -> dict[str, Histogram]:
-    """Run the batches through the graph and return a histogram of each value to be quantized."""
-    histograms = {name: Histogram(name) for name in placement.activations.values()}
-    watch = _Watch(graph.module, histograms)
-    with torch.no_grad():
-        for batch, inputs in enumerate(batches):
-            watch.batch = batch
-            watch.run(*inputs)
-    return histograms
-
-
-class _Watch(Interpreter):
-    def __init__(self, module: torch.fx.GraphModule, histograms: dict[str, Histogram]) -> None:
-        super().__init__(module)
-        self.histograms = histograms
-        self.batch = 0
-
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.histograms:
-            self.histograms[n.name].update(value, self.batch)
-        return value
 
 
 def weight_affine(weight: Tensor, bits: int, granularity: str) -> Affine:

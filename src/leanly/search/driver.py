@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from leanly.budget import Budget
 from leanly.errors import LeanlyError, LeanlyWarning
 from leanly.families.candidate import PLAN, Candidate
+from leanly.measurement.latency import WARM_SECONDS
 from leanly.search import words
 from leanly.search.folder import RunFolder
 from leanly.search.forecast import Forecast
@@ -101,10 +102,14 @@ class Search:
         """Return what starting the process of an artifact is expected to take."""
         return self.forecast.seen(START) or self.forecast.expect("open")
 
+    def warm_seconds(self) -> float:
+        """Return the most that warming one finalist up for its timing takes."""
+        each = self.retime_seconds / (EXPECTED_FINALISTS * len(self.batch_sizes))
+        return min(each, WARM_SECONDS) * len(self.batch_sizes)
+
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
-        # warming up takes as long as timing
-        needed = 2 * self.retime_seconds + EXPECTED_FINALISTS * self.start_seconds()
+        needed = self.retime_seconds + EXPECTED_FINALISTS * (self.start_seconds() + self.warm_seconds())
         if self.test is not None:
             needed += EXPECTED_FINALISTS * self.prove_seconds()
         return min(needed, RESERVE_MOST * self.forecast.total)

@@ -168,7 +168,7 @@ def positional_names(forward: Any, count: int) -> list[str]:
 
 
 def leaf_names(structure: Structure, positional: list[str]) -> list[str]:
-    """Return a name for each tensor of `(args, kwargs)`: the parameter's, with keys and positions below it ("states_0")."""
+    """Name each tensor of `(args, kwargs)`: the parameter, with keys and positions below it ("states_0")."""
     names: dict[int, str] = {}
 
     def walk(entry: Any, name: str) -> None:

@@ -23,7 +23,7 @@ BATCH = 16
 MOST_REMEMBERED = 4
 
 _remembered: WeakKeyDictionary[Split, dict[tuple[str, int], dict[str, Histogram]]] = WeakKeyDictionary()
-"""Histograms by split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
+"""By split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
 
 
 def calibration_batches(task: Task | None, samples: int) -> Iterator[list[Tensor]]:

@@ -21,9 +21,10 @@ DISCARD_SECONDS = 0.005
 """At the start of a block caches and clocks come back; these calls don't count."""
 FEWEST_CALLS, MOST_CALLS = 3, 5000
 LONG_CALL_SECONDS = 0.1
-"""A call this long is a block of its own: what it finds cold at its start is a small part of it."""
+"""Before a call this long none is discarded: what it finds cold at its start is a small part of it."""
 ROUNDS, FEWEST_ROUNDS = 10, 5
-"""A bootstrap over rounds wants ten; where ten take over four times the time asked, five must do."""
+"""A bootstrap over rounds wants ten; where ten take longer than `PATIENCE` times the time asked, five must do."""
+PATIENCE = 1.5
 WARM_SECONDS = 1.0
 Inputs = Mapping[int, Sequence[np.ndarray]]
 Progress = Callable[[float], None]
@@ -99,8 +100,8 @@ def time_workers(
 def _block(seconds_per_call: float) -> tuple[int, int]:
     """Return how many calls of a block don't count, and how many do."""
     per_call = max(seconds_per_call, 1e-7)
-    if per_call >= LONG_CALL_SECONDS:
-        return 0, 1
+    if per_call >= BLOCK_SECONDS:
+        return int(per_call < LONG_CALL_SECONDS), 1
     discard = min(max(1, round(DISCARD_SECONDS / per_call)), MOST_CALLS)
     return discard, min(max(FEWEST_CALLS, math.ceil(BLOCK_SECONDS / per_call)), MOST_CALLS)
 
@@ -108,7 +109,7 @@ def _block(seconds_per_call: float) -> tuple[int, int]:
 def _enough(rounds: int, spent: float, asked: float) -> bool:
     if spent < asked:
         return False
-    return rounds >= ROUNDS or (rounds >= FEWEST_ROUNDS and spent > 4 * asked)
+    return rounds >= ROUNDS or (rounds >= FEWEST_ROUNDS and spent > PATIENCE * asked)
 
 
 @contextlib.contextmanager

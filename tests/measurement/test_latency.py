@@ -76,7 +76,14 @@ def test_the_same_seed_gives_the_same_order() -> None:
 
 @pytest.mark.parametrize(
     ("per_call", "discard", "calls"),
-    [(0.001, 5, 30), (0.02, 1, FEWEST_CALLS), (0.05, 1, 1), (0.2, 0, 1), (0.00001, 500, 3000), (0.0, MOST_CALLS, MOST_CALLS)],
+    [
+        (0.001, 5, 30),
+        (0.02, 1, FEWEST_CALLS),
+        (0.05, 1, 1),
+        (0.2, 0, 1),
+        (0.00001, 500, 3000),
+        (0.0, MOST_CALLS, MOST_CALLS),
+    ],
 )
 def test_blocks_take_tens_of_milliseconds(per_call: float, discard: int, calls: int) -> None:
     assert room._block(per_call) == (discard, calls)

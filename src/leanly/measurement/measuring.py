@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,11 @@ def measure_in_turns(
         for worker, latency in zip(workers, latencies, strict=True):
             # Read before predicting: a larger batch there would count as the artifact's own need.
             peak = worker.peak_memory()
+            began = time.monotonic()
             predictions = predict_rows(worker, rows) if rows is not None else None
+            taken = time.monotonic() - began if rows is not None else None
             worker.pause()
-            found.append(describe(worker, target, task, rows, latency, peak, predictions))
+            found.append(describe(worker, target, task, rows, latency, peak, predictions, taken))
     return found
 
 
@@ -194,6 +197,7 @@ def describe(
     latency: dict[int, Latency],
     peak: int | None,
     predictions: Any,
+    predict_seconds: float | None,
 ) -> Measurement:
     """Put together what was measured in a worker, and score the predictions.
 
@@ -205,6 +209,7 @@ def describe(
         latency: by batch size.
         peak: bytes by which the worker's memory has grown.
         predictions: numpy arrays in the model's own structure.
+        predict_seconds: what they took.
     """
     machine = {
         name: sorted(value) if isinstance(value, frozenset) else value
@@ -222,6 +227,7 @@ def describe(
         split=split.name if split is not None else None,
         metric=score(predictions, split.targets) if score is not None and split is not None else None,
         predictions=predictions,
+        predict_seconds=predict_seconds,
         machine=machine,
         versions=target.versions(),
     )

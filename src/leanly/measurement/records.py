@@ -101,6 +101,7 @@ class Measurement:
         split: which split was scored, None when none was.
         metric: the score on that split.
         predictions: numpy arrays in the model's own structure, all rows of the split in order.
+        predict_seconds: what predicting the split took, reading its rows included; None when nothing was predicted.
         machine, versions: where it ran.
     """
 
@@ -115,6 +116,7 @@ class Measurement:
     split: str | None = None
     metric: float | None = None
     predictions: Any = None
+    predict_seconds: float | None = None
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 

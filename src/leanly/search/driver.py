@@ -16,7 +16,7 @@ from leanly.search import words
 from leanly.search.folder import RunFolder
 from leanly.search.forecast import Forecast
 from leanly.search.journal import Journal
-from leanly.search.protocols import PREDICT, START, CertifyingSplit, Family, Instruments, Listener
+from leanly.search.protocols import START, CertifyingSplit, Family, Instruments, Listener
 from leanly.search.replay import MEASUREMENT, write_trial
 from leanly.search.trial import Trial
 
@@ -86,17 +86,20 @@ class Search:
         """Seconds of the timing of the finalists together."""
         return min(max(RETIME_SHARE * self.forecast.total, RETIME_LEAST), RETIME_MOST)
 
-    def prove_seconds(self) -> float:
+    def prove_seconds(self, trial: Trial | None) -> float:
         """Return what predicting the test split with one artifact is expected to take."""
         if self.test is None:
             return 0.0
-        seen = self.forecast.seen("prove")
-        if seen is not None:
-            return seen
-        predict = self.forecast.seen(PREDICT)
-        if predict is not None:
-            return (self.forecast.seen(START) or 0.0) + predict * self.test.scale
-        return self.forecast.expect("measure") * max(self.test.scale, 0.5)
+        taken = trial.measurement.predict_seconds if trial is not None and trial.measurement is not None else None
+        if taken is None:
+            taken = self.forecast.expect("measure")
+        return self.start_seconds() + taken * self.test.scale
+
+    def certify_seconds(self) -> float:
+        """Return what certifying is expected to take: the reference, and the others as the fastest float."""
+        reference = self.trials[0] if self.trials else None
+        other = self.fastest_float() or reference
+        return self.prove_seconds(reference) + (EXPECTED_FINALISTS - 1) * self.prove_seconds(other)
 
     def start_seconds(self) -> float:
         """Return what starting the process of an artifact is expected to take."""
@@ -110,8 +113,7 @@ class Search:
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
         needed = self.retime_seconds + EXPECTED_FINALISTS * (self.start_seconds() + self.warm_seconds())
-        if self.test is not None:
-            needed += EXPECTED_FINALISTS * self.prove_seconds()
+        needed += self.certify_seconds()
         return min(needed, RESERVE_MOST * self.forecast.total)
 
     def explore(self) -> None:

@@ -112,7 +112,7 @@ def finalists(search: Search, most: int) -> list[Trial]:
 
 def _time(search: Search) -> None:
     start = search.start_seconds()
-    room = search.forecast.left - 3 * search.prove_seconds()
+    room = search.forecast.left - search.certify_seconds()
     most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / start))
     chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
     least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
@@ -127,8 +127,14 @@ def _time(search: Search) -> None:
         search.put(trial.replace(final=latency))
 
 
-def order(search: Search, most: int) -> list[Trial]:
-    """Return the walk: float32 first, then the most accurate on `validation` of those worth choosing."""
+def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
+    """Return the walk: float32 first, then the most accurate on `validation` of those worth choosing.
+
+    Args:
+        search: after the finalists were timed.
+        most: walked besides float32.
+        seconds: that predicting the test split with the walk may take; one besides float32 is always walked.
+    """
     timed = [trial for trial in search.trials if trial.final and trial.number != search.reference.number]
     floats = [trial for trial in search.trials if trial.final and is_float(trial)]
     fastest = {size: min(trial.final[size].median for trial in floats) for size in search.batch_sizes}
@@ -146,23 +152,28 @@ def order(search: Search, most: int) -> list[Trial]:
         and not broken_limits(search.budget, trial)
     ]
     # few are walked: each one more is one more chance to stop before the fastest
-    worth = sorted(worth, key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))[:most]
+    worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
+    # the fastest, then the fastest float: it is what is left when the fastest loses too much
+    worth = [*worth[:1], *sorted(worth[1:], key=lambda trial: not is_float(trial))][:most]
+    start = [trial for trial in timed if trial.number in first]
+    seconds -= sum(search.prove_seconds(trial) for trial in start)
+    while len(worth) > 1 and sum(search.prove_seconds(trial) for trial in worth) > seconds:
+        worth.pop()
     worth.sort(key=lambda trial: (-(trial.metric or 0.0), -trial.final[search.batch_sizes[0]].median))
-    return [*(trial for trial in timed if trial.number in first), *worth]
+    return [*start, *worth]
 
 
 def _certify(search: Search, finale: Finale) -> None:
     assert search.test is not None
-    each = search.prove_seconds()
-    affordable = int(max(search.forecast.left, 0.0) / max(each, 1e-9)) - 1
-    walk = order(search, max(1, min(affordable - 1, 1 if search.interrupted else MOST_WALKED)))
+    seconds = search.forecast.left - search.prove_seconds(search.reference)
+    walk = order(search, 1 if search.interrupted else MOST_WALKED, seconds)
     if not walk:
         return
     # written before the split is read: a run killed in between has used it too
     search.journal.write(TEST_USED, digest=search.test.digest, walk=[trial.number for trial in walk])
     try:
-        _prove(search, search.reference, each)
-        certify_walk(walk, lambda trial: _certified(search, finale, trial, each))
+        _prove(search, search.reference)
+        certify_walk(walk, lambda trial: _certified(search, finale, trial))
     except LeanlyError as error:
         search.notes.append(f"the certification stopped: {error}")
     last = search.trial(finale.walk[-1]) if finale.walk else None
@@ -172,19 +183,19 @@ def _certify(search: Search, finale: Finale) -> None:
         search.notes.append(stopped + (f"; not certified after it: {', '.join(rest)}" if rest else ""))
 
 
-def _prove(search: Search, trial: Trial, expected: float) -> Trial:
+def _prove(search: Search, trial: Trial) -> Trial:
     assert search.test is not None and trial.artifact is not None
-    search.listener.begin(f"certifying {trial.label} on {search.test.rows:,} test rows", expected, search.forecast.left)
-    with search.forecast.step("prove"):
-        proof = search.instruments.prove(trial.artifact)
+    what = f"certifying {trial.label} on {search.test.rows:,} test rows"
+    search.listener.begin(what, search.prove_seconds(trial), search.forecast.left)
+    proof = search.instruments.prove(trial.artifact)
     proof.save(search.folder.trial(trial.number) / PROOF)
     trial = trial.replace(proof=proof)
     search.put(trial)
     return trial
 
 
-def _certified(search: Search, finale: Finale, trial: Trial, expected: float) -> Verdict:
-    trial = _prove(search, trial, expected)
+def _certified(search: Search, finale: Finale, trial: Trial) -> Verdict:
+    trial = _prove(search, trial)
     reference = search.reference.proof
     assert reference is not None and trial.proof is not None
     verdict = search.instruments.judge(reference, trial.proof)

@@ -16,7 +16,7 @@ from leanly.measurement.measuring import describe, predict_rows
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.measurement.statistics import ratio_intervals
 from leanly.measurement.workers import Worker
-from leanly.search.protocols import PREDICT, START, Instruments
+from leanly.search.protocols import START, Instruments
 from leanly.target import Target
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Bench:
         target: batch sizes and threads.
         budget: the drop that is judged.
         seed: of the order of the turns.
-        note: told what starting a process and predicting `validation` took, for the forecast.
+        note: told what starting a process took, for the forecast.
     """
 
     def __init__(
@@ -73,10 +73,7 @@ class Bench:
             latencies = time_workers(workers, inputs, seconds=each, seed=self._seed)
             worker = workers[0]
             peak = worker.peak_memory()
-            began = time.monotonic()
-            predictions = predict_rows(worker, split)
-            self._note(PREDICT, time.monotonic() - began)
-            measurement = describe(worker, self._target, self._task, split, latencies[0], peak, predictions)
+            measurement = self._predict(worker, split, latencies[0], peak)
         ratio = ratio_intervals(latencies[0], latencies[1], self._budget.confidence)[0] if anchor is not None else {}
         return measurement, ratio
 
@@ -92,8 +89,13 @@ class Bench:
         """Predict and score `test`."""
         split = self._split("test")
         with Worker(artifact, self._target.threads) as worker:
-            predictions = predict_rows(worker, split)
-            return describe(worker, self._target, self._task, split, {}, worker.peak_memory(), predictions)
+            return self._predict(worker, split, {}, None)
+
+    def _predict(self, worker: Worker, split: Split, latency: dict[int, Latency], peak: int | None) -> Measurement:
+        began = time.monotonic()
+        predictions = predict_rows(worker, split)
+        taken = time.monotonic() - began
+        return describe(worker, self._target, self._task, split, latency, peak, predictions, taken)
 
     def judge(self, reference: Measurement, candidate: Measurement) -> Verdict:
         """Judge the drop between two measurements of the same split."""

@@ -12,8 +12,8 @@ from leanly.families.candidate import Candidate
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.search.trial import Trial
 
-START, PREDICT = "start", "predict"
-"""Kinds of step inside measuring that instruments may tell the forecast: starting a process, predicting validation."""
+START = "start"
+"""The kind of step inside measuring that instruments may tell the forecast: starting a process."""
 
 
 class Family(Protocol):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from leanly.search import Search
-from leanly.search.finale import Finale, finish
+from leanly.search.finale import Finale, finish, order
 from leanly.search.folder import TEST_USED, count_test_uses
 from tests.search.fakes import EAGER, FAST, FLOAT, Idea, World, begin
 
@@ -47,6 +47,17 @@ def test_the_walk_stops_at_the_first_that_does_not_pass(tmp_path: Path) -> None:
     assert world.proven == ["eager", FLOAT.name, "int8 lucky"]
     assert label(search, finale.choices[1].best) == FLOAT.name
     assert any("stopped at int8 lucky" in note and FAST.name in note for note in search.notes)
+
+
+def test_a_short_walk_keeps_the_fastest_and_the_fastest_float(tmp_path: Path) -> None:
+    half = Idea("bfloat16", 0.0025, 0.8999, precision="bfloat16")
+    world = World([FLOAT, half, Idea("int8 exact", 0.002, 0.899), FAST])
+    search, _ = run(world, tmp_path / "run")
+    each = search.prove_seconds(None)
+    walks = {n: [trial.label for trial in order(search, 5, seconds=(n + 0.5) * each)] for n in (0, 2, 3, 4)}
+    assert walks[0] == walks[2] == [FLOAT.name, FAST.name], "one besides float32 is always walked"
+    assert walks[3] == [FLOAT.name, half.name, FAST.name]
+    assert walks[4] == [FLOAT.name, half.name, "int8 exact", FAST.name]
 
 
 def test_an_undecided_one_is_never_best(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +55,8 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
         {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in graph.inputs
     ]
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph.module,
@@ -79,8 +78,6 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
             where=_culprit(graph, error),
             remedy="replace that operation in the model, or use runtimes=('torch',)",
         ) from error
-    finally:
-        exporter_log.setLevel(level)
     assert program is not None
     model = program.model_proto
     _name_dimensions(model, graph)
@@ -95,6 +92,20 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
         return (path.name,)
     onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.data")
     return (path.name, f"{path.stem}.data")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter and its optimizer say of constants that they leave as they are: the outcome is proven."""
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript.optimizer")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:

@@ -96,7 +96,7 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter and its optimizer say of constants that they leave as they are: the outcome is proven."""
+    """Silence what is said of constants that are left as they are: the outcome is proven."""
     logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript.optimizer")]
     levels = [log.level for log in logs]
     for log in logs:

@@ -175,7 +175,7 @@ def _run(
         graph = _captured(task, folder)
         with Bench(task, target, budget, seed=seed, note=forecast.see) as bench:
             search = Search(
-                family=Networks(graph, task, target),
+                family=Networks(graph, task, target, folder.graphs),
                 instruments=bench.instruments(),
                 budget=budget,
                 batch_sizes=target.batch_sizes,

@@ -29,6 +29,8 @@ class Candidate:
         eager: as a plain PyTorch module, not compiled.
         plans: how batch sizes are run, where not in the runtime's own way.
         prior: seconds that making and measuring it takes at least, where that is known beforehand.
+        network: how people read the smaller network that it is made of; empty for the whole one.
+        training: seconds that the training in its recipe takes, on top of making and measuring the outcome.
     """
 
     label: str
@@ -39,6 +41,8 @@ class Candidate:
     eager: bool = False
     plans: dict[int, Plan] = field(default_factory=dict)
     prior: float = 0.0
+    network: str = ""
+    training: float = 0.0
 
     @property
     def key(self) -> str:
@@ -61,7 +65,7 @@ class Candidate:
         """The kind of step that making it is, for the forecast."""
         if self.plans:
             return PLAN
-        return f"{self.precision} {self.runtime}{' eager' if self.eager else ''}"
+        return f"{self.precision} {self.runtime}{' eager' if self.eager else ''}{' trained' if self.training else ''}"
 
 
 class Seen(Protocol):

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact, Plan
+from leanly.distill import Distill
 from leanly.families.candidate import Candidate, Seen, mean_latency
+from leanly.families.cuts import cuts
+from leanly.families.keeping import Kept
+from leanly.families.ladder import Cut, Ladder
 from leanly.families.sensitivity import layer_errors
 from leanly.files import replacing_folder
 from leanly.graph import Graph
@@ -18,7 +22,7 @@ from leanly.lowering import lower
 from leanly.quantize import Static
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.static import prepare
-from leanly.recipe import Recipe
+from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
 if TYPE_CHECKING:
@@ -30,7 +34,6 @@ COMPILE_SECONDS = 25.0
 """What torch.compile takes at least: it builds kernels for each batch size, twice (once to prove, once to measure)."""
 SENSITIVE_STEPS = (1, 2, 4, 8)
 """How many of the most sensitive layers stay float, one trial after the other."""
-GRAPHS_KEPT = 3
 CLOSE = 1.4
 """A runtime this many times slower than the fastest is tried again only when all else was."""
 
@@ -42,25 +45,28 @@ class Networks:
         graph: the captured model, in eval mode.
         task: gives the calibration data.
         target: allowed runtimes, and what the machine is good at.
+        graphs: folder in which graphs that took long to train are kept; None keeps none.
     """
 
-    def __init__(self, graph: Graph, task: Task, target: Target) -> None:
+    def __init__(self, graph: Graph, task: Task, target: Target, graphs: Path | None = None) -> None:
         self._graph, self._task, self._target = graph, task, target
+        self._ladder: Ladder | None = None
         self._runtimes = target.allowed()
-        self._quantized: dict[str, Graph] = {}
+        self._kept = Kept(graphs)
         self._made: dict[str, Artifact] = {}
         self._files: dict[str, Artifact] = {}
         self._errors: dict[str, list[str]] = {}
+        self._epochs: dict[str, float] = {}
         self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
 
     def reference(self) -> Candidate:
         """Name the float32 model in eager PyTorch."""
         return Candidate("float32 eager PyTorch", Recipe(), "torch", "float32", eager=True)
 
-    def propose(self, trials: Sequence[Seen]) -> Candidate | None:
+    def propose(self, trials: Sequence[Seen], seconds: float) -> Candidate | None:
         """Return the most promising candidate not tried yet."""
         tried = {trial.candidate.key for trial in trials}
-        return next((idea for idea in self._ideas(trials) if idea.key not in tried), None)
+        return next((idea for idea in self._ideas(trials, seconds) if idea.key not in tried), None)
 
     def build(self, candidate: Candidate, to: Path) -> Artifact:
         """Apply the recipe and lower the outcome into a folder.
@@ -103,24 +109,27 @@ class Networks:
         """Apply a recipe; the last few outcomes are kept, since two runtimes share them."""
         if not recipe.passes:
             return self._graph
-        key = repr(recipe.to_json())
-        graph = self._quantized.pop(key, None)
+        graph = self._kept.get(recipe.passes)
         if graph is None:
-            graph = recipe(self._graph, self._task, self._target)
-        self._quantized[key] = graph
-        while len(self._quantized) > GRAPHS_KEPT:
-            del self._quantized[next(iter(self._quantized))]
+            *before, last = recipe.passes
+            graph = last(self._outcome(Recipe(tuple(before))), self._task, self._target)
+            self._kept.put(recipe.passes, graph, on_disk=isinstance(last, Distill))
         return graph
 
-    def _ideas(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
+    def _ideas(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
         """Yield every idea in order, tried ones too; what was seen decides which ideas come at all."""
         yield from self._floats()
         yield from self._first_integers(trials)
-        measured = [trial for trial in trials if trial.medians and trial.candidate.precision == "int8"]
+        measured = [
+            trial
+            for trial in trials
+            if trial.medians and trial.candidate.precision == "int8" and not trial.candidate.network
+        ]
         yield from self._others_quantizers(measured)
         fastest = min(measured, key=mean_latency, default=None)
         if fastest is not None and fastest.outcome != "pass":
             yield from self._more_accurate(fastest.candidate, measured)
+        yield from self._smaller(trials, seconds)
         yield from self._other_ways(trials)
         yield from self._others_quantizers(measured, everywhere=True)
         passing = [trial for trial in measured if trial.outcome == "pass"]
@@ -162,7 +171,9 @@ class Networks:
                 for kernels in INTEGER_RUNTIMES:
                     yield self._integer(Static(kernels=kernels), runtime)
 
-    def _integer(self, static: Static, runtime: str, rest: str = "") -> Candidate:
+    def _integer(
+        self, static: Static, runtime: str, rest: str = "", before: tuple[Pass, ...] = (), network: str = ""
+    ) -> Candidate:
         rest = rest or ("bfloat16" if runtime == "openvino" and self._target.bf16 else "float32")
         parts = [static.observer]
         if static.kernels != runtime:
@@ -179,7 +190,10 @@ class Networks:
             parts.append(f"{shown}{f' and {more} more' if more > 0 else ''} in float")
         if rest == "bfloat16":
             parts.append("rest bfloat16")
-        return Candidate(_label(f"int8 {runtime}", *parts), Recipe((static,)), runtime, "int8", rest=rest)
+        label = _label(f"int8 {runtime}", *parts)
+        if network:
+            label = f"{network}, {label}"
+        return Candidate(label, Recipe((*before, static)), runtime, "int8", rest=rest, network=network)
 
     def _more_accurate(self, candidate: Candidate, measured: Sequence[Seen]) -> Iterator[Candidate]:
         """Other observers, then float for what suffers most: the fastest int8 loses too much."""
@@ -209,6 +223,54 @@ class Networks:
             errors = layer_errors(prepare(self._graph, static.attention), quantized, inputs)
             self._errors[key] = sorted(errors, key=lambda name: -errors[name])
         return self._errors[key]
+
+    def _smaller(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
+        """Smaller networks, taught by the original, as the fastest artifact inside the budget is quantized and run."""
+        whole = self._fastest_whole(trials)
+        if whole is None or self._task.split("train") is None:
+            return
+        if self._ladder is None:
+            self._ladder = self._make_ladder(whole.candidate)
+        yield from self._ladder.ideas(trials, mean_latency(whole), seconds)
+        for winner in self._ladder.winners(trials)[:1]:
+            passes = winner.candidate.recipe.passes
+            if whole.candidate.precision == "int8":
+                for runtime in self._integer_runtimes():
+                    for kernels in INTEGER_RUNTIMES:
+                        static = replace(_static(whole.candidate), kernels=kernels)
+                        yield self._integer(static, runtime, before=passes[:-1], network=winner.candidate.network)
+
+    def _fastest_whole(self, trials: Sequence[Seen]) -> Seen | None:
+        """The fastest artifact of the whole network inside the budget, run in its runtime's own way."""
+        good = [
+            trial
+            for trial in trials
+            if trial.medians
+            and trial.outcome == "pass"
+            and trial.candidate.runtime in INTEGER_RUNTIMES
+            and not trial.candidate.network
+            and not trial.candidate.plans
+        ]
+        return min(good, key=mean_latency, default=None)
+
+    def _make_ladder(self, whole: Candidate) -> Ladder:
+        def candidate(passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
+            recipe = Recipe((*passes, *whole.recipe.passes))
+            return replace(whole, label=f"{network}, {whole.label}", network=network, recipe=recipe, training=training)
+
+        return Ladder(
+            cuts=cuts(self._graph),
+            candidate=candidate,
+            teach=lambda epochs: Distill(teacher="original", epochs=epochs),
+            capacity=lambda cut: self._outcome(Recipe(cut.passes)).cost().macs,
+            epoch_seconds=self._epoch_seconds,
+        )
+
+    def _epoch_seconds(self, cut: Cut) -> float:
+        if cut.label not in self._epochs:
+            small = self._outcome(Recipe(cut.passes))
+            self._epochs[cut.label] = epoch_seconds(small, self._graph, self._task, self._target)
+        return self._epochs[cut.label]
 
     def _other_ways(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
         """Other threads and streams, for the fastest artifact and, to be fair, for the fastest float one."""

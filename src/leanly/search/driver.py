@@ -116,6 +116,10 @@ class Search:
         needed += self.certify_seconds()
         return min(needed, RESERVE_MOST * self.forecast.total)
 
+    def spare(self) -> float:
+        """Return the seconds that may be spent before the end is due."""
+        return self.forecast.left - self.reserve()
+
     def explore(self) -> None:
         """Try candidates until the family has no more or the time is needed for the end.
 
@@ -124,7 +128,7 @@ class Search:
         """
         try:
             self._first()
-            while (candidate := self.family.propose(self.trials)) is not None:
+            while (candidate := self.family.propose(self.trials, self.spare())) is not None:
                 self._one(candidate)
         except KeyboardInterrupt:
             if not self.trials:
@@ -160,7 +164,7 @@ class Search:
             self._tell(trial)
             return
         expected = self._expect(candidate)
-        spare = self.forecast.left - self.reserve()
+        spare = self.spare()
         if expected > spare and not (self._needs_float(candidate) and expected < self.forecast.left):
             reason = (
                 f"not tried: it would take about {words.seconds(expected)}, and {words.seconds(max(spare, 0.0))} "
@@ -182,9 +186,15 @@ class Search:
         like = tuple(
             trial.candidate.kind
             for trial in reversed(self.trials)
-            if trial.precision == candidate.precision and trial.artifact and trial.runtime != "torch"
+            if trial.precision == candidate.precision
+            and trial.artifact
+            and trial.runtime != "torch"
+            and not trial.candidate.training
         )
-        build = self.forecast.expect(candidate.kind, like=like, prior=candidate.prior)
+        if candidate.training:
+            build = candidate.training + self.forecast.expect("", like=like, prior=candidate.prior)
+        else:
+            build = self.forecast.expect(candidate.kind, like=like, prior=candidate.prior)
         return build + self.forecast.expect("measure")
 
     def _number(self) -> int:

@@ -43,6 +43,11 @@ class RunFolder:
         """The captured graph."""
         return self.path / "graph"
 
+    @property
+    def graphs(self) -> Path:
+        """Smaller networks that were trained, by the hash of their recipe."""
+        return self.path / "graphs"
+
     def trial(self, number: int) -> Path:
         """The folder of one trial."""
         return self.path / "trials" / f"{number:03d}"

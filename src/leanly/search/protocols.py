@@ -23,8 +23,13 @@ class Family(Protocol):
         """Name the model as it came: float32 in eager PyTorch for a network."""
         ...
 
-    def propose(self, trials: Sequence[Trial]) -> Candidate | None:
-        """Return the most promising candidate not tried yet, judged by the trials so far; None ends it."""
+    def propose(self, trials: Sequence[Trial], seconds: float) -> Candidate | None:
+        """Return the most promising candidate not tried yet, judged by the trials so far; None ends it.
+
+        Args:
+            trials: what was tried.
+            seconds: that may still be spent before the final measurements.
+        """
         ...
 
     def build(self, candidate: Candidate, to: Path) -> Artifact:

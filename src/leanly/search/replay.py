@@ -32,6 +32,7 @@ def trial_json(trial: Trial, root: Path) -> dict[str, Any]:
         "number": trial.number,
         "key": candidate.key,
         "label": candidate.label,
+        "network": candidate.network,
         "recipe": candidate.recipe.to_json(),
         "runtime": candidate.runtime,
         "precision": candidate.precision,
@@ -62,6 +63,7 @@ def read_trial(data: dict[str, Any], root: Path) -> Trial:
         number = int(data["number"])
         candidate = Candidate(
             label=data["label"],
+            network=data["network"],
             recipe=Recipe.from_json(data["recipe"]),
             runtime=data["runtime"],
             precision=data["precision"],

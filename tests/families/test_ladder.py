@@ -1,0 +1,160 @@
+"""The ladder, on networks whose speed and accuracy are made up: who is taught, how long, and where it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from leanly.families.candidate import Candidate, mean_latency
+from leanly.families.ladder import MOST_TAUGHT, Cut, Ladder
+from leanly.quantize import Static
+from leanly.recipe import Pass, Recipe
+
+MAX_DROP = 0.01
+
+
+@dataclass
+class Trial:
+    candidate: Candidate
+    medians: Mapping[int, float] = field(default_factory=dict)
+    outcome: str = ""
+    drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A cut as the world has it: latency in seconds, share of MACs kept, and the drop after so many epochs."""
+
+    latency: float
+    capacity: float
+    final_drop: float
+
+    def drop(self, epochs: int) -> float:
+        return self.final_drop + 0.5 * math.exp(-epochs)
+
+
+def cut_pass(number: int) -> Static:
+    return Static(samples=1000 + number)
+
+
+def teach(epochs: int) -> Static:
+    return Static(samples=epochs)
+
+
+def candidate(passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
+    return Candidate(network, Recipe(passes), "openvino", "int8", network=network, training=training)
+
+
+@dataclass
+class Run:
+    networks: list[Network]
+    seconds: float
+    epoch: float = 1.0
+    trials: list[Trial] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cuts = [Cut(f"cut {n}", (cut_pass(n),)) for n in range(len(self.networks))]
+        self.left = self.seconds
+        self.ladder = Ladder(
+            self.cuts,
+            candidate,
+            teach,
+            lambda cut: self.networks[self.cuts.index(cut)].capacity,
+            lambda cut: self.epoch,
+        )
+
+    def explore(self, whole: float = 1.0) -> Run:
+        for _ in range(100):
+            tried = {trial.candidate.key for trial in self.trials}
+            ideas = self.ladder.ideas(self.trials, whole, self.left)
+            idea = next((idea for idea in ideas if idea.key not in tried), None)
+            if idea is None:
+                return self
+            self.left -= idea.training
+            self.trials.append(self._measure(idea))
+        raise AssertionError("the ladder has no end")
+
+    def _measure(self, idea: Candidate) -> Trial:
+        first, *taught = [step.samples for step in idea.recipe.passes]  # type: ignore[attr-defined]
+        network = self.networks[first - 1000]
+        drop = network.drop(sum(taught))
+        return Trial(idea, {1: network.latency}, "pass" if drop < MAX_DROP else "fail", drop)
+
+    @property
+    def taught(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for trial in self.trials:
+            first, *epochs = [step.samples for step in trial.candidate.recipe.passes]  # type: ignore[attr-defined]
+            if epochs:
+                found[f"cut {first - 1000}"] = sum(epochs)
+        return found
+
+
+GOOD, BAD = 0.0, 0.2
+
+
+def test_every_cut_is_measured_before_any_is_taught() -> None:
+    run = Run([Network(0.8, 0.8, GOOD), Network(0.4, 0.4, BAD)], seconds=100).explore()
+    assert [trial.candidate.training > 0 for trial in run.trials[:2]] == [False, False]
+    assert all(trial.candidate.training > 0 for trial in run.trials[2:])
+
+
+def test_a_network_that_is_not_faster_is_never_taught() -> None:
+    run = Run([Network(0.97, 0.5, GOOD), Network(0.5, 0.5, GOOD)], seconds=100).explore()
+    assert list(run.taught) == ["cut 1"]
+
+
+def test_a_cut_that_another_beats_in_time_and_size_is_never_taught() -> None:
+    run = Run([Network(0.8, 0.3, GOOD), Network(0.5, 0.5, GOOD)], seconds=100).explore()
+    assert list(run.taught) == ["cut 1"], "narrow and slow loses to shallow and fast"
+
+
+def test_of_networks_equally_fast_the_larger_is_taught() -> None:
+    run = Run([Network(0.50, 0.3, GOOD), Network(0.51, 0.6, GOOD)], seconds=100).explore()
+    assert list(run.taught) == ["cut 1"]
+
+
+def test_few_are_taught_and_the_extremes_are_among_them() -> None:
+    networks = [Network(0.1 * n, 0.1 * n, GOOD) for n in range(1, 10)]
+    run = Run(networks, seconds=1000).explore()
+    assert len(run.taught) == MOST_TAUGHT and {"cut 0", "cut 8"} <= set(run.taught)
+
+
+def test_the_weak_are_dropped_and_the_rest_gets_the_time() -> None:
+    networks = [Network(0.8, 0.8, GOOD), Network(0.6, 0.6, 0.005), Network(0.4, 0.4, 0.05), Network(0.2, 0.2, BAD)]
+    run = Run(networks, seconds=200).explore()
+    winner = run.ladder.winners(run.trials)[0]
+    assert winner.candidate.network.startswith("cut 1,")
+    assert run.taught["cut 2"] > run.taught["cut 3"], "the weakest is taught least"
+
+
+def test_one_inside_the_budget_is_taught_no_longer() -> None:
+    run = Run([Network(0.5, 0.5, -0.5), Network(0.3, 0.3, BAD)], seconds=200).explore()
+    assert run.taught["cut 0"] < run.taught["cut 1"]
+
+
+def test_winners_are_ordered_by_latency() -> None:
+    run = Run([Network(0.8, 0.8, GOOD), Network(0.4, 0.4, GOOD)], seconds=200).explore()
+    winners = run.ladder.winners(run.trials)
+    assert [mean_latency(trial) for trial in winners] == sorted(mean_latency(trial) for trial in winners)
+    assert winners and all(trial.outcome == "pass" for trial in winners)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 17.0, 240.0])
+def test_teaching_stays_inside_the_time(seconds: float) -> None:
+    networks = [Network(0.2 * n, 0.2 * n, BAD) for n in range(1, 5)]
+    run = Run(networks, seconds=seconds).explore()
+    assert run.left >= 0
+    if seconds < 1:
+        assert not run.taught, "no time for one epoch"
+
+
+def test_a_second_process_comes_to_the_same_networks() -> None:
+    networks = [Network(0.8, 0.8, GOOD), Network(0.4, 0.4, 0.02)]
+    once = Run(networks, seconds=100).explore()
+    again = Run(networks, seconds=90).explore()
+    shared = {t.candidate.key for t in once.trials} & {t.candidate.key for t in again.trials}
+    assert len(shared) >= len(networks) + 2, "epochs are powers of two: a little less time asks for the same"

@@ -68,6 +68,7 @@ class Result(Outcome):
             RunError: the run has not ended, or the folder can't be written.
         """
         from leanly.bundle import save
+        from leanly.families.keeping import kept_network
         from leanly.graph import Graph
 
         if not self.choices:
@@ -78,6 +79,10 @@ class Result(Outcome):
             )
         artifacts = {size: trial.artifact for size, trial in self.shipped_by_batch.items() if trial.artifact}
         folder = RunFolder(self.run)
+        # what can be trained further: the network that is shipped, not the one it came from
+        first = next(iter(self.shipped_by_batch.values()))
+        network = kept_network(folder.graphs, first.recipe) if first.candidate.network else None
+        graph = network or folder.graph
         with tempfile.TemporaryDirectory(prefix="leanly-") as temporary:
             raw = Path(temporary) / "measurements"
             _collect(self, folder, raw)
@@ -85,7 +90,7 @@ class Result(Outcome):
                 path,
                 artifacts=artifacts,
                 document=_document(self),
-                graph=Graph.open(folder.graph).without_rows() if folder.graph.exists() else None,
+                graph=Graph.open(graph).without_rows() if graph.exists() else None,
                 measurements=raw,
                 key=key,
             )

@@ -55,5 +55,14 @@ class Kept:
         return None if self._folder is None else self._folder / key
 
 
+def kept_network(folder: Path, recipe: Recipe) -> Path | None:
+    """Return where the trained network of a recipe lies: its longest beginning that was kept on disk."""
+    for count in range(len(recipe.passes), 0, -1):
+        path = folder / _key(recipe.passes[:count])
+        if path.exists():
+            return path
+    return None
+
+
 def _key(passes: Sequence[Pass]) -> str:
     return digest(Recipe(tuple(passes)).to_json())[:16]

@@ -27,16 +27,40 @@ class Layer:
     float_bytes: int
     stored_bytes: float | None
     output: str
+    whole_macs: int
+    whole_output: str
 
 
-def layers(run: Path, artifact: Artifact) -> list[Layer] | None:
-    """Return the layers in the order they run; None where the graph is gone or PyTorch is not installed."""
+@dataclass(frozen=True)
+class Layers:
+    """The layers of an artifact in the order they run, and the names of those that the whole network had besides."""
+
+    rows: tuple[Layer, ...]
+    removed: tuple[str, ...]
+    smaller: bool
+
+    @property
+    def macs(self) -> int:
+        """MACs of a row, in all."""
+        return sum(layer.macs for layer in self.rows)
+
+
+def layers(whole: Path, network: Path | None, artifact: Artifact) -> Layers | None:
+    """Return the layers of an artifact; None where a graph is gone or PyTorch is not installed.
+
+    Args:
+        whole: folder of the graph as it was captured.
+        network: folder of the smaller network that the artifact was made of; None for the whole one.
+        artifact: tells kernels and stored bits.
+    """
     try:
         from leanly.graph import Graph
 
-        graph = Graph.open(run / "graph")
+        original = Graph.open(whole)
+        graph = Graph.open(network) if network is not None else original
     except (ImportError, LeanlyError):
         return None
+    before = {cost.name: cost for cost in original.cost(1).nodes if cost.macs or cost.parameters}
     stored = {re.sub(r"_int$", "", name): bits * count / 8 for name, (bits, count) in artifact.storage_bits.items()}
     nodes = {node.name: node for node in graph.module.graph.nodes}
     found = []
@@ -47,6 +71,7 @@ def layers(run: Path, artifact: Artifact) -> list[Layer] | None:
         names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
         held = [stored[name] for name in names if name in stored]
         kernel = _kernel(artifact.proven, _aliases(node))
+        first = before.get(cost.name, cost)
         found.append(
             Layer(
                 name=cost.name,
@@ -58,9 +83,12 @@ def layers(run: Path, artifact: Artifact) -> list[Layer] | None:
                 float_bytes=cost.parameter_bytes,
                 stored_bytes=sum(held) if held else None,
                 output=" x ".join(map(str, cost.output_shape)),
+                whole_macs=first.macs,
+                whole_output=" x ".join(map(str, first.output_shape)),
             )
         )
-    return found
+    there = {layer.name for layer in found}
+    return Layers(tuple(found), tuple(name for name in before if name not in there), network is not None)
 
 
 def kernel_counts(artifact: Artifact) -> list[tuple[str, str, int]]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from leanly.errors import MissingExtra
+from leanly.families.keeping import kept_network
 from leanly.measurement.records import Interval, Measurement
 from leanly.report.bars import latency_bars
 from leanly.report.layers import kernel_counts, layers
 from leanly.report.plot import NARROW, SHAPES, WIDE, confidence, pareto_plot
 from leanly.search import words
+from leanly.search.folder import RunFolder
 from leanly.search.outcome import Outcome
 from leanly.search.trial import Trial
 
@@ -175,13 +177,13 @@ def _shipped(outcome: Outcome) -> list[dict[str, Any]]:
         trial = outcome.trial(number)
         if trial.artifact is None:
             continue
-        found = layers(outcome.run, trial.artifact)
+        folder = RunFolder(outcome.run)
+        network = kept_network(folder.graphs, trial.recipe) if trial.candidate.network else None
         shown.append(
             {
                 "trial": trial,
                 "sizes": " and ".join(map(str, sizes)),
-                "layers": found,
-                "macs": sum(layer.macs for layer in found or []),
+                "layers": layers(folder.graph, network, trial.artifact),
                 "kernels": kernel_counts(trial.artifact),
                 "recipe": trial.recipe.to_json(),
                 "plans": {size: trial.artifact.plans[size] for size in sizes if size in trial.artifact.plans},

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from leanly import Budget, LeanlyWarning, Target, Task, load, optimize
-from leanly.errors import DataError, RunError
+from leanly.errors import DataError, RunError, SettingError
 from leanly.pipeline import Result
 
 TARGET = Target(threads=1, batch_sizes=(1, 4), runtimes=("onnxruntime",))
@@ -80,6 +80,39 @@ def test_a_finished_run_resumes_without_making_anything_again(ended: Result, tmp
     # a copy lies beside nothing else: the uses are its own
     assert result.test is not None and ended.test is not None
     assert result.test["uses"] == ended.test["uses"] + bool(result.walk)
+
+
+def test_a_run_named_relative_to_where_one_stands_resumes(
+    ended: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ended.run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    result = optimize(make_task(), Budget(max_drop=0.05, time="2s"), TARGET, out="run", resume=True)
+    assert result.finished and (Path("run") / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "given"), [("task", (nn.Linear(1, 1),)), ("budget", (None, "1%")), ("target", (None, None, "cpu"))]
+)
+def test_something_else_than_a_task_budget_or_target_is_refused(
+    named: str, given: tuple[Any, ...], tmp_path: Path
+) -> None:
+    task, *others = given
+    with pytest.raises(SettingError, match=f"{named} is a"):
+        optimize(task or make_task(), *others, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds no run"):
+        optimize(make_task(), Budget(time="2s"), TARGET, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_results_and_trials_are_short_in_a_shell(ended: Result) -> None:
+    assert len(repr(ended)) < 2000 and ended.sentence in repr(ended)
+    assert len(repr(ended.best)) < 200
 
 
 def test_an_older_run_and_another_task_are_refused(ended: Result) -> None:

@@ -36,7 +36,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file path beside `path`; rename it to `path` when the block ends well, delete it otherwise."""
     path = Path(path)
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise RunError(
+            f"the file can't be written ({error.strerror})", where=str(path), remedy="name a folder you may write to"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:

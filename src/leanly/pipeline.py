@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanly.budget import Budget
-from leanly.errors import DataError, LeanlyWarning
+from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.files import write_bytes
 from leanly.search import words
 from leanly.search.driver import Search
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from leanly.task import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(Outcome):
     """What `optimize` gives back: an outcome that makes the report and the bundle."""
 
@@ -141,6 +141,7 @@ def optimize(
         RunError: `out` can't be written, or holds a run of something else.
     """
     budget, target = budget or Budget(), target or Target()
+    _check_kinds(task, budget, target)
     forecast = Forecast(budget.seconds, time.monotonic)
     validation = task.split("validation")
     if validation is None:
@@ -165,6 +166,16 @@ def optimize(
     begin_run(folder, about)
     with Journal(folder.journal) as journal:
         return _run(task, budget, target, folder, journal, forecast, seed)
+
+
+def _check_kinds(task: object, budget: object, target: object) -> None:
+    from leanly.task import Task
+
+    for name, value, kind in (("task", task, Task), ("budget", budget, Budget), ("target", target, Target)):
+        if not isinstance(value, kind):
+            raise SettingError(
+                f"{name} is a {type(value).__name__}", where="optimize", remedy=f"give a leanly.{kind.__name__}"
+            )
 
 
 def _run(

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 from leanly.artifact import RUNTIMES
 from leanly.errors import LeanlyWarning, MissingExtra, SettingError
@@ -59,7 +60,7 @@ class Target:
                 LeanlyWarning,
                 stacklevel=2,
             )
-        sizes = (batch_sizes,) if isinstance(batch_sizes, int) else tuple(batch_sizes)
+        sizes = tuple(batch_sizes) if isinstance(batch_sizes, Iterable) else (batch_sizes,)
         if not sizes or not all(map(_is_count, sizes)) or len(set(sizes)) != len(sizes):
             raise SettingError(
                 f"batch_sizes is {sizes!r}, which is not one or more different whole numbers above 0",
@@ -122,7 +123,7 @@ class Target:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def _is_cuda(device: str) -> bool:

@@ -63,7 +63,7 @@ def test_timings_of_another_target_or_version_are_not_mixed(tmp_path: Path) -> N
 
 def test_a_folder_in_use_for_something_else_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="no run to resume"):
+    with pytest.raises(RunError, match="holds no run"):
         make(tmp_path, resume=True)
 
 

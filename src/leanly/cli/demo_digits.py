@@ -16,6 +16,7 @@ from leanly.task import Task
 
 PATIENCE = 3
 BATCH = 64
+TOLD_EVERY = 5
 
 
 class SmallCNN(nn.Module):
@@ -97,6 +98,8 @@ def train_to_plateau(
             loss = float(loss_of(model(validation[0]), validation[1]))
         if loss < best:
             best, best_state = loss, copy.deepcopy(model.state_dict())
+        if epochs % TOLD_EVERY == 0:
+            print(f"training the model: epoch {epochs}, loss on validation {loss:.4f}", flush=True)
         schedule.step(loss)
     model.load_state_dict(best_state)
     with torch.inference_mode():

@@ -113,7 +113,7 @@ def _running_the_users_code(path: Path, call: Any) -> Any:
         return call()
     except LeanlyError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = str(path)
         if isinstance(error, SyntaxError):
             where = f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
@@ -124,5 +124,5 @@ def _running_the_users_code(path: Path, call: Any) -> Any:
         raise SettingError(
             f"the file fails with {type(error).__name__}: {error}",
             where=where,
-            remedy=f"mend it until `python {path}` runs",
+            remedy="mend that line; a function that is named is called without arguments",
         ) from error

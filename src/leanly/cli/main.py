@@ -26,14 +26,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
-app.command("optimize")(optimize.optimize)
-app.command("measure")(measure.measure)
-app.command("profile")(profile.profile)
-app.command("run")(run.run)
-app.command("report")(report.report)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
+app.command("demo", short_help="Make a model, find its fastest artifact, show before and after.")(demo.demo)
+app.command("optimize", short_help="Find the fastest artifact of a model inside the budget.")(optimize.optimize)
+app.command("measure", short_help="Measure an artifact here, or two against each other.")(measure.measure)
+app.command("profile", short_help="List each node as the runtime runs it here.")(profile.profile)
+app.command("run", short_help="Verify a bundle and run it on the rows of a file.")(run.run)
+app.command("report", short_help="Write the report of a run again.")(report.report)
+app.command("verify", short_help="Check a bundle against its hashes and its key.")(verify.verify)
+app.command("doctor", short_help="Say what this machine is good at and what is missing.")(doctor.doctor)
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,19 +13,24 @@ from leanly.cli.options import TASK_HELP, BatchSizes, Runtimes, Threads, read_ta
 
 def optimize(
     task: Annotated[str, typer.Argument(help=TASK_HELP, show_default=False, metavar="FILE.py:TASK")],
-    max_drop: Annotated[str, typer.Option(help="Largest loss in the metric, in its own units: 0.01 or 1%.")] = "1%",
-    confidence: Annotated[str, typer.Option(help="Level of every test and interval.")] = "0.95",
+    max_drop: Annotated[
+        str, typer.Option(help="Largest loss in the metric, in its own units: 0.01 or 1%.", show_default="1%")
+    ] = "",
+    confidence: Annotated[str, typer.Option(help="Level of every test and interval.", show_default="0.95")] = "",
     speedup: Annotated[str, typer.Option(help="Wanted speed-up over the fastest float artifact, such as 2x.")] = "",
     bytes: Annotated[str, typer.Option(help="Largest artifact, such as 2MB.")] = "",
     latency: Annotated[str, typer.Option(help="Largest median latency of a call, such as 5ms.")] = "",
-    time: Annotated[str, typer.Option(help="How long it may take: 90s, 10min, 2h30min.")] = "10min",
+    time: Annotated[str, typer.Option(help="How long it may take: 90s, 10min, 2h30min.", show_default="10min")] = "",
     threads: Threads = None,
-    batch_sizes: BatchSizes = "1",
+    batch_sizes: BatchSizes = "",
     runtimes: Runtimes = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default runs/FILE.", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that lies in the folder.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run that lies in the folder; what is not given is as it was."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
     save: Annotated[
         Path | None, typer.Option(help="Where the bundle goes; by default OUT/model.leanly.", show_default=False)
@@ -42,16 +47,22 @@ def optimize(
     """
     from leanly.budget import Budget
 
+    folder = out or Path("runs") / Path(task.rpartition(":")[0]).stem
+    was = _settings_of(folder) if resume else {}
     # whatever was typed wrongly is said before torch is imported and the task is built
     budget = Budget(
-        max_drop=max_drop,
-        confidence=confidence,
-        speedup=speedup or None,
-        bytes=bytes or None,
-        latency=latency or None,
-        time=time,
+        max_drop=max_drop or was.get("max_drop", "1%"),
+        confidence=confidence or was.get("confidence", "0.95"),
+        speedup=speedup or was.get("speedup"),
+        bytes=bytes or was.get("bytes"),
+        latency=latency or was.get("latency"),
+        time=time or was.get("time", "10min"),
     )
-    target = read_target(threads, batch_sizes, runtimes)
+    target = read_target(
+        was.get("threads") if threads is None else threads,
+        batch_sizes or ",".join(map(str, was.get("batch_sizes", (1,)))),
+        runtimes or ",".join(was.get("runtimes") or ()),
+    )
     target.allowed()
     if key is not None:
         from leanly.bundle.signing import read_private
@@ -64,6 +75,16 @@ def optimize(
 
     from leanly.pipeline import optimize as search
 
-    folder = out or Path("runs") / Path(task.rpartition(":")[0]).stem
     result = search(found, budget, target, out=folder, resume=resume, seed=seed)
     end(result, folder, save or folder / "model.leanly", key)
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """Return the budget and the target of the run that lies in a folder."""
+    from leanly.search.folder import RunFolder
+
+    run = RunFolder(folder)
+    if not run.has_run():
+        return {}
+    about = run.read()
+    return {**about["budget"], **about["target"]}

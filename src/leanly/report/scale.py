@@ -51,10 +51,14 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def even_ticks(low: float, high: float, most: int) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten inside the ends."""
+    """Return multiples of 1, 2 or 5 times a power of ten inside the ends: few, and at least one."""
     rough = (high - low) / max(most - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    wide = next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    found: list[float] = []
+    for factor in (10, 5, 2, 1, 0.5):
+        step = factor * power
+        if factor <= wide and not found:
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            found = [round(index * step, 12) for index in range(first, last + 1)]
+    return found

@@ -20,6 +20,8 @@ def open_artifact(artifact: Artifact, *, threads: int | None = None) -> RuntimeP
         MissingExtra: the runtime is not installed.
         SettingError: a runtime that leanly does not know.
     """
+    if threads is not None and threads < 1:
+        raise SettingError(f"threads is {threads}", where="opening an artifact", remedy="give 1 or more, or none")
     threads = threads or os.cpu_count() or 1
     try:
         if artifact.runtime == "onnxruntime":

@@ -149,14 +149,7 @@ class Search:
             self.trials.append(trial)
             self._tell(trial)
             return
-        trial = self._attempt(candidate)
-        if trial.state == "failed":
-            raise LeanlyError(
-                f"the model itself can't be measured: {trial.reason}",
-                where="reference",
-                remedy="mend what the sentence names",
-            )
-        self._keep(trial)
+        self._keep(self._make(self._begin(candidate), candidate))
 
     def _one(self, candidate: Candidate) -> None:
         if (trial := self._again(candidate)) is not None:
@@ -202,24 +195,35 @@ class Search:
         self._next += 1
         return number
 
-    def _attempt(self, candidate: Candidate) -> Trial:
-        number = self._number()
+    def _begin(self, candidate: Candidate) -> int:
         expected = self._expect(candidate) if self.trials else 0.0
         self.listener.begin(candidate.label, expected, self.forecast.left)
+        return self._number()
+
+    def _make(self, number: int, candidate: Candidate) -> Trial:
+        """Build, measure and judge a candidate."""
         began = self.forecast.clock()
         folder = self.folder.trial(number)
+        with self.forecast.step(candidate.kind):
+            artifact = self.family.build(candidate, folder / "artifact")
+        anchor = self.fastest_float()
+        with self.forecast.step("measure"):
+            measurement, ratio = self.instruments.measure(
+                artifact, anchor.artifact if anchor else None, self.measure_seconds
+            )
+        measurement.save(folder / MEASUREMENT)
+        self.forecast.see("open", measurement.open_seconds)
+        seconds = self.forecast.clock() - began
+        trial = Trial(
+            number, candidate, "measured", artifact=artifact, measurement=measurement, ratio=ratio, seconds=seconds
+        )
+        return self.judged(trial)
+
+    def _attempt(self, candidate: Candidate) -> Trial:
+        number = self._begin(candidate)
+        began = self.forecast.clock()
         try:
-            with self.forecast.step(candidate.kind):
-                artifact = self.family.build(candidate, folder / "artifact")
-            anchor = self.fastest_float()
-            with self.forecast.step("measure"):
-                measurement, ratio = self.instruments.measure(
-                    artifact, anchor.artifact if anchor else None, self.measure_seconds
-                )
-            measurement.save(folder / MEASUREMENT)
-            self.forecast.see("open", measurement.open_seconds)
-            trial = Trial(number, candidate, "measured", artifact=artifact, measurement=measurement, ratio=ratio)
-            trial = self.judged(trial)
+            return self._make(number, candidate)
         except LeanlyError as error:
             trial = Trial(number, candidate, "failed", str(error))
         except Exception as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from leanly.budget import Budget
-from leanly.errors import LeanlyError, RunError
+from leanly.errors import LeanlyError, LeanlyWarning, RunError
 from leanly.files import make_folder, read_json, write_json
 from leanly.search.journal import read_events
 from leanly.target import Machine, Target
@@ -126,12 +127,14 @@ def check_run(folder: RunFolder, about: dict[str, Any], *, resume: bool) -> None
                 where=str(folder.path),
                 remedy="go on with it (resume=True, or --resume on the command line), or name another `out`",
             )
-    elif resume and folder.path.is_dir() and any(folder.path.iterdir()):
+    elif folder.path.is_dir() and any(folder.path.iterdir()):
         raise RunError(
-            "there is no run to resume, and the folder is not empty",
+            "the folder is not empty and holds no run",
             where=str(folder.path),
-            remedy="name the folder of the run",
+            remedy="name the folder of a run, or a new one",
         )
+    elif resume:
+        warnings.warn(f"There is no run in {folder.path}: a new one begins.", LeanlyWarning, stacklevel=3)
 
 
 def begin_run(folder: RunFolder, about: dict[str, Any]) -> None:

@@ -81,6 +81,9 @@ class Outcome:
     seconds: float = 0.0
     finished: bool = False
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.run)!r}: {self.sentence})"
+
     def trial(self, number: int) -> Trial:
         """Return the trial with a number."""
         return next(trial for trial in self.trials if trial.number == number)

@@ -27,7 +27,7 @@ def trial_line(trial: Trial, metric: str, left: float) -> str:
         parts.append(trial.verdict.outcome)
     elif trial.state != "measured":
         parts.append(f"{trial.state}: {trial.reason}")
-    parts.append(f"{words.seconds(left)} left")
+    parts.append(words.left(left))
     return " | ".join(parts)
 
 
@@ -101,9 +101,12 @@ class Live:
         from rich.text import Text
 
         with self._lock:
-            left = self._left()
-            time = f"{words.seconds(left)} left" if left > 0 else "time is up, finishing"
-            return Text(f"{self._step} | {time} | {self._best}", style="bold", overflow="ellipsis", no_wrap=True)
+            return Text(
+                f"{self._step} | {words.left(self._left())} | {self._best}",
+                style="bold",
+                overflow="ellipsis",
+                no_wrap=True,
+            )
 
     def begin(self, what: str, expected: float, left: float) -> None:
         """Show the step and how long it will take."""

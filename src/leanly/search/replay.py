@@ -42,7 +42,7 @@ def trial_json(trial: Trial, root: Path) -> dict[str, Any]:
         "state": trial.state,
         "reason": trial.reason,
         "seconds": trial.seconds,
-        "artifact": trial.artifact.folder.relative_to(root).as_posix() if trial.artifact else None,
+        "artifact": _inside_run(trial.artifact.folder, root) if trial.artifact else None,
         "measured": trial.measurement is not None,
         "proven": trial.proof is not None,
         "metric": trial.metric,
@@ -51,6 +51,10 @@ def trial_json(trial: Trial, root: Path) -> dict[str, Any]:
         "ratio": {str(size): interval.to_json() for size, interval in trial.ratio.items()},
         "final": [latency.to_json() for latency in trial.final.values()],
     }
+
+
+def _inside_run(folder: Path, root: Path) -> str:
+    return folder.resolve().relative_to(root.resolve()).as_posix()
 
 
 def read_trial(data: dict[str, Any], root: Path) -> Trial:

@@ -22,6 +22,8 @@ def verdict_sentence(outcome: Outcome) -> str:
             f"the fastest float artifact, {kept}, was kept. {_proof(outcome)}"
         )
     faster = {size: choice for size, choice in outcome.choices.items() if choice.speedup is not None}
+    if not any(trial.artifact and trial.measurement for trial in outcome.trials[1:]):
+        return f"Keep {outcome.reference.label}: nothing else was measured, the time was too short. {_proof(outcome)}"
     if not faster:
         names = " and ".join(_names(outcome.shipped_by_batch))
         sentence = f"Keep {names}: nothing inside the budget was shown to be faster than this float artifact"
@@ -71,8 +73,9 @@ def _proof(outcome: Outcome) -> str:
         else:
             pieces.append(_scores(outcome, trial, trial.certified, "test"))
     uses = outcome.test["uses"]
-    times = "once" if uses == 1 else f"{uses} times"
-    pieces.append(f"This test split has been used {times} in this folder and beside it.")
+    if uses:
+        times = "once" if uses == 1 else f"{uses} times"
+        pieces.append(f"This test split has been used {times} in this folder and beside it.")
     return " ".join(pieces)
 
 

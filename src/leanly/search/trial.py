@@ -46,6 +46,9 @@ class Trial:
     certified: Verdict | None = None
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Trial({self.number}, {self.label!r}, {self.state}{f': {self.reason}' if self.reason else ''})"
+
     @property
     def label(self) -> str:
         """How people read it."""

@@ -14,6 +14,8 @@ def seconds(value: float) -> str:
     """Write a duration: "35 us", "1.24 ms", "12 s", "3 min 5 s"."""
     if value < 0:
         return "-" + seconds(-value)
+    if value == 0:
+        return "0 s"
     if value < 1e-3:
         return f"{_digits(value * 1e6)} us"
     if value < 1:
@@ -24,6 +26,11 @@ def seconds(value: float) -> str:
         return f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def left(value: float) -> str:
+    """Write how much time is left: "12 s left", "time is up"."""
+    return f"{seconds(value)} left" if value > 0 else "time is up"
 
 
 def latency(interval: Interval) -> str:

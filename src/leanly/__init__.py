@@ -29,6 +29,8 @@ _HOMES = {
     "measure": "leanly.measurement",
     "optimize": "leanly.pipeline",
     "quantize": "",
+    "train": "leanly.training",
+    "training": "",
 }
 
 __all__ = [
@@ -49,10 +51,12 @@ __all__ = [
     "measure",
     "optimize",
     "quantize",
+    "train",
+    "training",
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, quantize
+    from leanly import bundle, quantize, training
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     from leanly.recipe import Recipe
     from leanly.target import Target
     from leanly.task import Task
+    from leanly.training import train
 
 
 def __getattr__(name: str) -> Any:

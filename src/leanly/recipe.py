@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from leanly.target import Target
     from leanly.task import Task
 
-ROOMS = ("quantize", "prune", "distill")
+ROOMS = ("quantize", "prune", "distill", "training")
 
 
 class Pass(Protocol):

@@ -24,6 +24,7 @@ _HOMES = {
     "bundle": "",
     "capture": "leanly.graph",
     "compare": "leanly.measurement",
+    "distill": "",
     "load": "leanly.bundle",
     "lower": "leanly.lowering",
     "measure": "leanly.measurement",
@@ -46,6 +47,7 @@ __all__ = [
     "bundle",
     "capture",
     "compare",
+    "distill",
     "load",
     "lower",
     "measure",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, quantize, training
+    from leanly import bundle, distill, quantize, training
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load

@@ -34,7 +34,7 @@ def outputs_of(graph: Graph, split: Split) -> list[Tensor]:
     parts: list[list[Tensor]] = [[] for _ in graph.outputs]
     graph.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             for inputs, _ in split.flat_batches(ROWS):
                 outputs = graph.flat(*placed(inputs, graph.device, channels_last))
                 for part, output in zip(parts, outputs, strict=True):

@@ -36,6 +36,7 @@ def fit(
     *,
     epochs: int,
     time: float | str | None = None,
+    spent: float = 0.0,
     settings: Settings | None = None,
     target: Target | None = None,
     folder: str | Path | None = None,
@@ -52,6 +53,7 @@ def fit(
         objective: `(flat outputs, batch) -> scalar tensor`.
         epochs: how often all training rows are seen, at most.
         time: seconds, "90s" or "10min" for everything; the schedule is fitted into it.
+        spent: seconds of that time which are gone already.
         settings: how; the defaults where None.
         target: what the machine is good at; by default this one.
         folder: where checkpoints lie; a run that was killed goes on from them, one that ended is not done again.
@@ -78,7 +80,8 @@ def fit(
     with fixed_random(), deterministic():
         stepper = Stepper(graph.clone().train(), objective, settings, target)
         rows = Rows(split, settings.batch_size, settings.seed)
-        run = _Run(stepper, rows, task, epochs, seconds, settings, checkpoints, progress)
+        pace = Pace(epochs * rows.steps, seconds, spent=spent)
+        run = _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)
         return run().eval()
 
 
@@ -142,21 +145,20 @@ class _Run:
         rows: Rows,
         task: Task,
         epochs: int,
-        seconds: float | None,
+        pace: Pace,
         settings: Settings,
         checkpoints: Checkpoints | None,
         listener: Listener | None,
     ) -> None:
         self._stepper, self._graph, self._rows = stepper, stepper.graph, rows
         self._task, self._validation = task, task.split("validation")
-        self._epochs, self._limit, self._settings = epochs, seconds, settings
+        self._epochs, self._pace, self._settings = epochs, pace, settings
         self._checkpoints, self._listener = checkpoints, listener
         self._state = _State()
         self._place = "the weights that were given"
         self._warned = False
         self._best = snapshot(self._graph)
         self._resume()
-        self._pace = Pace(epochs * rows.steps, seconds, spent=self._state.seconds)
 
     def __call__(self) -> Graph:
         state = self._state
@@ -230,12 +232,12 @@ class _Run:
 
     def _say_if_short(self, steps: int) -> None:
         """Warn once where the time is too short for one epoch."""
-        if self._limit is None or self._warned or self._pace.step_seconds is None or steps >= self._rows.steps:
+        if self._pace.limit is None or self._warned or self._pace.step_seconds is None or steps >= self._rows.steps:
             return
         self._warned = True
         whole = self._pace.step_seconds * self._rows.steps
         warnings.warn(
-            f"The time of {self._limit:.3g} s is too short for one epoch: about {steps} of its {self._rows.steps} "
+            f"The time of {self._pace.limit:.3g} s is too short for one epoch: about {steps} of its {self._rows.steps} "
             f"steps fit, all take about {whole:.3g} s. What to do: give more time, or fewer rows.",
             LeanlyWarning,
             stacklevel=5,
@@ -289,6 +291,7 @@ class _Run:
             return
         state, tensors = found
         self._state = _State(**state)
+        self._pace.spend(self._state.seconds)
 
         def group(name: str) -> dict[str, Tensor]:
             return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}

@@ -18,14 +18,15 @@ class Pace:
     Args:
         steps: steps wanted in all.
         limit: seconds for the whole run; None sets no limit.
-        spent: seconds of the same run before it was cut off.
+        spent: seconds that are gone already.
         clock: gives seconds.
     """
 
     def __init__(
         self, steps: int, limit: float | None, *, spent: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._wanted, self._limit, self._clock = steps, limit, clock
+        self.limit = limit
+        self._wanted, self._clock = steps, clock
         self._begun = clock() - spent
         self._seen = self._count = 0
         self._step_seconds = 0.0
@@ -36,6 +37,10 @@ class Pace:
     def elapsed(self) -> float:
         """Seconds of the run, what was before an interruption included."""
         return self._clock() - self._begun
+
+    def spend(self, seconds: float) -> None:
+        """Note seconds of the same run before it was cut off."""
+        self._begun -= seconds
 
     @property
     def step_seconds(self) -> float | None:
@@ -65,17 +70,17 @@ class Pace:
 
     def steps(self, done: int, epoch_steps: int) -> int:
         """Return how many steps there will be in all, `done` ones included, evaluations after each epoch counted."""
-        if self._limit is None or self.step_seconds is None:
+        if self.limit is None or self.step_seconds is None:
             return self._wanted
-        left = self._limit - self.elapsed - self._pause_seconds
+        left = self.limit - self.elapsed - self._pause_seconds
         each = self.step_seconds + self._pause_seconds / epoch_steps
         return min(self._wanted, done + max(0, int(left / max(each, 1e-9))))
 
     def over(self) -> bool:
         """Say whether there is no time for a further step and the evaluation after it."""
-        if self._limit is None:
+        if self.limit is None:
             return False
-        return self.elapsed + self._pause_seconds + (self.step_seconds or 0.0) > self._limit
+        return self.elapsed + self._pause_seconds + (self.step_seconds or 0.0) > self.limit
 
     def left(self, done: int, epoch_steps: int) -> float | None:
         """Return the seconds that are left, as far as they can be told."""

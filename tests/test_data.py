@@ -103,6 +103,21 @@ def test_all_kinds_of_data_have_the_same_digest():
     assert len(split((X, Y)).digest) == 64
 
 
+def test_numbered_rows_are_picked_in_any_order():
+    rows = torch.tensor([149, 3, 3, 0])
+    picked = 0
+    for kind, one in all_kinds().items():
+        if one.counted:
+            (inputs,), targets = one.take(rows)
+            assert torch.equal(inputs, X[rows]) and torch.equal(targets, Y[rows]), kind
+            inputs.zero_()
+            picked += 1
+        else:
+            with pytest.raises(DataError, match="rows of a stream can't be picked"):
+                one.take(rows)
+    assert picked > 5 and X[149, 2] == 449, "what is picked is a copy"
+
+
 @given(st.integers(1, 70), st.integers(0, 200), st.integers(1, 40))
 def test_a_limit_cuts_after_so_many_rows(size, limit, loader_size):
     for one in (split((X, Y)), split(Rows()), split(DataLoader(Stream(), batch_size=loader_size))):

@@ -24,11 +24,14 @@ _HOMES = {
     "bundle": "",
     "capture": "leanly.graph",
     "compare": "leanly.measurement",
+    "distill": "",
     "load": "leanly.bundle",
     "lower": "leanly.lowering",
     "measure": "leanly.measurement",
     "optimize": "leanly.pipeline",
     "quantize": "",
+    "train": "leanly.training",
+    "training": "",
 }
 
 __all__ = [
@@ -44,15 +47,18 @@ __all__ = [
     "bundle",
     "capture",
     "compare",
+    "distill",
     "load",
     "lower",
     "measure",
     "optimize",
     "quantize",
+    "train",
+    "training",
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, quantize
+    from leanly import bundle, distill, quantize, training
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load
@@ -65,6 +71,7 @@ if TYPE_CHECKING:
     from leanly.recipe import Recipe
     from leanly.target import Target
     from leanly.task import Task
+    from leanly.training import train
 
 
 def __getattr__(name: str) -> Any:

@@ -86,6 +86,18 @@ class Split:
         for rows, targets in self._read(size, limit):
             yield self.arguments.complete(rows), targets
 
+    def take(self, rows: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the rows with these numbers, in this order, as flat tensors and targets.
+
+        Args:
+            rows: row numbers, int64 `(rows,)`.
+
+        Raises:
+            DataError: the split is a stream, or a row can't be read.
+        """
+        inputs, targets = self._source.take(rows)
+        return self.arguments.complete(self.arguments.rows(inputs, f"split {self.name!r}")), targets
+
     def _read(self, size: int, limit: int | None = None) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
         if size < 1:
             raise DataError(

@@ -34,6 +34,10 @@ class SettingError(LeanlyError):
     """A setting (budget, target, pass) is out of its range."""
 
 
+class TrainingError(LeanlyError):
+    """Training could not go on: the loss is no number, and nothing good was reached before."""
+
+
 class LoweringError(LeanlyError):
     """A graph could not be turned into an artifact that does what the graph does."""
 

@@ -35,6 +35,10 @@ class Source(Protocol):
         """Yield `(inputs, targets)` of at most `size` rows each, `limit` rows in all."""
         ...
 
+    def take(self, rows: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """Return the rows with these numbers, in this order."""
+        ...
+
 
 def open_source(name: str, data: Any) -> Source:
     """Return the source of a split.
@@ -121,6 +125,10 @@ class ArraySource:
             leaves = [_rows(leaf, start, stop) for leaf in self._inputs]
             yield build(self._structure, leaves), _rows(self._targets, start, stop)
 
+    def take(self, rows: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """Return copies of the rows with these numbers, in this order."""
+        return build(self._structure, [_taken(leaf, rows) for leaf in self._inputs]), _taken(self._targets, rows)
+
     def targets(self) -> np.ndarray:
         """All targets, without reading the inputs."""
         return _rows(self._targets, 0, self._targets.shape[0]).numpy()
@@ -139,22 +147,29 @@ class RowSource:
         end = count if limit is None else min(limit, count)
         for start in range(0, end, size):
             rows = list(range(start, min(start + size, end)))
-            where = f"split {self._name!r}, rows {rows[0]} to {rows[-1]}"
-            try:
-                many = getattr(self._dataset, "__getitems__", None)
-                items = many(rows) if many else [self._dataset[row] for row in rows]
-                _check_pair(items[0], where)
-                batch = self._collate(items)
-            except LeanlyError:
-                raise
-            except Exception as error:
-                raise DataError(
-                    f"reading failed with {type(error).__name__}: {error}",
-                    where=where,
-                    remedy="make dataset[row] return (x, y) of tensors, arrays or numbers, of one shape in a batch "
-                    "or put together by the collate_fn of a DataLoader",
-                ) from error
-            yield _pair(batch, where)
+            yield self._together(rows, f"split {self._name!r}, rows {rows[0]} to {rows[-1]}")
+
+    def take(self, rows: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """Return the rows with these numbers, in this order."""
+        numbers = rows.tolist()
+        return self._together(numbers, f"split {self._name!r}, {shown_rows(numbers)}")
+
+    def _together(self, rows: list[int], where: str) -> tuple[Any, torch.Tensor]:
+        try:
+            many = getattr(self._dataset, "__getitems__", None)
+            items = many(rows) if many else [self._dataset[row] for row in rows]
+            _check_pair(items[0], where)
+            batch = self._collate(items)
+        except LeanlyError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"reading failed with {type(error).__name__}: {error}",
+                where=where,
+                remedy="make dataset[row] return (x, y) of tensors, arrays or numbers, of one shape in a batch "
+                "or put together by the collate_fn of a DataLoader",
+            ) from error
+        return _pair(batch, where)
 
 
 class StreamSource:
@@ -189,6 +204,18 @@ class StreamSource:
                     break
         if held is not None:
             yield build(*held)
+
+    def take(self, rows: torch.Tensor) -> tuple[Any, torch.Tensor]:
+        """Refuse: a stream is only read from its start.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            "rows of a stream can't be picked",
+            where=f"split {self._name!r}",
+            remedy="give a Dataset with numbered rows, or arrays",
+        )
 
 
 def _open_loader(name: str, loader: DataLoader[Any]) -> Source:
@@ -232,6 +259,18 @@ def _rows(leaf: Any, start: int, stop: int) -> torch.Tensor:
         rows = leaf.detach()[start:stop]
         return rows.clone() if rows.device.type == "cpu" else rows.cpu()
     return torch.from_numpy(np.array(leaf[start:stop]))
+
+
+def _taken(leaf: Any, rows: torch.Tensor) -> torch.Tensor:
+    if isinstance(leaf, torch.Tensor):
+        return leaf.detach()[rows.to(leaf.device)].cpu()
+    return torch.from_numpy(np.array(leaf[rows.numpy()]))
+
+
+def shown_rows(rows: list[int]) -> str:
+    """Name a few rows: "rows 3, 17, 4 and 29 more"."""
+    more = len(rows) - 3
+    return f"rows {', '.join(map(str, rows[:3]))}{f' and {more} more' if more > 0 else ''}"
 
 
 def _check_pair(item: Any, where: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from leanly.target import Target
     from leanly.task import Task
 
-ROOMS = ("quantize", "prune", "distill")
+ROOMS = ("quantize", "prune", "distill", "training")
 
 
 class Pass(Protocol):
@@ -43,21 +45,62 @@ class Recipe:
         ]
 
     @staticmethod
-    def from_json(data: list[dict[str, Any]]) -> Recipe:
+    def from_json(data: list[dict[str, Any]], teachers: Iterable[Graph] = ()) -> Recipe:
         """Read what `to_json` wrote.
+
+        Args:
+            data: a pass an entry.
+            teachers: the graphs that the recipe names by their content.
 
         Raises:
             SettingError: a pass or a setting that this leanly does not have.
         """
-        return Recipe(tuple(_read(entry) for entry in data))
+        known = {_hash(teacher): teacher for teacher in teachers}
+        return Recipe(tuple(_read(entry, known) for entry in data))
 
 
 def _settings(step: Any) -> dict[str, Any]:
-    settings = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return {
+        field.name: _plain(getattr(step, field.name), f"{type(step).__name__}.{field.name}")
+        for field in dataclasses.fields(step)
+        if field.metadata.get("recipe", True)
+    }
 
 
-def _read(entry: dict[str, Any]) -> Pass:
+def _plain(value: Any, where: str) -> Any:
+    """Return a setting as JSON: a graph by its content, a criterion by its name in the package."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, where) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name), where) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "fingerprint", None)):
+        return _hash(value)
+    if name := _public_name(value):
+        return name
+    raise SettingError(
+        f"a recipe can't hold {where}, a {type(value).__name__} of your own: it would run nowhere else",
+        where=where,
+        remedy="give what the package has by a name; a teacher as a Graph: leanly.capture(teacher, example=...)",
+    )
+
+
+def _public_name(value: Any) -> str:
+    """Return the name under which a room of the package offers a function; empty where none does."""
+    package, room, *_ = [*str(getattr(value, "__module__", "")).split("."), "", ""]
+    name = getattr(value, "__name__", "")
+    offered = getattr(sys.modules.get(f"leanly.{room}"), name, None) if package == "leanly" and room in ROOMS else None
+    return name if name and offered is value else ""
+
+
+def _hash(graph: Any) -> str:
+    return f"sha256:{graph.fingerprint()}"
+
+
+def _read(entry: dict[str, Any], known: dict[str, Graph]) -> Pass:
     entry = dict(entry)
     name = str(entry.pop("pass", ""))
     room, _, kind = name.partition(".")
@@ -70,6 +113,7 @@ def _read(entry: dict[str, Any]) -> Pass:
             f"there is no pass named {name!r}", where="recipe", remedy="update leanly or mend the recipe"
         )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    settings = {key: known.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
     try:
         return found(**settings)  # type: ignore[return-value]
     except TypeError as error:

@@ -1,0 +1,102 @@
+"""What is compared between student and teacher: softened classes where outputs are logits, values elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from leanly.checks import class_count
+from leanly.graph import Graph
+from leanly.metrics import first_output
+from leanly.structure import build
+from leanly.task import Task
+from leanly.training.rows import TrainBatch
+from leanly.training.stepping import Objective
+
+Compare = Callable[[Tensor, Tensor, float], Tensor]
+"""`(student, teacher, temperature) -> scalar tensor`, 0 where they agree."""
+
+
+def classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of softened classes; logits are `(rows, classes, ...)`.
+
+    Times the squared temperature, so that its gradient keeps its size beside that of the labels (Hinton et al. 2015,
+    "Distilling the Knowledge in a Neural Network").
+    """
+    wanted = (teacher / temperature).log_softmax(1)
+    found = (student / temperature).log_softmax(1)
+    return (wanted.exp() * (wanted - found)).sum(1).mean() * temperature**2
+
+
+def binary(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Do the same for one logit a row, against a second class of logit 0."""
+    return classes(_two_classes(student), _two_classes(teacher), temperature)
+
+
+def values(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean squared error; a temperature means nothing here."""
+    return functional.mse_loss(student, teacher)
+
+
+def _two_classes(logits: Tensor) -> Tensor:
+    return torch.stack([torch.zeros_like(logits), logits], 1)
+
+
+def comparison(graph: Graph, task: Task) -> Compare:
+    """Choose how the main output is compared, from the task's metric, loss and labels."""
+    outputs = list(graph.clone().eval().flat(*graph.example))
+    main = outputs[main_output(graph)].detach()
+    split = task.split("train")
+    if task.loss == "cross_entropy" and main.ndim > 2 and split is not None:
+        _, targets = next(split.flat_batches(1, 1))
+        if not targets.is_floating_point() and targets.ndim == main.ndim - 1:
+            return classes
+    if task.loss == "binary_cross_entropy":
+        return binary
+    if task.loss == "kl":
+        return classes
+    count = class_count(build(graph.returns, [output.detach() for output in outputs]), task.metric, task.loss, split)
+    if count is None:
+        return values
+    return classes if main.ndim == 2 and main.shape[1] > 1 else binary
+
+
+def main_output(graph: Graph) -> int:
+    """Return the position of the output that metrics and losses by name look at."""
+    return first_output(build(graph.returns, range(len(graph.outputs))))
+
+
+def taught(
+    graph: Graph, task: Task, teach: Callable[[TrainBatch], tuple[Tensor, ...]], *, temperature: float, alpha: float
+) -> Objective:
+    """Return the objective `alpha * teacher + (1 - alpha) * labels`.
+
+    Beside the main output, every other output of floats is compared by its values.
+
+    Args:
+        graph: the student, whose structure of outputs the loss is given.
+        task: its loss compares with the labels.
+        teach: gives the teacher's flat outputs of a batch.
+        temperature: by which logits are divided before they are compared.
+        alpha: the teacher's share, 0 to 1.
+    """
+    main, compare = main_output(graph), comparison(graph, task)
+    floats = [index for index, spec in enumerate(graph.outputs) if spec.dtype.startswith(("float", "bfloat"))]
+    loss = task.loss_function
+
+    def objective(outputs: tuple[Tensor, ...], batch: TrainBatch) -> Tensor:
+        parts: list[Tensor] = []
+        if alpha > 0:
+            wanted = teach(batch)
+            parts += [
+                alpha * (compare if index == main else values)(outputs[index], wanted[index], temperature)
+                for index in floats
+            ]
+        if alpha < 1:
+            parts.append((1 - alpha) * loss(build(graph.returns, outputs), batch.targets))
+        return torch.stack(parts).sum()
+
+    return objective

@@ -1,0 +1,158 @@
+"""Who teaches: the task's own model or another, and its outputs, kept for each row where rows stay the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from leanly.checks import named_tensors
+from leanly.data import Split
+from leanly.errors import SettingError
+from leanly.graph import Graph, capture
+from leanly.graph.tensors import every
+from leanly.target import Target
+from leanly.task import Task
+from leanly.training.evaluation import ROWS, outputs_of
+from leanly.training.precision import chosen_dtype, run
+from leanly.training.rows import TrainBatch
+from leanly.training.settings import Settings
+from leanly.training.supervised import original
+
+ORIGINAL = "original"
+HASH = "sha256:"
+LARGEST = 2**30
+"""Bytes of outputs that are kept at most."""
+SHARE = 0.25
+"""Share of the time that filling the memory of outputs may take."""
+
+_ORIGINALS: WeakKeyDictionary[Task, Graph] = WeakKeyDictionary()
+_OUTPUTS: WeakKeyDictionary[Split, tuple[str, list[Tensor]]] = WeakKeyDictionary()
+
+
+def check_teacher(teacher: Any) -> None:
+    """Raise a SettingError unless it is "original", a hash, a Graph or a module."""
+    if isinstance(teacher, Graph | nn.Module) or teacher == ORIGINAL:
+        return
+    if isinstance(teacher, str) and teacher.startswith(HASH):
+        return
+    raise SettingError(
+        f"the teacher is {teacher!r}",
+        where="Distill.teacher",
+        remedy='give "original" for the task\'s own model, a Graph, or a trained nn.Module',
+    )
+
+
+def find_teacher(teacher: Any, task: Task) -> Graph:
+    """Return the teacher as a graph in evaluation mode; the task's own model is captured once.
+
+    Raises:
+        SettingError: only its hash is known.
+        CaptureError: a module that can't be captured.
+    """
+    if isinstance(teacher, Graph):
+        return teacher.clone().eval()
+    if isinstance(teacher, nn.Module):
+        return capture(teacher, example=task.example, dynamic=task.dynamic, static=tuple(task.static)).eval()
+    if teacher != ORIGINAL:
+        raise SettingError(
+            f"the recipe names its teacher by content, {teacher[:19]}..., and that graph is not here",
+            where="Distill.teacher",
+            remedy="open the graph and give it: Recipe.from_json(data, teachers=[leanly.Graph.open(folder)])",
+        )
+    kept = _ORIGINALS.get(task)
+    if kept is None or not _same_weights(task, kept):
+        kept = _ORIGINALS[task] = original(task).eval()
+    return kept
+
+
+def _same_weights(task: Task, graph: Graph) -> bool:
+    """Say whether the task's model is still what was captured: its owner may have trained it on."""
+    held = every(graph.module)
+    return all(torch.equal(tensor, held.get(name, tensor)) for name, tensor, _ in named_tensors(task.model))
+
+
+def check_alike(student: Graph, teacher: Graph) -> None:
+    """Raise a SettingError where the two take other inputs or give other outputs."""
+    for what, ours, theirs in (
+        ("outputs", student.outputs, teacher.outputs),
+        ("inputs", student.inputs, teacher.inputs),
+    ):
+        told = [", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) for specs in (ours, theirs)]
+        if len(ours) != len(theirs) or not all(
+            one.dtype == other.dtype and _fit(one.shape, other.shape) for one, other in zip(ours, theirs, strict=True)
+        ):
+            raise SettingError(
+                f"student and teacher have other {what}: {told[0]} and {told[1]}",
+                where="Distill.teacher",
+                remedy=f"give a teacher with the student's {what}, or wrap one of them in a module that has them",
+            )
+
+
+def _fit(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    """Say whether two shapes can be the same; a dimension that varies may be any size."""
+    return len(one) == len(other) and all(
+        a == b or isinstance(a, str) or isinstance(b, str) for a, b in zip(one, other, strict=True)
+    )
+
+
+class Teacher:
+    """Gives the outputs of a batch: looked up where they were kept, computed where rows are new each time.
+
+    Args:
+        graph: the teacher, on the student's device.
+        split: the training rows.
+        settings: whether rows are augmented, and the precision.
+        epochs: how often the rows are seen.
+        seconds: the time of the whole run; None sets no limit.
+        target: what the machine is good at.
+    """
+
+    def __init__(
+        self, graph: Graph, split: Split, settings: Settings, epochs: int, seconds: float | None, target: Target | None
+    ) -> None:
+        self._graph = graph
+        self._dtype = chosen_dtype(graph, settings.precision, target)
+        again = epochs > 1 and not settings.augment and split.counted and split.same_again()
+        self._kept = _kept_outputs(graph, split, seconds) if again and _fits(graph, len(split)) else None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether outputs were computed beforehand, once for each row."""
+        return self._kept is not None
+
+    def __call__(self, batch: TrainBatch) -> tuple[Tensor, ...]:
+        """Return the flat outputs, without gradient."""
+        if self._kept is not None and batch.rows is not None:
+            return tuple(output[batch.rows].to(self._graph.device) for output in self._kept)
+        with torch.no_grad():
+            return run(self._graph, batch.inputs, self._dtype)
+
+
+def _fits(graph: Graph, rows: int) -> bool:
+    """Say whether all outputs carry the batch, have one shape, and are small enough to keep."""
+    size = 0
+    for spec, output in zip(graph.outputs, graph.clone().flat(*graph.example), strict=True):
+        if not spec.shape or spec.shape[0] != "batch" or any(isinstance(dim, str) for dim in spec.shape[1:]):
+            return False
+        size += output[0].numel() * output.element_size()
+    return size * rows <= LARGEST
+
+
+def _kept_outputs(graph: Graph, split: Split, seconds: float | None) -> list[Tensor] | None:
+    """Return the outputs of all rows, kept from another student where the teacher is the same; None if too slow."""
+    fingerprint = graph.fingerprint()
+    if split in _OUTPUTS and _OUTPUTS[split][0] == fingerprint:
+        return _OUTPUTS[split][1]
+    if seconds is not None:
+        inputs, _ = next(split.flat_batches(ROWS, ROWS))
+        begun = time.monotonic()
+        with torch.no_grad():
+            graph.flat(*(tensor.to(graph.device) for tensor in inputs))
+        if (time.monotonic() - begun) * len(split) / len(inputs[0]) > SHARE * seconds:
+            return None
+    _OUTPUTS[split] = (fingerprint, outputs_of(graph, split))
+    return _OUTPUTS[split][1]

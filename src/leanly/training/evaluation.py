@@ -1,0 +1,56 @@
+"""The metric of a graph over a split, in float32 and evaluation mode."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leanly.data import Split
+from leanly.errors import DataError
+from leanly.graph import Graph
+from leanly.structure import build
+from leanly.task import Task
+from leanly.training.precision import placed, takes_channels_last
+
+ROWS = 128
+
+
+def evaluate(graph: Graph, task: Task, split: Split) -> float:
+    """Return the task's metric of a graph over a whole split; the graph's mode is put back.
+
+    Raises:
+        DataError: the metric fails, or the outputs of different batches don't fit together.
+    """
+    return task.score(build(graph.returns, outputs_of(graph, split)), split.targets)
+
+
+def outputs_of(graph: Graph, split: Split) -> list[Tensor]:
+    """Return the outputs of all rows in order, on the CPU; what does not carry the batch comes once.
+
+    Raises:
+        DataError: the outputs of different batches don't fit together.
+    """
+    training, channels_last = graph.training, takes_channels_last(graph)
+    parts: list[list[Tensor]] = [[] for _ in graph.outputs]
+    graph.eval()
+    try:
+        with torch.no_grad():
+            for inputs, _ in split.flat_batches(ROWS):
+                outputs = graph.flat(*placed(inputs, graph.device, channels_last))
+                for part, output in zip(parts, outputs, strict=True):
+                    part.append(output.cpu().contiguous())
+    finally:
+        graph.train(training)
+    joined = []
+    for spec, part in zip(graph.outputs, parts, strict=True):
+        if not spec.shape or spec.shape[0] != "batch":
+            joined.append(part[0])
+            continue
+        if len({output.shape[1:] for output in part}) > 1:
+            raise DataError(
+                f"output {spec.name} has other shapes in other batches",
+                where=f"split {split.name!r}",
+                remedy="pad all rows of the split to the same length",
+            )
+        joined.append(torch.cat(part))
+    return joined

@@ -1,0 +1,302 @@
+"""The one loop: fine-tuning, distillation and quantization-aware training differ only in their objective."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanly.budget import read_time
+from leanly.data import Split, fixed_random
+from leanly.errors import DataError, LeanlyWarning, SettingError, TrainingError
+from leanly.files import digest
+from leanly.graph import Graph
+from leanly.target import Target
+from leanly.task import Task
+from leanly.training.checkpoints import Checkpoints, optimizer_tensors, restore, restore_optimizer, snapshot
+from leanly.training.evaluation import evaluate
+from leanly.training.pace import Pace
+from leanly.training.precision import chosen_dtype, deterministic
+from leanly.training.progress import Listener, Progress
+from leanly.training.rows import Rows
+from leanly.training.schedules import rate_factor
+from leanly.training.settings import Settings
+from leanly.training.stepping import Diverged, Objective, Stepper
+
+
+def fit(
+    graph: Graph,
+    task: Task,
+    objective: Objective,
+    *,
+    epochs: int,
+    time: float | str | None = None,
+    spent: float = 0.0,
+    settings: Settings | None = None,
+    target: Target | None = None,
+    folder: str | Path | None = None,
+    progress: Listener | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Graph:
+    """Minimize an objective over the training rows and return the best state that validation saw.
+
+    Without validation rows the last state comes back. The graph given is not changed; the start counts as a state too.
+
+    Args:
+        graph: the network to train.
+        task: training rows, and validation rows with their metric where it has them.
+        objective: `(flat outputs, batch) -> scalar tensor`.
+        epochs: how often all training rows are seen, at most.
+        time: seconds, "90s" or "10min" for everything; the schedule is fitted into it.
+        spent: seconds of that time which are gone already.
+        settings: how; the defaults where None.
+        target: what the machine is good at; by default this one.
+        folder: where checkpoints lie; a run that was killed goes on from them, one that ended is not done again.
+        progress: is called after each step and each evaluation.
+        about: JSON that says what the objective is, so that a checkpoint of another one is refused.
+
+    Raises:
+        DataError: the task has no training rows.
+        SettingError: an epoch count or time out of its range.
+        TrainingError: the loss is no number before anything was gained.
+        RunError: the folder holds the checkpoint of another run.
+    """
+    settings = settings or Settings()
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise SettingError(f"epochs is {epochs!r}", where="epochs", remedy="give a whole number, 1 or more")
+    seconds = None if time is None else read_time(time)
+    split = training_rows(task)
+    checkpoints = None
+    if folder is not None:
+        dtype = str(chosen_dtype(graph, settings.precision, target))
+        checkpoints = Checkpoints(
+            folder, _key(graph, task, epochs, seconds, settings, {"dtype": dtype, **(about or {})})
+        )
+    with fixed_random(), deterministic():
+        stepper = Stepper(graph.clone().train(), objective, settings, target)
+        rows = Rows(split, settings.batch_size, settings.seed)
+        pace = Pace(epochs * rows.steps, seconds, spent=spent)
+        run = _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)
+        return run().eval()
+
+
+def training_rows(task: Task | None) -> Split:
+    """Return the training split.
+
+    Raises:
+        DataError: there is none; it says what can be done without.
+    """
+    split = None if task is None else task.split("train")
+    if split is None:
+        raise DataError(
+            "training needs rows, and the task has no split 'train'",
+            where="Task.train",
+            remedy="give train=(inputs, targets); for distillation with alpha=1 any targets will do. Without them "
+            "nothing can be learned, but quantize.Static still works (it calibrates on validation), and so do cuts "
+            "whose importance needs no data",
+        )
+    return split
+
+
+def _key(
+    graph: Graph, task: Task, epochs: int, seconds: float | None, settings: Settings, about: dict[str, Any]
+) -> str:
+    splits = {name: split.digest for name in ("train", "validation") if (split := task.split(name)) is not None}
+    return digest(
+        {
+            "graph": graph.fingerprint(),
+            "splits": splits,
+            "metric": task.metric.name,
+            "epochs": epochs,
+            "seconds": seconds,
+            "settings": asdict(settings),
+            "about": about,
+        }
+    )
+
+
+@dataclass
+class _State:
+    """What a run has to know besides its tensors to go on."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    losses: int = 0
+    metric: float | None = None
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+    evaluated: int = -1
+    finished: bool = False
+    history: list[dict[str, float | None]] = field(default_factory=list)
+
+
+class _Run:
+    def __init__(
+        self,
+        stepper: Stepper,
+        rows: Rows,
+        task: Task,
+        epochs: int,
+        pace: Pace,
+        settings: Settings,
+        checkpoints: Checkpoints | None,
+        listener: Listener | None,
+    ) -> None:
+        self._stepper, self._graph, self._rows = stepper, stepper.graph, rows
+        self._task, self._validation = task, task.split("validation")
+        self._epochs, self._pace, self._settings = epochs, pace, settings
+        self._checkpoints, self._listener = checkpoints, listener
+        self._state = _State()
+        self._place = "the weights that were given"
+        self._warned = False
+        self._best = snapshot(self._graph)
+        self._resume()
+
+    def __call__(self) -> Graph:
+        state = self._state
+        if not state.finished:
+            try:
+                self._train()
+            except Diverged as error:
+                self._give_up(error)
+            state.finished = True
+            self._save()
+        restore(self._graph, self._best)
+        return self._graph
+
+    def _train(self) -> None:
+        state = self._state
+        if state.evaluated < 0:
+            self._evaluate()
+        while state.epoch < self._epochs and not self._stalled() and not self._pace.over():
+            self._pace.begin()
+            for batch in self._rows.epoch(state.epoch, state.batch):
+                self._place = batch.place
+                steps = self._pace.steps(state.step, self._rows.steps)
+                self._say_if_short(steps)
+                if steps <= state.step:
+                    break
+                factor = rate_factor(self._settings.schedule, state.step, steps, self._settings.warmup)
+                loss = self._stepper(batch, factor)
+                state.step, state.batch = state.step + 1, state.batch + 1
+                state.loss_sum, state.losses = state.loss_sum + loss, state.losses + 1
+                self._pace.step()
+                self._tell()
+                if self._checkpoints is not None and self._checkpoints.due:
+                    self._save()
+                    self._pace.begin()
+            else:
+                state.epoch, state.batch = state.epoch + 1, 0
+            if state.losses:
+                self._evaluate()
+            if state.batch:
+                return  # the time is over
+
+    def _evaluate(self) -> None:
+        """Score the weights as they are, keep them where none were better, and begin a new count of losses."""
+        state = self._state
+        if not all(bool(parameter.isfinite().all()) for parameter in self._graph.parameters()):
+            raise Diverged(float("nan"), self._place)
+        if self._validation is not None:
+            with self._pace.evaluating():
+                state.metric = evaluate(self._graph, self._task, self._validation)
+        better = state.best is None or (state.metric is not None and state.metric > state.best)
+        if state.metric is None or state.best is None or state.metric >= state.best:
+            self._best, state.best = snapshot(self._graph), state.metric
+        if better:
+            state.best_epoch = state.epoch
+        state.evaluated = state.step
+        self._tell()
+        if state.losses:
+            mean = state.loss_sum / state.losses
+            state.history.append(
+                {"epoch": state.epoch, "loss": mean, "metric": state.metric, "learning_rate": self._stepper.rate}
+            )
+        state.loss_sum, state.losses = 0.0, 0
+        if self._checkpoints is not None and state.step:
+            self._save()
+
+    def _stalled(self) -> bool:
+        patience = self._settings.patience
+        return (
+            bool(patience) and self._validation is not None and self._state.epoch - self._state.best_epoch >= patience
+        )
+
+    def _say_if_short(self, steps: int) -> None:
+        """Warn once where the time is too short for one epoch."""
+        if self._pace.limit is None or self._warned or self._pace.step_seconds is None or steps >= self._rows.steps:
+            return
+        self._warned = True
+        whole = self._pace.step_seconds * self._rows.steps
+        warnings.warn(
+            f"The time of {self._pace.limit:.3g} s is too short for one epoch: about {steps} of its {self._rows.steps} "
+            f"steps fit, all take about {whole:.3g} s. What to do: give more time, or fewer rows.",
+            LeanlyWarning,
+            stacklevel=5,
+        )
+
+    def _give_up(self, error: Diverged) -> None:
+        """Go back to the last good state; where no epoch was good, say so as an error."""
+        state = self._state
+        remedy = "a lower learning_rate, clip=1.0 or a longer warmup; look at the rows of that batch"
+        if not state.history:
+            raise TrainingError(f"the loss became {error.value}", where=error.place, remedy=remedy) from error
+        warnings.warn(
+            f"Training stopped since the loss became {error.value} in {error.place}; the best state before it is kept "
+            f"(epoch {state.best_epoch}). What to do: {remedy}.",
+            LeanlyWarning,
+            stacklevel=5,
+        )
+
+    def _tell(self) -> None:
+        if self._listener is None:
+            return
+        state, steps = self._state, self._pace.steps(self._state.step, self._rows.steps)
+        self._listener(
+            Progress(
+                fraction=min(1.0, state.step / max(steps, 1)),
+                epoch=state.epoch,
+                step=state.step,
+                loss=state.loss_sum / state.losses if state.losses else None,
+                metric=state.metric,
+                best=state.best,
+                learning_rate=self._stepper.rate,
+                seconds_left=self._pace.left(state.step, self._rows.steps),
+            )
+        )
+
+    def _save(self) -> None:
+        if self._checkpoints is None:
+            return
+        self._state.seconds = self._pace.elapsed
+        groups = {
+            "model": snapshot(self._graph),
+            "best": self._best,
+            "optimizer": optimizer_tensors(self._stepper.optimizer),
+        }
+        tensors = {f"{group}/{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
+        self._checkpoints.write(asdict(self._state), tensors)
+
+    def _resume(self) -> None:
+        found = self._checkpoints.read() if self._checkpoints is not None else None
+        if found is None:
+            return
+        state, tensors = found
+        self._state = _State(**state)
+        self._pace.spend(self._state.seconds)
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
+
+        with torch.no_grad():
+            restore(self._graph, group("model"))
+        self._best = group("best")
+        restore_optimizer(self._stepper.optimizer, group("optimizer"))

@@ -1,0 +1,72 @@
+"""The optimizers known by name, with what their weight decay leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from leanly.errors import SettingError
+from leanly.graph import Graph
+
+if TYPE_CHECKING:
+    from leanly.training.settings import Settings
+
+MOMENTUM = 0.9
+RATES = {"sgd": 0.1, "adamw": 1e-3}
+DECAYS = {"sgd": 5e-4, "adamw": 1e-2}
+ATTENTION_RATE = 1e-4
+"""Transformers that were trained before forget at 1e-3."""
+
+Groups = list[dict[str, Any]]
+
+
+def sgd(groups: Groups, rate: float, fused: bool) -> Optimizer:
+    """Stochastic gradient descent with Nesterov's momentum (Sutskever et al. 2013)."""
+    return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM, nesterov=True, fused=fused)
+
+
+def adamw(groups: Groups, rate: float, fused: bool) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+    return torch.optim.AdamW(groups, lr=rate, fused=fused)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, float, bool], Optimizer]] = {
+    function.__name__: function for function in (adamw, sgd)
+}
+
+
+def make_optimizer(graph: Graph, settings: Settings) -> Optimizer:
+    """Return the optimizer of the trainable parameters; those of fewer than two dimensions do not decay.
+
+    Raises:
+        SettingError: no parameter can be trained.
+    """
+    trainable = [parameter for parameter in graph.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise SettingError(
+            "the network has no parameter that can be trained",
+            where="the graph's parameters",
+            remedy="capture a module whose parameters have requires_grad=True",
+        )
+    decay = DECAYS[settings.optimizer] if settings.weight_decay is None else settings.weight_decay
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    rate = default_rate(graph, settings.optimizer) if settings.learning_rate is None else settings.learning_rate
+    groups = [group for group in groups if group["params"]]
+    return OPTIMIZERS[settings.optimizer](groups, rate, all(map(_fusable, trainable)))
+
+
+def default_rate(graph: Graph, optimizer: str) -> float:
+    """Return the learning rate of an optimizer where none is given."""
+    attends = any("scaled_dot_product_attention" in str(node.target) for node in graph.module.graph.nodes)
+    return ATTENTION_RATE if optimizer == "adamw" and attends else RATES[optimizer]
+
+
+def _fusable(parameter: Tensor) -> bool:
+    return parameter.dtype == torch.float32 and parameter.device.type in ("cpu", "cuda")

@@ -1,0 +1,81 @@
+"""Settings: how a network is trained, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from leanly.errors import SettingError
+from leanly.suggest import suggestion
+from leanly.training.augmentation import AUGMENTATIONS
+from leanly.training.optimizers import OPTIMIZERS
+from leanly.training.schedules import SCHEDULES
+
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained; for how long is said where it is trained.
+
+    Args:
+        batch_size: rows in a step.
+        optimizer: "adamw", or "sgd" with Nesterov's momentum of 0.9.
+        learning_rate: the highest of the schedule; None takes 0.1 for sgd, for adamw 0.001 (0.0001 with attention).
+        weight_decay: of weights, never of norms and biases; None takes 0.0005 for sgd, 0.01 for adamw.
+        schedule: "cosine", "linear" or "constant", after the warm-up.
+        warmup: share of all steps in which the learning rate rises.
+        augment: what is done at random to images of `(rows, channels, height, width)`: "crop", "flip".
+        patience: stop after so many epochs without a better metric on validation; 0 never stops early.
+        clip: largest norm of all gradients together; 0 sets no limit.
+        precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
+        seed: of the order of rows, augmentation and dropout.
+
+    Raises:
+        SettingError: a value that is unknown or out of its range.
+    """
+
+    batch_size: int = 64
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    augment: tuple[str, ...] = ()
+    patience: int = 0
+    clip: float = 0.0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", tuple(self.augment))
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            _check_known(name, getattr(self, name), known)
+        for operation in self.augment:
+            _check_known("augment", operation, AUGMENTATIONS)
+        for name, low in (("batch_size", 1), ("patience", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise _out_of_range(name, value, f"a whole number, {low} or more")
+        for name in ("learning_rate", "weight_decay", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (
+                _is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))
+            ):
+                raise _out_of_range(name, value, "a positive number")
+        if not (_is_number(self.warmup) and 0 <= self.warmup < 1):
+            raise _out_of_range("warmup", self.warmup, "a share of the steps, from 0 to below 1")
+
+
+def _check_known(name: str, value: object, known: object) -> None:
+    names = tuple(known)  # type: ignore[arg-type]
+    if value not in names:
+        raise SettingError(f"{name} {value!r} is unknown", where=f"Settings.{name}", remedy=suggestion(value, names))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _out_of_range(name: str, value: object, wanted: str) -> SettingError:
+    return SettingError(f"{name} is {value!r}", where=f"Settings.{name}", remedy=f"give {wanted}")

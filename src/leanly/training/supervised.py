@@ -1,0 +1,81 @@
+"""`train`: a network learns from the labels of its task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from leanly.graph import Graph, capture
+from leanly.structure import build
+from leanly.target import Target
+from leanly.task import Task
+from leanly.training.loop import fit, training_rows
+from leanly.training.progress import Listener
+from leanly.training.rows import TrainBatch
+from leanly.training.settings import Settings
+from leanly.training.stepping import Objective
+
+
+def train(
+    task: Task,
+    graph: Graph | None = None,
+    *,
+    epochs: int = 10,
+    time: float | str | None = None,
+    settings: Settings | None = None,
+    target: Target | None = None,
+    folder: str | Path | None = None,
+    progress: Listener | None = None,
+) -> Graph:
+    """Train a network on the labels of its task, from the weights it has; the user's module is not changed.
+
+    The same seed gives the same weights, with the same number of threads and without `time`. With validation rows the
+    best state that they saw comes back, the start included; without them the last.
+
+    Args:
+        task: the model, training rows, and validation rows with the metric where it has them.
+        graph: what is trained; by default the task's model.
+        epochs: how often all training rows are seen, at most.
+        time: seconds, "90s" or "10min" for everything; the schedule is fitted into it, also into less than an epoch.
+        settings: how; see `leanly.training.Settings`.
+        target: what the machine is good at; by default this one.
+        folder: where checkpoints lie; a run that was killed goes on from them to the same weights.
+        progress: is called with a `leanly.training.Progress` after each step and each evaluation.
+
+    Raises:
+        DataError: the task has no training rows, or the loss does not fit them.
+        SettingError: a setting out of its range.
+        TrainingError: the loss is no number before anything was gained; batch and rows are named.
+        RunError: the folder holds the checkpoint of another run.
+    """
+    training_rows(task)
+    graph = graph if graph is not None else original(task)
+    loss = task.loss if isinstance(task.loss, str) else getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
+    return fit(
+        graph,
+        task,
+        supervised(graph, task),
+        epochs=epochs,
+        time=time,
+        settings=settings,
+        target=target,
+        folder=folder,
+        progress=progress,
+        about={"loss": loss},
+    )
+
+
+def supervised(graph: Graph, task: Task) -> Objective:
+    """Return the task's own loss against the labels, as an objective."""
+    loss = task.loss_function
+
+    def objective(outputs: tuple[Tensor, ...], batch: TrainBatch) -> Tensor:
+        return loss(build(graph.returns, outputs), batch.targets)
+
+    return objective
+
+
+def original(task: Task) -> Graph:
+    """Return the task's model as a graph."""
+    return capture(task.model, example=task.example, dynamic=task.dynamic, static=tuple(task.static))

@@ -1,0 +1,263 @@
+"""The loop: what it learns, what it keeps, when it stops, and what it refuses."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import Dataset, IterableDataset
+
+import leanly
+from leanly.errors import DataError, LeanlyWarning, SettingError, TrainingError
+from leanly.training import Progress, Settings
+from leanly.training.evaluation import evaluate
+from leanly.training.rows import Rows
+from tests.training.models import Net, equal, image_task, images, weights
+
+FLOAT = Settings(batch_size=16, precision="float32", learning_rate=0.01)
+
+
+def test_it_learns_and_changes_neither_module_nor_graph():
+    task = image_task()
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    graph = leanly.capture(task.model, example=task.example)
+    started = graph.fingerprint()
+    trained = leanly.train(task, graph, epochs=5, settings=FLOAT)
+    assert evaluate(trained, task, task.split("validation")) > 0.75 > evaluate(graph, task, task.split("validation"))
+    assert graph.fingerprint() == started and not trained.training
+    assert equal(before, task.model.state_dict())
+    task.model.load_state_dict(trained.state_dict())
+    assert torch.allclose(task.model(images(5)[0]), trained(images(5)[0]), atol=1e-5)
+
+
+def test_steps_are_those_of_a_loop_in_plain_pytorch():
+    task = image_task(validation=False)
+    settings = Settings(
+        batch_size=16, optimizer="sgd", learning_rate=0.05, weight_decay=0.01, schedule="linear", warmup=0.25,
+        clip=0.5, precision="float32", seed=3,
+    )  # fmt: skip
+    trained = leanly.train(task, epochs=2, settings=settings)
+    model = Net()
+    model.load_state_dict(task.model.state_dict())
+    model.train()
+    decayed = [model.conv.weight, model.head.weight]
+    others = [model.conv.bias, model.norm.weight, model.norm.bias, model.head.bias]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
+    # 12 steps, 3 of them to warm up
+    factors = [1 / 4, 2 / 4, 3 / 4, *(1 - step / 9 for step in range(9))]
+    rows = Rows(task.split("train"), 16, seed=3)
+    for factor, batch in zip(factors, [*rows.epoch(0), *rows.epoch(1)], strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * factor
+        optimizer.zero_grad()
+        functional.cross_entropy(model(batch.inputs[0]), batch.targets).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    for name, tensor in model.state_dict().items():
+        if name != "norm.num_batches_tracked":
+            torch.testing.assert_close(trained.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weights(precision):
+    task = image_task(p=0.5)
+
+    def trained(seed, noise):
+        torch.manual_seed(noise)
+        settings = Settings(batch_size=16, augment=("crop", "flip"), precision=precision, seed=seed)
+        return weights(leanly.train(task, epochs=2, settings=settings))
+
+    first = trained(0, noise=1)
+    assert equal(first, trained(0, noise=2))
+    assert not equal(first, trained(1, noise=1))
+
+
+def test_random_numbers_of_the_user_are_left_where_they_were():
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+    expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)  # noqa: NPY002
+    task = image_task(p=0.5)
+    torch.manual_seed(5)
+    leanly.train(task, epochs=1, settings=FLOAT)
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_best_state_on_validation_comes_back():
+    task = image_task()
+    seen: list[Progress] = []
+    settings = Settings(batch_size=16, learning_rate=3.0, schedule="constant", precision="float32")
+    trained = leanly.train(task, epochs=6, settings=settings, progress=seen.append)
+    metrics = [step.metric for step in seen]
+    assert evaluate(trained, task, task.split("validation")) == max(metrics) == seen[-1].best
+    assert metrics[-1] < max(metrics), "a rate this high ends worse than its best, or the test shows nothing"
+
+
+def test_a_start_that_is_better_than_all_that_follows_comes_back():
+    task = image_task()
+    good = leanly.train(task, epochs=5, settings=FLOAT)
+    worse = Settings(batch_size=16, learning_rate=3.0, schedule="constant", precision="float32", warmup=0.0)
+    again = leanly.train(task, good, epochs=1, settings=worse)
+    assert equal(weights(again), weights(good))
+
+
+def test_progress_tells_every_step():
+    seen: list[Progress] = []
+    leanly.train(image_task(), epochs=2, settings=FLOAT, progress=seen.append)
+    assert [step.step for step in seen] == [0, 1, 2, 3, 4, 5, 6, 6, 7, 8, 9, 10, 11, 12, 12]
+    assert [step.fraction for step in seen][-1] == 1.0 and seen[0].fraction == 0.0
+    assert seen[0].loss is None and seen[1].loss is not None and seen[0].metric is not None
+    assert [step.epoch for step in seen if step.step in (5, 7)] == [0, 1]
+    assert seen[-1].seconds_left == 0.0
+
+
+def test_it_stops_early_without_gain():
+    seen: list[Progress] = []
+    settings = Settings(batch_size=16, learning_rate=1e-12, patience=2, precision="float32")
+    leanly.train(image_task(p=0.0), epochs=50, settings=settings, progress=seen.append)
+    assert seen[-1].epoch < 10
+
+
+def test_without_validation_the_last_state_comes_back():
+    task = image_task(validation=False)
+    seen: list[Progress] = []
+    trained = leanly.train(task, epochs=2, settings=FLOAT, progress=seen.append)
+    assert {step.metric for step in seen} == {None}
+    assert evaluate(trained, task, task.split("train")) > 0.4
+
+
+def test_without_training_rows_it_says_what_is_possible():
+    x, y = images(8)
+    task = leanly.Task(Net().eval(), example=x[:2], validation=(x, y))
+    with pytest.raises(DataError, match=r"no split 'train'.*quantize\.Static still works"):
+        leanly.train(task)
+
+
+def spoiled(row: int) -> leanly.Task:
+    """A task in which one training row is infinite."""
+    x, y = images(96)
+    x[row] = float("inf")
+    torch.manual_seed(0)
+    return leanly.Task(Net().eval(), example=images(2)[0], train=(x, y), validation=images(48, seed=1))
+
+
+def test_a_loss_that_is_no_number_names_the_batch():
+    with pytest.raises(TrainingError, match=r"loss became nan.*epoch 1, batch \d+ \(rows [\d, ]+ and 13 more of split"):
+        leanly.train(spoiled(7), epochs=2, settings=FLOAT)
+
+
+def test_the_last_good_state_is_kept_when_the_loss_is_no_number_later():
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        return functional.cross_entropy(outputs, targets) * (float("nan") if len(calls) == 9 else 1.0)
+
+    task = image_task(loss=loss)
+    with pytest.warns(LeanlyWarning, match=r"became nan in epoch 2, batch 3 .* the best state before it is kept"):
+        kept = leanly.train(task, epochs=4, settings=FLOAT)
+    calls.clear()
+    seen: list[Progress] = []
+    with pytest.warns(LeanlyWarning, match="became nan"):
+        again = leanly.train(task, epochs=4, settings=FLOAT, progress=seen.append)
+    assert equal(weights(kept), weights(again)) and all(tensor.isfinite().all() for tensor in weights(kept).values())
+    assert evaluate(kept, task, task.split("validation")) == max(step.metric for step in seen)
+
+
+def test_weights_that_break_in_an_epochs_last_step_are_not_kept():
+    def loss(outputs, targets):
+        # its value is fine, its gradient is not
+        return functional.cross_entropy(outputs, targets) + (outputs * 0).sum().sqrt()
+
+    with pytest.raises(TrainingError, match="loss became nan"):
+        leanly.train(image_task(rows=16, loss=loss), epochs=2, settings=FLOAT)
+
+
+def test_labels_that_the_loss_refuses_name_the_rows():
+    x, y = images(32)
+    task = leanly.Task(Net().eval(), example=x[:2], train=(x, y + 2))
+    with pytest.raises(DataError, match=r"failed in training .*Target 3 is out of bounds.*epoch 1, batch 1 \(rows"):
+        leanly.train(task, epochs=1, settings=FLOAT)
+
+
+def test_a_loss_of_many_numbers_is_refused():
+    task = image_task(loss=lambda outputs, targets: functional.cross_entropy(outputs, targets, reduction="none"))
+    with pytest.raises(DataError, match=r"the loss gives \(16,\).*loss\.mean"):
+        leanly.train(task, epochs=1, settings=FLOAT)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, True])
+def test_epochs_out_of_range(epochs):
+    with pytest.raises(SettingError, match="epochs is"):
+        leanly.train(image_task(), epochs=epochs)
+
+
+def test_nothing_to_train():
+    task = image_task()
+    graph = leanly.capture(task.model, example=task.example)
+    for parameter in graph.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(SettingError, match="no parameter that can be trained"):
+        leanly.train(task, graph)
+
+
+def test_frozen_parameters_stay_as_they_are():
+    task = image_task()
+    graph = leanly.capture(task.model, example=task.example)
+    for name, parameter in graph.named_parameters():
+        parameter.requires_grad_(not name.startswith("conv"))
+    trained = weights(leanly.train(task, graph, epochs=1, settings=FLOAT))
+    for name, tensor in weights(graph).items():
+        assert torch.equal(trained[name], tensor) == name.startswith(("conv", "norm.num"))
+
+
+class Numbered(Dataset):
+    """Images that are mirrored at random when they are read, as datasets of users do."""
+
+    def __init__(self, rows: int) -> None:
+        self.x, self.y = images(rows)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index):
+        return (self.x[index].flip(2) if random.random() < 0.5 else self.x[index]), int(self.y[index])
+
+
+class Streamed(IterableDataset):
+    def __init__(self, rows: int) -> None:
+        self.x, self.y = images(rows)
+
+    def __iter__(self):
+        return iter(zip(self.x, self.y, strict=True))
+
+
+@pytest.mark.parametrize("data", [Numbered(96), Streamed(96)], ids=["numbered", "streamed"])
+def test_datasets_of_the_user(data):
+    torch.manual_seed(0)
+    task = leanly.Task(Net().eval(), example=data.x[:2], train=data, validation=images(48, seed=1))
+    first = leanly.train(task, epochs=4, settings=FLOAT)
+    assert evaluate(first, task, task.split("validation")) > 0.6
+    assert equal(weights(first), weights(leanly.train(task, epochs=4, settings=FLOAT)))
+
+
+def test_tied_weights_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, ids):
+            return self.head(self.words(ids).mean(1))
+
+    ids = torch.randint(0, 7, (40, 5))
+    task = leanly.Task(Tied().eval(), example=ids[:2], train=(ids, ids[:, 0]))
+    state = leanly.train(task, epochs=1, settings=FLOAT).state_dict()
+    assert state["words.weight"].data_ptr() == state["head.weight"].data_ptr()
+    assert not torch.equal(state["words.weight"], task.model.words.weight)

@@ -1,0 +1,138 @@
+"""A run that is killed goes on to the very same weights, whenever that happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import leanly
+from leanly.errors import BundleError, RunError
+from leanly.training import Settings, checkpoints
+from tests.training.models import equal, image_task, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = Settings(batch_size=16, augment=("crop", "flip"), learning_rate=0.01, patience=5)
+
+# Trains with checkpoints after every step; dies by SIGKILL at the given renaming of a file, right before or after it.
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import leanly
+from leanly.training import Settings, checkpoints
+from tests.training.models import image_task
+
+folder, kill_at, after, optimizer = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "after", sys.argv[4]
+checkpoints.SECONDS = 0.0
+count, replace = 0, Path.replace
+
+def dying(self, target):
+    global count
+    count += 1
+    if count == kill_at and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = replace(self, target)
+    if count == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+Path.replace = dying
+settings = Settings(
+    batch_size=16, augment=("crop", "flip"), learning_rate=0.01, patience=5, optimizer=optimizer
+)
+leanly.train(image_task(p=0.5), epochs=3, settings=settings, folder=folder)
+"""
+
+
+def run(folder: Path, kill_at: int, moment: str, optimizer: str) -> int:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), moment, optimizer]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
+    return done.returncode
+
+
+def uninterrupted(optimizer: str) -> dict[str, torch.Tensor]:
+    settings = Settings(batch_size=16, augment=("crop", "flip"), learning_rate=0.01, patience=5, optimizer=optimizer)
+    return weights(leanly.train(image_task(p=0.5), epochs=3, settings=settings))
+
+
+# A checkpoint renames two files: odd is its tensors, even its index; there are 6 steps and an evaluation an epoch.
+DEATHS = {
+    "adamw": [(1, "before"), (2, "before"), (9, "after"), (14, "before")],
+    "sgd": [(13, "after"), (6, "before")],
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path, optimizer):
+    folder = tmp_path / "run"
+    for kill_at, moment in DEATHS[optimizer]:
+        assert run(folder, kill_at, moment, optimizer) == -signal.SIGKILL
+    assert json.loads((folder / "checkpoint.json").read_text())["state"]["step"] > 6
+    assert run(folder, 0, "never", optimizer) == 0
+    state = json.loads((folder / "checkpoint.json").read_text())
+    assert state["state"]["finished"] and state["state"]["step"] == 18
+    tensors = load_file(folder / state["file"])
+    for name, tensor in uninterrupted(optimizer).items():
+        assert torch.equal(tensors[f"best/{name}"], tensor), name
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    graph = leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=tmp_path / "run")
+    return tmp_path / "run", graph
+
+
+def test_a_run_that_ended_is_not_done_again(finished):
+    folder, graph = finished
+    seen = []
+    again = leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=folder, progress=seen.append)
+    assert not seen and equal(weights(graph), weights(again))
+    assert len(list(folder.iterdir())) == 2, "the checkpoint before is gone"
+
+
+def test_the_checkpoint_of_another_run_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(RunError, match="checkpoint of another run"):
+        leanly.train(image_task(), epochs=2, settings=SETTINGS, folder=folder)
+    with pytest.raises(RunError, match="checkpoint of another run"):
+        leanly.train(image_task(rows=80), epochs=1, settings=SETTINGS, folder=folder)
+
+
+def test_a_damaged_checkpoint_is_refused(finished):
+    folder, _ = finished
+    file = next(folder.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match="damaged"):
+        leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=folder)
+    (folder / "checkpoint.json").write_text("{}")
+    with pytest.raises(BundleError, match="describes no checkpoint"):
+        leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=folder)
+
+
+def test_a_checkpoint_names_no_file_outside_its_folder(finished):
+    folder, _ = finished
+    index = json.loads((folder / "checkpoint.json").read_text())
+    outside = folder.parent / "first.safetensors"
+    (folder / index["file"]).rename(outside)
+    index["file"] = f"../{outside.name}"
+    (folder / "checkpoint.json").write_text(json.dumps(index))
+    with pytest.raises(BundleError, match="damaged"):
+        leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=folder)
+
+
+def test_a_folder_that_can_not_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can't be made"):
+        leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=tmp_path / "file" / "run")

@@ -33,6 +33,7 @@ def move(
     movement = wiring.answers.movement(question, shapes[0])
     if movement is None:
         return None
+    wiring.moved[node.name] = question, sources
     inputs = [wiring.dims(source) for source in sources]
     for source, dim, index in movement.read:
         wiring.variables.freeze(inputs[source][dim][index : index + 1])

@@ -22,7 +22,7 @@ _ALONG_DIM = {
     *("unsafe_split", "unsafe_split_with_sizes", "slice", "narrow", "select", "unbind", "flip", "roll", "slice_scatter"),
     *("unflatten", "repeat_interleave"),
 }
-_RESHAPES = {"reshape", "view", "_unsafe_view", "_reshape_copy", "view_copy"}
+RESHAPES = {"reshape", "view", "_unsafe_view", "_reshape_copy", "view_copy"}
 PADS = {"pad", "constant_pad_nd"}
 
 
@@ -84,7 +84,7 @@ def touched_dims(question: Question, output: Shape) -> list[set[int]] | None:
     if name == "expand":
         lead = len(output) - len(shapes[0])
         return [{dim for dim, size in enumerate(shapes[0]) if size != output[lead + dim]}]
-    if name in _RESHAPES:
+    if name in RESHAPES:
         return [set(range(len(shapes[0]))) - {dim for dim, _ in same_dims(shapes[0], output)}]
     return None
 
@@ -120,7 +120,7 @@ def shrunk(question: Question, output: Shape) -> Question:
     )
     args = question.args
     name = operator_name(question.target)
-    if name in _RESHAPES:
+    if name in RESHAPES:
         free = {place for _, place in same_dims(question.shapes[0], output)}
         args = (args[0], [min(size, 2) if place in free else size for place, size in enumerate(output)])
     if name == "expand":

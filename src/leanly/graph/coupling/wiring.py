@@ -35,6 +35,8 @@ class Wiring:
         self.values: dict[str, list[Dims]] = {}
         self.groups: dict[str, Array] = {}
         """Of grouped convolutions and norms: the variables of the groups themselves."""
+        self.moved: dict[str, tuple[Question, list[fx.Node]]] = {}
+        """Nodes that rearrange, with the question they stand for and the tensors in its slots."""
         self._owners: dict[int, Dims] = {}
 
     def shape(self, node: Any) -> Shape:

@@ -144,6 +144,8 @@ def _links(
     positions: Array, inside: Array, shape: Shape, source: int, output: int
 ) -> tuple[list[Link], list[tuple[int, int, int]]] | None:
     """Take one output apart: which of its dimensions depend on which dimensions of one source."""
+    box = tuple(_span(inside, axis) for axis in range(positions.ndim))
+    sizes, positions, inside = positions.shape, positions[box], inside[box]
     axes = range(positions.ndim)
     coordinates = np.unravel_index(np.where(inside, positions, 0), shape) if shape else ()
     low = [np.where(inside, coordinate, np.iinfo(np.int64).max) for coordinate in coordinates]
@@ -168,9 +170,17 @@ def _links(
             table = high[dim].max(others, keepdims=True) if others else high[dim]
             if (inside & (coordinates[dim] != table)).any():
                 return None
-            index.append(table.reshape([positions.shape[axis] for axis in sorted(outputs)]))
+            whole = np.full([sizes[axis] for axis in sorted(outputs)], -1)
+            whole[tuple(box[axis] for axis in sorted(outputs))] = table.squeeze(others)
+            index.append(whole)
         links.append(Link(source, tuple(sorted(inputs)), output, tuple(sorted(outputs)), tuple(index)))
     return links, read
+
+
+def _span(inside: Array, axis: int) -> slice:
+    """Return where along an axis anything is inside."""
+    there = np.flatnonzero(inside.any(tuple(other for other in range(inside.ndim) if other != axis)))
+    return slice(int(there[0]), int(there[-1]) + 1)
 
 
 def _written(inside: Array, linked: set[int], output: int) -> list[tuple[int, int, tuple[int, ...]]]:

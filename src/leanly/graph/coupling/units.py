@@ -28,33 +28,41 @@ def closures(sources: Iterable[int], relations: tuple[Relation, ...]) -> list[fr
         below[whole].append(factors)
         for factor in factors:
             above[factor].append(whole)
-    found: dict[frozenset[int], None] = {}
+    closed: dict[int, frozenset[int]] = {}
     for source in sources:
-        gone = {source}
         if source in above or source in below:
-            _follow(gone, above, below)
-        found[frozenset(gone)] = None
-    return list(found)
+            closed[source] = _closure(source, above, below, closed)
+        else:
+            closed[source] = frozenset((source,))
+    return list(dict.fromkeys(closed.values()))
 
 
-def _follow(gone: set[int], above: dict[int, list[int]], below: dict[int, list[tuple[int, ...]]]) -> None:
-    waiting = list(gone)
-    open_wholes: list[int] = []
-    while waiting or open_wholes:
-        while waiting:
+def _closure(
+    source: int,
+    above: dict[int, list[int]],
+    below: dict[int, list[tuple[int, ...]]],
+    closed: dict[int, frozenset[int]],
+) -> frozenset[int]:
+    """Follow one class; where it takes one along that was followed before, that one's whole closure comes with it."""
+    gone: set[int] = set()
+    waiting = [source]
+    undecided: list[int] = []
+    while waiting or undecided:
+        if waiting:
             one = waiting.pop()
-            for whole in above.get(one, ()):
-                if whole not in gone:
-                    gone.add(whole)
-                    waiting.append(whole)
-            if one in below:
-                open_wholes.append(one)
-        whole = open_wholes.pop()
+            if one in gone:
+                continue
+            gone |= closed.get(one, frozenset())
+            if one not in closed:
+                gone.add(one)
+                waiting += above.get(one, ())
+                undecided += [one] if one in below else []
+            continue
+        whole = undecided.pop()
         for factors in below[whole]:
-            if not gone.intersection(factors):
-                cheapest = min(factors, key=lambda factor: len(set(above.get(factor, ())) - gone))
-                gone.add(cheapest)
-                waiting.append(cheapest)
+            if gone.isdisjoint(factors):
+                waiting.append(min(factors, key=lambda factor: sum(one not in gone for one in above[factor])))
+    return frozenset(gone)
 
 
 def membership(units: list[frozenset[int]], classes: int) -> csr_matrix:

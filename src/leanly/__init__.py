@@ -28,6 +28,7 @@ _HOMES = {
     "lower": "leanly.lowering",
     "measure": "leanly.measurement",
     "optimize": "leanly.pipeline",
+    "prune": "",
     "quantize": "",
 }
 
@@ -48,11 +49,12 @@ __all__ = [
     "lower",
     "measure",
     "optimize",
+    "prune",
     "quantize",
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, quantize
+    from leanly import bundle, prune, quantize
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from leanly.task import Task
 
 ROOMS = ("quantize", "prune", "distill")
+OWN = "own"
+"""Marks a setting that is a function of the user's own: such a recipe can be told, not read back."""
 
 
 class Pass(Protocol):
@@ -28,6 +30,11 @@ class Recipe:
     """An ordered tuple of passes; empty is the unmodified model."""
 
     passes: tuple[Pass, ...] = ()
+
+    @property
+    def portable(self) -> bool:
+        """Whether `from_json` can read it back: no setting is a function of the user's own."""
+        return not any(isinstance(value, dict) and OWN in value for step in self.to_json() for value in step.values())
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Apply the passes in order."""
@@ -53,8 +60,21 @@ class Recipe:
 
 
 def _settings(step: Any) -> dict[str, Any]:
+    room = importlib.import_module(type(step).__module__.rpartition(".")[0])
     settings = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return {name: _plain(value, room) for name, value in settings.items()}
+
+
+def _plain(value: Any, room: Any) -> Any:
+    """Write a setting as JSON: a function of the pass's room by its name, one of the user's own by where it is."""
+    if isinstance(value, tuple):
+        return list(value)
+    if callable(value):
+        name = getattr(value, "__name__", type(value).__name__)
+        if name in room.__all__ and getattr(room, name) is value:
+            return name
+        return {OWN: f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}"}
+    return value
 
 
 def _read(entry: dict[str, Any]) -> Pass:
@@ -70,6 +90,13 @@ def _read(entry: dict[str, Any]) -> Pass:
             f"there is no pass named {name!r}", where="recipe", remedy="update leanly or mend the recipe"
         )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    for key, value in settings.items():
+        if isinstance(value, dict) and set(value) == {OWN}:
+            raise SettingError(
+                f"the recipe is not portable: {key} of {name} was the user's own function {value[OWN]}",
+                where="recipe",
+                remedy=f"make the pass in Python with {key}={value[OWN].rpartition('.')[2]}",
+            )
     try:
         return found(**settings)  # type: ignore[return-value]
     except TypeError as error:

@@ -4,5 +4,7 @@ Choosing what to remove belongs in `prune`; the rules for operators are in `rule
 """
 
 from leanly.graph.coupling.coupling import Axis, Coupling, Frozen, Group, couple
+from leanly.graph.coupling.cutting import remove
+from leanly.graph.coupling.sizes import Unfit
 
-__all__ = ["Axis", "Coupling", "Frozen", "Group", "couple"]
+__all__ = ["Axis", "Coupling", "Frozen", "Group", "Unfit", "couple", "remove"]

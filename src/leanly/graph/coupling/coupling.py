@@ -59,10 +59,17 @@ class Group:
 
 @dataclass(frozen=True)
 class ParameterDim:
-    """One dimension of one parameter: its name, which dimension, and the class of each index."""
+    """One dimension of one parameter.
+
+    Args:
+        name, dim: which dimension of which parameter.
+        place: its number in `Coupling.dims`.
+        classes: the class of each index.
+    """
 
     name: str
     dim: int
+    place: int
     classes: Array
 
 
@@ -113,7 +120,7 @@ class Coupling:
             for dim, place in enumerate(self.places[node.name][0]):
                 if place >= 0:
                     key = (id(self.wiring.tensor(node)), dim)
-                    found.setdefault(key, ParameterDim(str(node.target), dim, self.dims[place]))
+                    found.setdefault(key, ParameterDim(str(node.target), dim, place, self.dims[place]))
         return tuple(found.values())
 
     @cached_property
@@ -150,17 +157,25 @@ class Coupling:
         empties = touched.copy()
         empties.data = (touched.data >= self.dim_sizes[touched.indices]).astype(np.int64)
         legal = np.asarray(empties.sum(1)).ravel() == 0
-        for needed in (self._classes_of("get_attr"), self._classes_of("call_function")):
-            legal &= rows @ needed > 0
+        for needed in (self.is_stored, self._is_computed()):
+            legal &= rows @ needed.astype(np.int64) > 0
         return rows[legal], touched[legal]
 
-    def _classes_of(self, kind: str) -> Array:
-        """Mark the classes along parameters ("get_attr") or along what is computed ("call_function")."""
-        marked = np.zeros(self.classes, dtype=np.int64)
+    @cached_property
+    def is_stored(self) -> Array:
+        """Mark the classes that stand along a parameter; others are no units of their own."""
+        marked = np.zeros(self.classes, dtype=bool)
+        for place in self.parameter_dims:
+            marked[place.classes] = True
+        return marked
+
+    def _is_computed(self) -> Array:
+        """Mark the classes that an operator gives back: rows of a table that nothing reads are no units."""
+        marked = np.zeros(self.classes, dtype=bool)
         for node in self.wiring.graph.module.graph.nodes:
-            if node.op == kind and (kind != "get_attr" or isinstance(self.wiring.tensor(node), nn.Parameter)):
+            if node.op == "call_function":
                 for place in (place for dims in self.places.get(node.name, ()) for place in dims if place >= 0):
-                    marked[self.dims[place]] = 1
+                    marked[self.dims[place]] = True
         return marked
 
     def _found_groups(self) -> tuple[Group, ...]:

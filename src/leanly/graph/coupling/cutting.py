@@ -33,11 +33,17 @@ def remove(coupling: Coupling, gone: Array) -> Graph:
     small = coupling.wiring.graph.clone()
     sizes = Sizes(coupling, gone)
     graph = small.module.graph
+    unfit: set[str] = set()
     for node in list(graph.nodes):
         if node.op == "call_function" and node.name in sizes.wiring.values:
-            rewrite(node, sizes)
-            if node.name in sizes.wiring.moved:
-                prove(node, sizes)
+            try:
+                rewrite(node, sizes)
+                if node.name in sizes.wiring.moved:
+                    prove(node, sizes)
+            except Unfit as error:
+                unfit |= error.nodes
+    if unfit:
+        raise Unfit(*unfit)
     _cut_tensors(small, sizes)
     graph.lint()
     small.module.recompile()

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from leanly.graph import modes, tensors
 from leanly.graph.coupling.shrinking import PADS, RESHAPES, operator_name
 from leanly.graph.coupling.sizes import Sizes, positions
+from leanly.graph.coupling.variables import Array
 
 aten = torch.ops.aten
 INDEX = "cut_index_"
@@ -73,31 +74,60 @@ def _split(node: fx.Node, sizes: Sizes) -> None:
 
 def _slice(node: fx.Node, sizes: Sizes) -> None:
     """Read the same indices where they stand now: a slice where they are evenly spaced, else a list."""
+    dim, places = _places(node, sizes)
+    if places is None:
+        return
+    bounds = _evenly(places)
+    if bounds is not None:
+        node.args, node.kwargs = (node.args[0], dim, *bounds), {}
+    else:
+        node.args, node.kwargs = (node.args[0], dim, _constant(node, places)), {}
+        node.target = aten.index_select.default
+
+
+def _slice_scatter(node: fx.Node, sizes: Sizes) -> None:
+    """Write to the same indices where they stand now."""
+    dim, places = _places(node, sizes)
+    if places is None:
+        return
+    base, source = node.args[:2]
+    bounds = _evenly(places)
+    if bounds is not None:
+        node.args, node.kwargs = (base, source, dim, *bounds), {}
+    else:
+        node.args, node.kwargs = (base, dim, _constant(node, places), source), {}
+        node.target = aten.index_copy.default
+
+
+def _places(node: fx.Node, sizes: Sizes) -> tuple[int, Array | None]:
+    """Return the dimension of a slice, and where the indices between its bounds stand; None where nothing is cut."""
     x = node.args[0]
     dim = modes.argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
     stays = sizes.stays(x.name, dim)  # type: ignore[union-attr]
     if stays.all():
-        return
+        return dim, None
     bounds = [sizes.wiring.concrete(modes.argument(node, name)) for name in ("start", "end", "step")]
     read = np.arange(len(stays))[slice(*bounds)]
-    places = positions(stays)[read[stays[read]]]
-    steps = np.diff(places)
-    if len(set(steps.tolist())) <= 1:
-        step = int(steps[0]) if len(steps) else 1
-        node.args, node.kwargs = (x, dim, int(places[0]), int(places[-1]) + 1, step), {}
-    else:
-        _read_at(node, dim, torch.from_numpy(places))
+    return dim, positions(stays)[read[stays[read]]]
 
 
-def _read_at(node: fx.Node, dim: int, places: Tensor) -> None:
+def _evenly(places: Array) -> tuple[int, int, int] | None:
+    """Return start, end and step of indices that are evenly spaced."""
+    steps = set(np.diff(places).tolist())
+    if len(steps) > 1 or not len(places):
+        return None
+    return int(places[0]), int(places[-1]) + 1, steps.pop() if steps else 1
+
+
+def _constant(node: fx.Node, places: Array) -> fx.Node:
+    """Put a list of indices into the module and return the node that reads it."""
     module = node.graph.owning_module
     assert module is not None
     name = f"{INDEX}{node.name}"
-    tensors.put(module, name, places.to(next(iter(tensors.every(module).values())).device), persistent=False)
+    index = torch.from_numpy(places).to(next(iter(tensors.every(module).values())).device)
+    tensors.put(module, name, index, persistent=False)
     with node.graph.inserting_before(next(iter(node.graph.nodes))):
-        index = tensors.read_attr(module, name)
-    node.target = aten.index_select.default
-    node.args, node.kwargs = (node.args[0], dim, index), {}
+        return tensors.read_attr(module, name)
 
 
 def _index_select(node: fx.Node, sizes: Sizes) -> None:
@@ -107,7 +137,8 @@ def _index_select(node: fx.Node, sizes: Sizes) -> None:
     if index.op != "get_attr" or sizes.is_whole(x.name, dim):  # type: ignore[union-attr]
         return
     read = sizes.wiring.tensor(index).cpu().numpy()[sizes.stays(node.name, dim)]
-    _read_at(node, dim, torch.from_numpy(positions(sizes.stays(x.name, dim))[read]))  # type: ignore[union-attr]
+    places = positions(sizes.stays(x.name, dim))[read]  # type: ignore[union-attr]
+    node.args, node.kwargs = (x, dim, _constant(node, places)), {}
 
 
 def _select(node: fx.Node, sizes: Sizes) -> None:
@@ -170,8 +201,10 @@ _REWRITES: dict[str, Callable[[fx.Node, Sizes], frozenset[str] | None]] = {
         _split,
     ),
     "slice": _slice,
+    "slice_scatter": _slice_scatter,
     "index_select": _index_select,
     "select": _select,
+    "select_scatter": _select,
     **dict.fromkeys(PADS, _pad),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _normalized),
     **dict.fromkeys(

@@ -22,7 +22,7 @@ class Unfit(Exception):
 
     def __init__(self, *nodes: str) -> None:
         self.nodes = frozenset(nodes)
-        super().__init__(", ".join(nodes))
+        super().__init__(", ".join(sorted(nodes)))
 
 
 class Sizes:

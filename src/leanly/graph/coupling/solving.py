@@ -31,16 +31,12 @@ class Solution:
     frozen: Array
     either: tuple[tuple[int, tuple[int, ...]], ...]
     _parts: Array
-    _holders: dict[int, frozenset[int]]
+    _holders: dict[int, set[int]]
 
     def blame(self, variables: Array) -> frozenset[int]:
         """Return the barriers that hold one of the variables which neither an input, an output nor a kernel holds."""
-        found: set[int] = set()
-        for part in set(self._parts[variables].tolist()):
-            holders = self._holders.get(part, frozenset())
-            if FROZEN not in holders:
-                found |= holders
-        return frozenset(found)
+        parts = set(self._parts[variables].tolist()) & self._holders.keys()
+        return frozenset(number for part in parts for number in self._holders[part])
 
 
 def solve(variables: Variables) -> Solution:
@@ -142,8 +138,11 @@ def _relations(
     return tuple(found)
 
 
-def _held(equal: Pairs, solids: Array, count: int) -> tuple[Array, dict[int, frozenset[int]]]:
-    """Trace what is frozen back: the parts that hang together without frozen variables, and which of those hold each."""
+def _held(equal: Pairs, solids: Array, count: int) -> tuple[Array, dict[int, set[int]]]:
+    """Trace what is frozen back: the parts that hang together without frozen variables, and the barriers of each.
+
+    A part that an input, an output or a kernel holds as well has no entry: no rule would set it free.
+    """
     is_solid = np.zeros(count, dtype=bool)
     is_solid[solids] = True
     loose: Pairs = []
@@ -157,7 +156,9 @@ def _held(equal: Pairs, solids: Array, count: int) -> tuple[Array, dict[int, fro
     parts = _united(np.arange(count), loose)
     by = np.concatenate([solid for solid, _ in holds])
     held = parts[np.concatenate([other for _, other in holds])]
+    anyway = np.zeros(count, dtype=bool)
+    anyway[held[by == FROZEN]] = True
     holders: dict[int, set[int]] = {}
-    for solid, part in np.unique(np.stack([by, held], 1), axis=0).tolist():
+    for solid, part in zip(by[~anyway[held]].tolist(), held[~anyway[held]].tolist(), strict=True):
         holders.setdefault(part, set()).add(solid)
-    return parts, {part: frozenset(numbers) for part, numbers in holders.items()}
+    return parts, holders

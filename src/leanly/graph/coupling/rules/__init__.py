@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import fx
 
-from leanly.graph.coupling.rules import elementwise, lookup, normalization, products, reductions, spatial
+from leanly.graph.coupling.rules import elementwise, lookup, normalization, products, recurrent, reductions, spatial
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
 
@@ -21,6 +21,7 @@ RULES: dict[str, Rule] = {
     **lookup.RULES,
     **normalization.RULES,
     **products.RULES,
+    **recurrent.RULES,
     **reductions.RULES,
     **spatial.RULES,
 }

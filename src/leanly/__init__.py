@@ -29,6 +29,7 @@ _HOMES = {
     "lower": "leanly.lowering",
     "measure": "leanly.measurement",
     "optimize": "leanly.pipeline",
+    "prune": "",
     "quantize": "",
     "train": "leanly.training",
     "training": "",
@@ -52,13 +53,14 @@ __all__ = [
     "lower",
     "measure",
     "optimize",
+    "prune",
     "quantize",
     "train",
     "training",
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, distill, quantize, training
+    from leanly import bundle, distill, prune, quantize, training
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from leanly.task import Task
 
 ROOMS = ("quantize", "prune", "distill", "training")
+OWN = "own"
+"""Marks a setting that is a function of the user's own: such a recipe can be told, not read back."""
 
 
 class Pass(Protocol):
@@ -30,6 +33,11 @@ class Recipe:
     """An ordered tuple of passes; empty is the unmodified model."""
 
     passes: tuple[Pass, ...] = ()
+
+    @property
+    def portable(self) -> bool:
+        """Whether `from_json` can read it back: no setting is a function of the user's own."""
+        return not any(isinstance(value, dict) and OWN in value for step in self.to_json() for value in step.values())
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Apply the passes in order."""
@@ -81,6 +89,9 @@ def _plain(value: Any, where: str) -> Any:
         return _hash(value)
     if name := _public_name(value):
         return name
+    if inspect.isroutine(value) or (callable(value) and not hasattr(value, "state_dict")):
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return {OWN: f"{getattr(value, '__module__', '')}.{name}"}
     raise SettingError(
         f"a recipe can't hold {where}, a {type(value).__name__} of your own: it would run nowhere else",
         where=where,
@@ -114,6 +125,13 @@ def _read(entry: dict[str, Any], known: dict[str, Graph]) -> Pass:
         )
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
     settings = {key: known.get(value, value) if isinstance(value, str) else value for key, value in settings.items()}
+    for key, value in settings.items():
+        if isinstance(value, dict) and set(value) == {OWN}:
+            raise SettingError(
+                f"the recipe is not portable: {key} of {name} was the user's own function {value[OWN]}",
+                where="recipe",
+                remedy=f"make the pass in Python with {key}={value[OWN].rpartition('.')[2]}",
+            )
     try:
         return found(**settings)  # type: ignore[return-value]
     except TypeError as error:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class _Recorder(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, seen: dict[str, Any]) -> None:
         super().__init__(module)
-        self.seen: dict[str, Any] = {}
+        self.seen = seen
+        seen.clear()
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -28,24 +29,53 @@ class _Recorder(fx.Interpreter):
         return result
 
 
-def propagate(graph: Graph, batch_size: int) -> dict[str, Any]:
+class _WithoutData(_Recorder):
+    """Runs on the meta device, whatever device the graph names."""
+
+    def fetch_attr(self, target: str) -> Any:
+        return super().fetch_attr(target).to("meta")
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = map_aggregate(  # type: ignore[assignment, misc]
+            (args, kwargs), lambda item: torch.device("meta") if isinstance(item, torch.device) else item
+        )
+        return super().call_function(target, args, kwargs)
+
+
+def propagate(graph: Graph, batch_size: int, seen: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return for every node its result with each tensor replaced by (shape, dtype).
 
-    Fake tensors carry no data; where an operator has no fake form, real rows are run instead.
+    Meta tensors carry no data and are quickest; where an operator has no such form, fake tensors or real rows are run.
+
+    Args:
+        batch_size: rows of the example that are run.
+        seen: what is filled and returned; where the graph fails, it holds the nodes before that.
     """
-    batch = graph.example_batch(batch_size)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            # a module of its own: a second owner of one fx graph would take it over
-            fake = fx.GraphModule(graph.module, copy.deepcopy(graph.module.graph))
-            recorder = _Recorder(fake)
-            recorder.run(*(mode.from_tensor(tensor) for tensor in batch))
-            return recorder.seen
-    except Exception:  # an operator without a fake form may raise anything
-        recorder = _Recorder(copy.deepcopy(graph.module))
-        with torch.no_grad():
-            recorder.run(*batch)
-        return recorder.seen
+    seen = {} if seen is None else seen
+    for run in (_run_meta, _run_fake):
+        try:
+            run(graph, graph.example_batch(batch_size), seen)
+            return seen
+        except Exception:  # an operator without such a form may raise anything
+            continue
+    with torch.no_grad():
+        _Recorder(copy.deepcopy(graph.module), seen).run(*graph.example_batch(batch_size))
+    return seen
+
+
+def _run_meta(graph: Graph, batch: tuple[Tensor, ...], seen: dict[str, Any]) -> None:
+    with torch.no_grad():
+        _WithoutData(_own(graph.module), seen).run(*(tensor.to("meta") for tensor in batch))
+
+
+def _run_fake(graph: Graph, batch: tuple[Tensor, ...], seen: dict[str, Any]) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        _Recorder(_own(graph.module), seen).run(*(mode.from_tensor(tensor) for tensor in batch))
+
+
+def _own(module: fx.GraphModule) -> fx.GraphModule:
+    """Return a module of its own: a second owner of one fx graph would take it over."""
+    return fx.GraphModule(module, copy.deepcopy(module.graph))
 
 
 def is_spec(item: Any) -> bool:

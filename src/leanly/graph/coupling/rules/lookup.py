@@ -1,0 +1,51 @@
+"""Reading by index: tables, and tensors whose values say where to read."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import fx
+
+from leanly.graph import modes
+from leanly.graph.coupling.variables import Dims
+from leanly.graph.coupling.wiring import Wiring
+
+
+def embedding(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Read rows of a table: the vocabulary stays whole."""
+    table = wiring.given(node, "weight")
+    wiring.variables.freeze(table[0])
+    return [[*wiring.given(node, "indices"), table[1]]]
+
+
+def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
+    """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole."""
+    x, indices = wiring.given(node, "self"), modes.argument(node, "indices")
+    given = [place for place, item in enumerate(indices) if item is not None]
+    if any(wiring.results[indices[place].name][1] in (torch.bool, torch.uint8) for place in given):
+        return None
+    for place in given:
+        wiring.variables.freeze(x[place])
+        wiring.freeze(indices[place], 0)
+    shape = wiring.shape(node)
+    left = [dim for place, dim in enumerate(x) if place not in given]
+    count = len(shape) - len(left)
+    first = given[0] if given == list(range(given[0], given[-1] + 1)) else 0
+    read = [wiring.variables.solid(size) for size in shape[first : first + count]]
+    return [[*left[:first], *read, *left[first:]]]
+
+
+def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Read at one list of indices; where it is a constant it is known what is read, and follows a cut."""
+    x, places = list(wiring.given(node, "self")), modes.argument(node, "index")
+    dim = modes.argument(node, "dim") % len(x)
+    if places.op == "get_attr":
+        x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).numpy())]
+        wiring.variables.same(x[dim], wiring.dims(places)[0])
+    else:
+        wiring.variables.freeze(x[dim])
+        x[dim] = wiring.variables.solid(wiring.shape(node)[dim])
+    return [x]
+
+
+RULES = {"embedding": embedding, "index": index, "index_select": index_select}

@@ -1,0 +1,64 @@
+"""Norms: which statistics run over which dimensions, and where the scales stand."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from leanly.graph import modes
+from leanly.graph.coupling.variables import Dims
+from leanly.graph.coupling.wiring import Wiring
+
+
+def channel_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Normalize each channel by itself (batch norm, instance norm): a channel's scale and statistics go with it."""
+    x = wiring.dims(wiring.sources(node)[0])
+    channels = x[1]
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        stored = wiring.given(node, name)
+        if stored is not None:
+            wiring.variables.same(channels, stored[0])
+    return _with_statistics(node, wiring, x)
+
+
+def layer_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Normalize over the last dimensions together; what stays sees other statistics after a cut."""
+    x = wiring.dims(wiring.sources(node)[0])
+    count = len(modes.argument(node, "normalized_shape"))
+    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
+    for name in ("weight", "bias"):
+        stored = wiring.given(node, name) if name in names else None
+        for one, other in zip(x[-count:], stored or (), strict=False):
+            wiring.variables.same(one, other)
+    for dim in x[-count:]:
+        wiring.variables.changes_statistics(dim)
+    return _with_statistics(node, wiring, x)
+
+
+def group_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Normalize groups of channels: a whole group leaves without a trace, a channel of each changes statistics."""
+    x, variables = wiring.dims(wiring.sources(node)[0]), wiring.variables
+    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
+    groups = modes.argument(node, "num_groups" if "num_groups" in names else "group")
+    for name in ("weight", "bias"):
+        stored = wiring.given(node, name)
+        if stored is not None:
+            variables.same(x[1], stored[0])
+    number, within = variables.fresh(groups), variables.fresh(len(x[1]) // groups)
+    variables.grid(x[1], (number, within))
+    variables.changes_statistics(within)
+    wiring.groups[node.name] = number
+    return _with_statistics(node, wiring, x)
+
+
+def _with_statistics(node: fx.Node, wiring: Wiring, x: Dims) -> list[Dims]:
+    """Return the normalized value, and frozen the means and deviations that native forms give as well."""
+    return [x, *wiring.solid(node, 0)[1:]]
+
+
+RULES = {
+    **dict.fromkeys(
+        ("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"), channel_norm
+    ),
+    **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
+    **dict.fromkeys(("group_norm",), group_norm),
+}

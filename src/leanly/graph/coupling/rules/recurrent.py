@@ -1,0 +1,52 @@
+"""Recurrence: LSTM, GRU and plain networks over whole sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import fx
+
+from leanly.graph import modes
+from leanly.graph.coupling.variables import Dims
+from leanly.graph.coupling.wiring import Wiring
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+def recurrence(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
+    """Couple a state's index with its rows in every gate; layers and directions share one width, so one set of indices.
+
+    Packed sequences and projected states have no rule.
+    """
+    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
+    if "input" not in names:
+        return None
+    variables = wiring.variables
+    x = wiring.given(node, "input")
+    parameters = [wiring.dims(item) for item in modes.argument(node, "params")]
+    states = modes.argument(node, "hx")
+    hidden = wiring.dims(states[0] if isinstance(states, list | tuple) else states)[-1]
+    gates = _GATES[str(node.target).split(".")[1]]
+    directions = 2 if modes.argument(node, "bidirectional") else 1
+    each = 4 if modes.argument(node, "has_biases") else 2
+    if len(parameters) != each * directions * modes.argument(node, "num_layers"):
+        return None
+    rows, outputs = np.tile(hidden, gates), np.tile(hidden, directions)
+    for place in range(0, len(parameters), each):
+        inputs, recurrent, *biases = parameters[place : place + each]
+        variables.same(inputs[1], x[-1] if place < each * directions else outputs)
+        variables.same(recurrent[1], hidden)
+        for rowed in (inputs[0], recurrent[0], *(bias[0] for bias in biases)):
+            variables.same(rowed, rows)
+    for dim in x[:-1]:
+        variables.freeze(dim)
+    kept = []
+    for state in states if isinstance(states, list | tuple) else [states]:
+        dims = wiring.dims(state)
+        variables.same(dims[-1], hidden)
+        for dim in dims[:-1]:
+            variables.freeze(dim)
+        kept.append([*(variables.solid(len(dim)) for dim in dims[:-1]), hidden])
+    return [[*(variables.solid(len(dim)) for dim in x[:-1]), outputs], *kept]
+
+
+RULES = dict.fromkeys(_GATES, recurrence)

@@ -1,0 +1,151 @@
+"""Channels: the pass that makes a network narrower."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leanly.errors import LeanlyError, LeanlyWarning, SettingError
+from leanly.graph import Graph
+from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
+from leanly.prune.cheapest import take_cheapest
+from leanly.prune.importance import magnitude, resolve_importance
+from leanly.prune.removal import Removal
+from leanly.prune.scores import checked, shares
+from leanly.prune.uniform import WITHIN, take_share
+from leanly.target import Target
+from leanly.task import Task
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Remove channels, features, attention heads, feed-forward and residual width, whatever of it can be cut together.
+
+    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in Fang
+    et al. 2023, "DepGraph: Towards Any Structural Pruning".
+
+    Args:
+        fraction: this share of the units of every coupled group; of attention, whole heads first.
+        macs: the cheapest units anywhere until this share of the MACs is gone: those that hold the least importance, as
+            a share of what is left in their weights, for each MAC (see `take_cheapest`).
+        importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name.
+        multiple: widths that are cut stay multiples of it.
+        normalized: also remove what a layer norm or mean runs over, as the residual width of a transformer; what stays
+            then sees other statistics.
+    """
+
+    fraction: float | None = None
+    macs: float | None = None
+    importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
+    multiple: int = 1
+    normalized: bool = True
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in (("fraction", self.fraction), ("macs", self.macs)) if value is not None}
+        if len(given) != 1:
+            raise SettingError(
+                f"{'both fraction and macs are' if given else 'neither fraction nor macs is'} given",
+                where="Channels",
+                remedy="give one: fraction=0.5 of every group, or macs=0.4 of all multiplications",
+            )
+        ((name, value),) = given.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a share between 0 and 1, as 0.5")
+        if isinstance(self.multiple, bool) or not isinstance(self.multiple, int) or self.multiple < 1:
+            raise SettingError(f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8")
+        object.__setattr__(self, "importance", resolve_importance(self.importance))
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return a narrower graph; `kept` tells which indices of each parameter remain.
+
+        Raises:
+            SettingError: nothing can be removed (names the operators), or a layer would be cut to nothing.
+            DataError: the importance needs labelled data, and there is none.
+        """
+        assert callable(self.importance)
+        name = getattr(self.importance, "__name__", type(self.importance).__name__)
+        saliency = checked(graph, self.importance(graph, task), name)
+        whole: frozenset[str] = frozenset()
+        while True:
+            coupling = couple(graph, whole=whole)
+            removal = Removal(coupling, shares(coupling, saliency), self.multiple)
+            reached = self._choose(coupling, removal)
+            try:
+                small = remove(coupling, removal.gone)
+            except Unfit as error:
+                if error.nodes <= whole:
+                    raise LeanlyError(
+                        f"the graph can't be cut at {error}",
+                        where="Channels",
+                        remedy="report the network; a smaller share may pass",
+                    ) from error
+                whole |= error.nodes
+                continue
+            return self._told(small, coupling, reached)
+
+    def _choose(self, coupling: Coupling, removal: Removal) -> float:
+        """Choose what leaves; return the share that was reached of what was asked for."""
+        groups = [
+            tuple(axis for axis in group.axes if self.normalized or not axis.changes_statistics)
+            for group in coupling.groups
+        ]
+        groups = [axes for axes in groups if axes]
+        if not groups:
+            held = _listed(coupling)
+            raise SettingError(
+                f"nothing can be removed: {held or 'inputs and outputs hold every dimension'}",
+                where="Channels",
+                remedy="leave this network as it is" if not held else "write those lines with other operators",
+            )
+        if self.fraction is not None:
+            take_share(removal, groups, self.fraction)
+            return _share_of_indices(coupling, removal, groups)
+        assert self.macs is not None
+        reached = take_cheapest(removal, [axis for axes in groups for axis in axes], self.macs)
+        if reached < self.macs * (1 - WITHIN) and not coupling.frozen:
+            raise SettingError(
+                f"macs={self.macs:g} can't be reached: {reached:.3g} of the MACs is all that can go before a layer is "
+                "left with nothing",
+                where="Channels",
+                remedy=f"use macs={np.floor(reached * 100) / 100:g} or less"
+                + ("" if self.normalized else ", or normalized=True, which cuts the residual width too"),
+            )
+        return reached
+
+    def _told(self, small: Graph, coupling: Coupling, reached: float) -> Graph:
+        """Add to the notes what was kept whole, and warn where the cut falls short because of it."""
+        held = _listed(coupling)
+        if not held:
+            return small
+        small.notes = (*small.notes, f"prune.Channels: {held}")
+        asked = self.fraction or self.macs or 0.0
+        if reached < asked * (1 - WITHIN):
+            what = "indices that could be cut" if self.fraction is not None else "MACs"
+            warnings.warn(
+                f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}. "
+                "What to do: write those lines with other operators, or leave those layers as they are.",
+                LeanlyWarning,
+                stacklevel=4,
+            )
+        return small
+
+
+def _share_of_indices(coupling: Coupling, removal: Removal, groups: list[tuple[Axis, ...]]) -> float:
+    """Return what share left of the indices of parameters that are in units or would be, had operators a rule."""
+    usable = np.zeros(coupling.classes, dtype=bool)
+    for axis in (axis for axes in groups for axis in axes):
+        usable[coupling.units[axis.units].indices] = True
+    removed = sum(int(removal.gone[place.classes].sum()) for place in coupling.parameter_dims)
+    total = sum(int(usable[place.classes].sum()) for place in coupling.parameter_dims)
+    return removed / (total + coupling.held_indices)
+
+
+def _listed(coupling: Coupling) -> str:
+    """Name the operators without a rule, their lines, and what they keep whole."""
+    told = [f"{item.operator} at {item.source} keeps {', '.join(item.tensors[:3])}"
+            f"{' and others' if len(item.tensors) > 3 else ''} whole" for item in coupling.frozen]
+    return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")

@@ -1,0 +1,82 @@
+"""The units that cost least for the MACs they free, anywhere in the network."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from leanly.graph.coupling import Axis
+from leanly.prune.removal import Array, Removal, Taken
+from leanly.prune.work import Work
+
+WITHIN = 0.1
+PIECES = 64
+"""An axis is taken in pieces of a 64th: finer ones cost time and hardly move the outcome."""
+
+
+@dataclass
+class _Queue:
+    """The units of one axis that are left, the least important first."""
+
+    units: Array
+    step: int
+    place: int = 0
+    piece: int = 1
+
+    def next(self) -> Array:
+        odd = (len(self.units) - self.place) % self.step
+        return self.units[self.place : self.place + (odd or self.piece * self.step)]
+
+
+def take_cheapest(removal: Removal, axes: list[Axis], share: float) -> float:
+    """Take units until a share of the MACs is gone; return the share that was reached.
+
+    What a unit costs is the importance it holds of each weight, as a share of what is left there (the layer-adaptive
+    score of Lee et al. 2021, for units): a layer that has lost much asks more for the next. Units are taken in the
+    order of cost for each MAC that goes.
+
+    Args:
+        axes: the axes that may be used.
+        share: of all MACs, as `Graph.cost` counts them.
+    """
+    work = Work(removal.coupling)
+    total, target = work.total, share * work.total
+    queues = [_Queue(removal.ordered(axis), removal.step(axis)) for axis in axes]
+    heap: list[tuple[float, int]] = []
+    for number, queue in enumerate(queues):
+        queue.piece = max(1, len(queue.units) // (PIECES * queue.step))
+        _push(heap, removal, work, queue, number)
+    while heap and total - work.total < target:
+        _, number = heapq.heappop(heap)
+        queue = queues[number]
+        taken = removal.takes(queue.next())
+        ratio, saved = _ratio(removal, work, taken)
+        if heap and ratio > heap[0][0]:
+            heapq.heappush(heap, (ratio, number))
+            continue
+        after = total - work.total + saved
+        if not removal.is_legal(taken) or _overshoots(after, target, total - work.total):
+            if queue.piece > 1:
+                queue.piece //= 2
+                _push(heap, removal, work, queue, number)
+            continue
+        removal.take(taken)
+        work.shorten(removal.lengths, taken.dims)
+        queue.place += len(queue.next())
+        _push(heap, removal, work, queue, number)
+    return 1 - work.total / total if total else 0.0
+
+
+def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Queue, number: int) -> None:
+    if queue.place < len(queue.units):
+        heapq.heappush(heap, (_ratio(removal, work, removal.takes(queue.next()))[0], number))
+
+
+def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, int]:
+    """Return cost for each MAC, and the MACs; units that free none come last."""
+    saved = work.saved(removal.after(taken), taken.dims)
+    return (taken.loss / saved if saved > 0 else float("inf")), saved
+
+
+def _overshoots(after: float, target: float, before: float) -> bool:
+    return after > target * (1 + WITHIN) and after - target > target - before

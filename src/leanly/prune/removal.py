@@ -1,0 +1,102 @@
+"""Removal: what was chosen to leave so far, and what a further choice would take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from leanly.graph.coupling import Axis, Coupling
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What some units take that is still there.
+
+    Args:
+        classes: the classes of indices that leave.
+        dims, counts: how many indices of which dimensions of `Coupling.dims`.
+        loss: of the importance that is left in each dimension of each parameter, the share that leaves, added up.
+    """
+
+    classes: Array
+    dims: Array
+    counts: Array
+    loss: float
+
+
+class Removal:
+    """Choices add up: units may overlap, and none may empty a dimension.
+
+    Args:
+        coupling: what can leave.
+        shares: importance of each class, from `scores.shares`.
+        multiple: widths are kept at multiples of it.
+    """
+
+    def __init__(self, coupling: Coupling, shares: csr_matrix, multiple: int) -> None:
+        self.coupling = coupling
+        self.gone = np.zeros(coupling.classes, dtype=bool)
+        self.lengths = coupling.dim_sizes.copy()
+        self._shares = shares
+        self._left = np.ones(shares.shape[1])
+        self._multiple = multiple
+        self._scores = np.asarray((coupling.units @ shares).sum(1)).ravel()
+        self._parameter_dims = {place.place for place in coupling.parameter_dims}
+
+    def ordered(self, axis: Axis) -> Array:
+        """Return the units of an axis, the least important first."""
+        return axis.units[np.argsort(self._scores[axis.units], kind="stable")]
+
+    def step(self, axis: Axis) -> int:
+        """Return how many units have to leave at a time to keep widths at multiples."""
+        span = self._span(self.coupling.unit_dims, axis.units[0])
+        widths = [
+            int(count)
+            for dim, count in zip(self.coupling.unit_dims.indices[span], self.coupling.unit_dims.data[span], strict=True)
+            if dim in self._parameter_dims
+        ]
+        return self._multiple // np.gcd(self._multiple, min(widths))
+
+    def takes(self, units: Array) -> Taken:
+        """Say what units would take."""
+        members = self.coupling.units
+        classes = np.unique(np.concatenate([members.indices[self._span(members, unit)] for unit in units]))
+        classes = classes[~self.gone[classes]]
+        dims, counts = _gathered(self.coupling.class_dims, classes)
+        places, lost = _gathered(self._shares, classes)
+        loss = float((lost / np.maximum(self._left[places], 1e-12)).sum())
+        return Taken(classes, dims, counts.astype(np.int64), loss)
+
+    def is_legal(self, taken: Taken) -> bool:
+        """Say whether something stays of every dimension."""
+        return bool((self.lengths[taken.dims] > taken.counts).all())
+
+    def after(self, taken: Taken) -> Array:
+        """Return how long dimensions would be."""
+        lengths = self.lengths.copy()
+        lengths[taken.dims] -= taken.counts
+        return lengths
+
+    def take(self, taken: Taken) -> None:
+        """Make the choice."""
+        self.lengths = self.after(taken)
+        self.gone[taken.classes] = True
+        places, lost = _gathered(self._shares, taken.classes)
+        self._left[places] -= lost
+
+    @staticmethod
+    def _span(matrix: csr_matrix, row: int) -> slice:
+        return slice(matrix.indptr[row], matrix.indptr[row + 1])
+
+
+def _gathered(matrix: csr_matrix, rows: Array) -> tuple[Array, Array]:
+    """Return the columns that some rows of a matrix fill, and their sums."""
+    starts, lengths = matrix.indptr[rows], matrix.indptr[rows + 1] - matrix.indptr[rows]
+    offsets = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+    entries = offsets + np.arange(len(offsets))
+    columns, inverse = np.unique(matrix.indices[entries], return_inverse=True)
+    return columns, np.bincount(inverse, weights=matrix.data[entries], minlength=len(columns))

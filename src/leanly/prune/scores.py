@@ -1,0 +1,69 @@
+"""Scores: a criterion's saliencies as what each class of indices holds of each dimension of each parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from leanly.errors import SettingError
+from leanly.graph import Graph, tensors
+from leanly.graph.coupling import Coupling
+
+
+def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> csr_matrix:
+    """Return for each class (row) its share of each dimension of each parameter (column); a column adds up to 1.
+
+    Args:
+        saliency: one tensor a parameter, in its shape; those left out hold nothing.
+    """
+    columns, rows, values = [], [], []
+    for number, place in enumerate(coupling.parameter_dims):
+        held = saliency.get(place.name)
+        if held is None:
+            continue
+        others = [dim for dim in range(held.ndim) if dim != place.dim]
+        along = (held.sum(others) if others else held).numpy()
+        total = along.sum()
+        if total > 0:
+            rows.append(place.classes)
+            columns.append(np.full(len(along), number))
+            values.append(along / total)
+    shape = (coupling.classes, len(coupling.parameter_dims))
+    if not rows:
+        return csr_matrix(shape)
+    return csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+
+
+def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
+    """Return a criterion's answer in float64 on the CPU, under all names of each parameter.
+
+    Raises:
+        SettingError: it is no dict of finite tensors, none negative, in the shapes of parameters.
+    """
+    remedy = "return {parameter name: tensor of its shape}, finite and not negative"
+    if not isinstance(found, dict):
+        raise SettingError(f"it returned a {type(found).__name__}", where=f"importance {name}", remedy=remedy)
+    every = tensors.every(graph.module)
+    aliases: dict[int, list[str]] = {}
+    for parameter, tensor in every.items():
+        aliases.setdefault(id(tensor), []).append(parameter)
+    result: dict[str, Tensor] = {}
+    for parameter, held in found.items():
+        wrong = ""
+        if parameter not in every:
+            wrong = "there is no such parameter"
+        elif not isinstance(held, Tensor) or held.shape != every[parameter].shape:
+            wrong = f"its saliency is no tensor of shape {list(every[parameter].shape)}"
+        elif not bool(torch.isfinite(held).all()):
+            wrong = "its saliency is NaN or infinite"
+        elif bool((held < 0).any()):
+            wrong = "its saliency is negative"
+        if wrong:
+            raise SettingError(f"{parameter}: {wrong}", where=f"importance {name}", remedy=remedy)
+        for alias in aliases[id(every[parameter])]:
+            result[alias] = held.detach().double().cpu()
+    return result

@@ -1,0 +1,68 @@
+"""The same share of every group of units."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leanly.errors import SettingError
+from leanly.graph.coupling import Axis
+from leanly.prune.removal import Array, Removal
+
+WITHIN = 0.1
+"""A share counts as reached when it is off by no more than this part of it."""
+
+
+def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float) -> None:
+    """Take a share of every group, the least important units first.
+
+    Where axes take the same indices (heads, and the width of a head), whole heads go first; the finer axis only brings
+    what they leave off to the share that was asked for.
+
+    Args:
+        groups: the axes that may be used, fewest units first.
+        fraction: of the indices of each group.
+
+    Raises:
+        SettingError: an axis would lose all it has; names the fraction that fits.
+    """
+    emptied: list[int] = []
+    for axes in groups:
+        for number, axis in enumerate(axes):
+            members = _indices(removal, axis)
+            last = number == len(axes) - 1
+            if number and abs(removal.gone[members].mean() - fraction) <= WITHIN * fraction:
+                continue
+            if not _take(removal, axis, members, fraction, 1.0 if last else fraction * (1 + WITHIN)):
+                emptied += [len(axis.units)] if len(axes) == 1 else []
+    if emptied:
+        fits = 1 - 0.5 / min(emptied)
+        raise SettingError(
+            f"fraction={fraction:g} would leave nothing of {len(emptied)} of {len(groups)} groups of units "
+            f"(the smallest has {min(emptied)})",
+            where="Channels",
+            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, or macs=, which takes less from small layers",
+        )
+
+
+def _take(removal: Removal, axis: Axis, members: Array, fraction: float, most: float) -> bool:
+    """Take units while that brings the share closer, and no further than `most`; False where it would empty something."""
+    units, step = removal.ordered(axis), removal.step(axis)
+    place = 0
+    while place < len(units):
+        count = (len(units) - place) % step or step
+        taken = removal.takes(units[place : place + count])
+        before = removal.gone[members].mean()
+        share = before + np.isin(members, taken.classes, assume_unique=True).mean()
+        if abs(share - fraction) >= abs(before - fraction) or share > most:
+            return True
+        if not removal.is_legal(taken):
+            return False
+        removal.take(taken)
+        place += count
+    return True
+
+
+def _indices(removal: Removal, axis: Axis) -> Array:
+    """Return the classes an axis takes that are along parameters."""
+    found = np.unique(removal.coupling.units[axis.units].indices)
+    return found[removal.coupling.is_stored[found]]

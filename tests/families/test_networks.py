@@ -45,7 +45,7 @@ class Net(nn.Module):
 def task() -> Task:
     torch.manual_seed(0)
     x, y = torch.randn(40, 1, 8, 8), torch.randint(0, 3, (40,))
-    return Task(Net().eval(), example=(x[:2],), train=(x, y), validation=(x, y), name="tiny")
+    return Task(Net().eval(), example=(x[:2],), validation=(x, y), name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def graph(task: Task) -> Graph:
 
 def ask(family: Networks, judged: Callable[[Candidate], Trial], limit: int = 60) -> list[Trial]:
     trials = [judged(family.reference())]
-    while (candidate := family.propose(trials)) is not None and len(trials) < limit:
+    while (candidate := family.propose(trials, 100.0)) is not None and len(trials) < limit:
         trials.append(judged(candidate))
     assert len(trials) < limit, "the family has no end of ideas"
     return trials

@@ -92,7 +92,7 @@ class World:
     def reference(self) -> Candidate:
         return EAGER.candidate
 
-    def propose(self, trials: Sequence[Trial]) -> Candidate | None:
+    def propose(self, trials: Sequence[Trial], seconds: float) -> Candidate | None:
         tried = {trial.label for trial in trials}
         return next((idea.candidate for idea in self.ideas if idea.name not in tried), None)
 

@@ -16,6 +16,7 @@ from leanly.families.cuts import cuts
 from leanly.families.keeping import Kept
 from leanly.families.ladder import Cut, Ladder
 from leanly.families.sensitivity import layer_errors
+from leanly.families.teaching import epoch_seconds, settings_for
 from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
@@ -24,6 +25,7 @@ from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.static import prepare
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
+from leanly.training import Settings
 
 if TYPE_CHECKING:
     from leanly.task import Task
@@ -57,6 +59,7 @@ class Networks:
         self._files: dict[str, Artifact] = {}
         self._errors: dict[str, list[str]] = {}
         self._epochs: dict[str, float] = {}
+        self._teaching = Settings()
         self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
 
     def reference(self) -> Candidate:
@@ -258,10 +261,11 @@ class Networks:
             recipe = Recipe((*passes, *whole.recipe.passes))
             return replace(whole, label=f"{network}, {whole.label}", network=network, recipe=recipe, training=training)
 
+        self._teaching = settings_for(self._graph, self._task)
         return Ladder(
             cuts=cuts(self._graph),
             candidate=candidate,
-            teach=lambda epochs: Distill(teacher="original", epochs=epochs),
+            teach=lambda epochs: Distill(teacher="original", epochs=epochs, settings=self._teaching),
             capacity=lambda cut: self._outcome(Recipe(cut.passes)).cost().macs,
             epoch_seconds=self._epoch_seconds,
         )
@@ -269,7 +273,7 @@ class Networks:
     def _epoch_seconds(self, cut: Cut) -> float:
         if cut.label not in self._epochs:
             small = self._outcome(Recipe(cut.passes))
-            self._epochs[cut.label] = epoch_seconds(small, self._graph, self._task, self._target)
+            self._epochs[cut.label] = epoch_seconds(small, self._task, self._teaching, self._target)
         return self._epochs[cut.label]
 
     def _other_ways(self, trials: Sequence[Seen]) -> Iterator[Candidate]:

@@ -1,0 +1,69 @@
+"""How smaller networks are taught: with which augmentation, and how long an epoch takes, measured on a few steps."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import torch
+
+from leanly.graph import Graph
+from leanly.structure import build
+from leanly.target import Target
+from leanly.task import Task
+from leanly.training import Settings
+from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
+from leanly.training.loop import training_rows
+from leanly.training.precision import deterministic
+from leanly.training.rows import Rows
+from leanly.training.stepping import Stepper
+from leanly.training.supervised import supervised
+
+LOOKED_AT = 512
+"""Validation rows that tell which augmentations the teacher does not mind."""
+
+HARMLESS = 0.03
+"""Share of the metric that an augmentation may cost the teacher; mirrored digits cost far more."""
+
+STEPS = 3
+OVERHEAD = 1.3
+"""An epoch over its steps: the teacher runs along, and validation is scored."""
+
+
+def settings_for(graph: Graph, task: Task, batch_size: int = 64) -> Settings:
+    """Choose the augmentations under which the trained network stays right: they will not mislead a smaller one."""
+    positions, split = image_inputs(graph), task.split("validation")
+    if not positions or split is None:
+        return Settings(batch_size=batch_size)
+    plain = _metric(graph, task, ())
+    harmless = tuple(name for name in AUGMENTATIONS if _metric(graph, task, (name,)) >= plain - HARMLESS * abs(plain))
+    return Settings(batch_size=batch_size, augment=harmless)
+
+
+def epoch_seconds(graph: Graph, task: Task, settings: Settings, target: Target) -> float:
+    """Return about how long an epoch of teaching takes: a few steps are taken on a clone and thrown away."""
+    rows = Rows(training_rows(task), settings.batch_size, settings.seed)
+    with deterministic():
+        clone = graph.clone().train()
+        stepper = Stepper(clone, supervised(clone, task), settings, target)
+        times = []
+        for batch in itertools.islice(rows.epoch(0), STEPS):
+            began = time.monotonic()
+            stepper(batch, 0.0)
+            times.append(time.monotonic() - began)
+    return OVERHEAD * rows.steps * min(times)
+
+
+def _metric(graph: Graph, task: Task, operations: tuple[str, ...]) -> float:
+    """Score the first validation rows, augmented."""
+    split = task.split("validation")
+    assert split is not None
+    parts, targets = [], []
+    with torch.no_grad():
+        for number, (inputs, labels) in enumerate(split.flat_batches(128, LOOKED_AT)):
+            seen = augmented(inputs, image_inputs(graph), operations, number)
+            parts.append(graph.flat(*seen))
+            targets.append(labels)
+    outputs = [torch.cat(part) for part in zip(*parts, strict=True)]
+    return task.score(build(graph.returns, outputs), np.concatenate([labels.numpy() for labels in targets]))

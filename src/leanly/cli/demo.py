@@ -29,6 +29,7 @@ class Model(Enum):
     """Which model the demo works on."""
 
     CNN = "cnn"
+    RESNET = "resnet"
     BERT = "bert"
 
 
@@ -42,13 +43,13 @@ class Demo:
 
 def demo(
     model: Annotated[
-        Model, typer.Option(help="cnn: digits, trained here; bert: MiniLM on sentence pairs.")
+        Model, typer.Option(help="cnn, resnet: on digits, trained here; bert: MiniLM on sentence pairs.")
     ] = Model.CNN,
-    time: Annotated[str, typer.Option(help="How long the search may take.", show_default="1min, bert 5min")] = "",
+    time: Annotated[str, typer.Option(help="How long the search may take.", show_default="2min, bert 5min")] = "",
     threads: Threads = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; by default runs/demo, for bert runs/demo-bert.", show_default=False),
+        typer.Option(help="Folder of the run; by default runs/demo, or runs/demo-MODEL.", show_default=False),
     ] = None,
 ) -> None:
     """Make a model, find the fastest artifact of it on this machine, show before and after. Downloads nothing.
@@ -57,22 +58,28 @@ def demo(
     """
     from leanly.budget import Budget
 
-    folder = out or Path("runs/demo" if model is Model.CNN else "runs/demo-bert")
-    seconds = Budget(time=time or ("1min" if model is Model.CNN else "5min")).seconds
+    folder = out or Path("runs/demo" if model is Model.CNN else f"runs/demo-{model.value}")
+    seconds = Budget(time=time or ("5min" if model is Model.BERT else "2min")).seconds
     target = read_target(threads, BATCH_SIZES)
     target.allowed()
     _make_room(folder)
 
     from leanly.pipeline import optimize
 
-    if model is Model.CNN:
-        from leanly.cli.demo_digits import make
-    else:
+    if model is Model.BERT:
         from leanly.cli.demo_pairs import make
-    made = make()
+
+        made = make()
+    else:
+        from leanly.cli.demo_digits import SmallCNN, SmallResNet
+        from leanly.cli.demo_digits import make as make_digits
+
+        made = make_digits(SmallCNN() if model is Model.CNN else SmallResNet())
     budget = Budget(max_drop=made.max_drop, time=seconds)
     result = optimize(made.task, budget, target, out=folder)
     print(f"\n{before_and_after(result)}\n")
+    if gains := what_smaller_added(result):
+        print(f"{gains}\n")
     end(result, folder, folder / "model.leanly")
 
 
@@ -83,6 +90,10 @@ def before_and_after(result: Result) -> str:
     shown: dict[int, tuple[str, Trial]] = {result.reference.number: ("before", result.reference)}
     for trial in result.float_by_batch.values():
         shown.setdefault(trial.number, ("fastest float", trial))
+    for size, trial in result.shipped_by_batch.items():
+        if trial.candidate.network:
+            whole = fastest_whole(result, size)
+            shown.setdefault(whole.number, ("fastest whole", whole))
     for trial in result.shipped_by_batch.values():
         role, _ = shown.get(trial.number, ("", trial))
         shown[trial.number] = (f"{role}, after" if role and "after" not in role else role or "after", trial)
@@ -108,6 +119,33 @@ def before_and_after(result: Result) -> str:
     ]
     note = "In brackets: 95 % intervals. Memory: growth of the process's peak from opening and running it."
     return f"{table(header, rows)}\n{note}"
+
+
+def fastest_whole(result: Result, size: int) -> Trial:
+    """Return the fastest artifact of the whole network that was timed at the end and not found outside the budget."""
+    whole = [
+        trial
+        for trial in result.trials
+        if trial.final and not trial.candidate.network and trial.outcome in ("pass", "undecided", "")
+    ]
+    return min(whole, key=lambda trial: trial.final[size].median)
+
+
+def what_smaller_added(result: Result) -> str:
+    """Return what removal and teaching gained over the whole network's fastest artifact; empty where nothing did."""
+    from leanly.measurement.statistics import ratio_intervals
+    from leanly.search import words
+
+    lines = []
+    for size, trial in result.shipped_by_batch.items():
+        if trial.candidate.network:
+            whole = fastest_whole(result, size)
+            ratio = ratio_intervals({size: whole.final[size]}, {size: trial.final[size]}, 0.95)[1]
+            lines.append(
+                f"Removal and teaching ({trial.candidate.network}) added {words.times(ratio)} at batch {size} over "
+                f"{whole.label}."
+            )
+    return "\n".join(lines)
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

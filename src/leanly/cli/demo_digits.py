@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,38 @@ class SmallCNN(nn.Module):
         return self.fc2(torch.relu(self.fc1(x)))
 
 
-def make() -> Demo:
-    """Read the digits, cut them into three splits, train, and return the task.
+class SmallResNet(nn.Module):
+    """Three stages of two residual blocks, 16 to 64 channels wide (He et al. 2016, the CIFAR shape)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        widths = (16, 16, 16, 32, 32, 64, 64)
+        self.blocks = nn.Sequential(*(Residual(a, b) for a, b in itertools.pairwise(widths)))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(torch.relu(self.norm(self.stem(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class Residual(nn.Module):
+    """Two convolutions and a shortcut, which is a convolution where the width changes."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.conv1, self.norm1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.norm2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(y + self.shortcut(x))
+
+
+def make(model: nn.Module) -> Demo:
+    """Read the digits, cut them into three splits, train a model on them, and return the task.
 
     Raises:
         MissingExtra: no package with digits is installed.
@@ -51,10 +82,9 @@ def make() -> Demo:
     splits = [slice(0, train), slice(train, validation), slice(validation, None)]
     parts = [(images[part], labels[part]) for part in splits]
     print(f"digits: {source}; {' / '.join(str(len(rows)) for rows, _ in parts)} rows to train / validate / test")
-    model = train_to_plateau(SmallCNN(), parts[0], parts[1])
-    task = Task(
-        model, example=images[:2], train=parts[0], validation=parts[1], test=parts[2], name="demo: small CNN on digits"
-    )
+    name = f"demo: {type(model).__name__} on digits"
+    model = train_to_plateau(model, parts[0], parts[1])
+    task = Task(model, example=images[:2], train=parts[0], validation=parts[1], test=parts[2], name=name)
     return Demo(task, max_drop)
 
 
@@ -77,7 +107,7 @@ def train_to_plateau(
     """
     torch.manual_seed(seed)
     for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             layer.reset_parameters()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=PATIENCE)

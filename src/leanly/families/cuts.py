@@ -5,8 +5,16 @@ from __future__ import annotations
 from leanly.families.ladder import Cut
 from leanly.graph import Graph
 from leanly.prune import Channels, magnitude
-def removable_blocks(graph): return ()
-class Layers: pass
+
+
+def removable_blocks(graph):
+    return ()
+
+
+class Layers:
+    pass
+
+
 from leanly.recipe import Pass
 
 LAYER_SHARES = (0.25, 0.4, 0.55, 0.7)
@@ -20,7 +28,9 @@ def cuts(graph: Graph) -> list[Cut]:
     blocks = len(removable_blocks(graph))
     layers = {round(share * blocks): share for share in LAYER_SHARES}
     found = [
-        Cut(f"{blocks - count} of {blocks} layers", (_layers(count),)) for count in sorted(layers) if 0 < count <= blocks
+        Cut(f"{blocks - count} of {blocks} layers", (_layers(count),))
+        for count in sorted(layers)
+        if 0 < count <= blocks
     ]
     found += [Cut(f"{share:.0%} of MACs off channels", (_channels(share),)) for share in CHANNEL_SHARES]
     for layer_share, share in BOTH:

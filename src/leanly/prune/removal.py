@@ -56,7 +56,9 @@ class Removal:
         span = self._span(self.coupling.unit_dims, axis.units[0])
         widths = [
             int(count)
-            for dim, count in zip(self.coupling.unit_dims.indices[span], self.coupling.unit_dims.data[span], strict=True)
+            for dim, count in zip(
+                self.coupling.unit_dims.indices[span], self.coupling.unit_dims.data[span], strict=True
+            )
             if dim in self._parameter_dims
         ]
         return self._multiple // np.gcd(self._multiple, min(widths))

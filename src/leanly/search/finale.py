@@ -86,15 +86,17 @@ def _point(search: Search, trial: Trial) -> Point:
 def finalists(search: Search, most: int) -> list[Trial]:
     """Return who is timed together, the indispensable first.
 
-    These are the reference, the fastest float and float32 artifacts and the fastest of all at each batch size; then, up
-    to `most` in all, near ties among the floats and the front, the fastest first.
+    These are the reference, the fastest float and float32 artifacts, the fastest of the whole network and the fastest of
+    all at each batch size; then, up to `most` in all, near ties among the floats and the front, the fastest first.
     """
     fit = _fit(search)
     floats = [trial for trial in fit if is_float(trial)]
     # float32 keeps every number of the model: where another float format is faster, it is still the safe answer
     exact = [trial for trial in floats if trial.precision == "float32"]
     chosen: dict[int, Trial] = {search.reference.number: search.reference}
-    for group in (floats, exact, fit):
+    # what a smaller network gains is said against the whole one, quantized
+    whole = [trial for trial in fit if not trial.candidate.network]
+    for group in (floats, exact, whole, fit):
         for size in search.batch_sizes:
             trial = min(group, key=lambda trial: trial.latency[size].median)
             chosen.setdefault(trial.number, trial)

@@ -19,7 +19,17 @@ _ALL_PASS = {
 }
 _ALONG_DIM = {
     *("cat", "concat", "concatenate", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk"),
-    *("unsafe_split", "unsafe_split_with_sizes", "slice", "narrow", "select", "unbind", "flip", "roll", "slice_scatter"),
+    *(
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "slice",
+        "narrow",
+        "select",
+        "unbind",
+        "flip",
+        "roll",
+        "slice_scatter",
+    ),
     *("unflatten", "repeat_interleave"),
 }
 RESHAPES = {"reshape", "view", "_unsafe_view", "_reshape_copy", "view_copy"}
@@ -169,4 +179,3 @@ def _widened(link: Link, question: Question) -> Link | None:
     if len(link.inputs) > 1 or len(link.outputs) > 1 or link.index[0].tolist() != list(range(size)):
         return None
     return replace(link, index=None)
-

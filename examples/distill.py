@@ -1,6 +1,7 @@
 """Distillation in its three steps: pre-train a teacher, take a student out of it, fine-tune the student."""
 
 import numpy as np
+import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -12,7 +13,7 @@ cnn = nn.Sequential(
     nn.Conv2d(1, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
     nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, 10),
-)  # fmt: skip
+).eval()  # fmt: skip
 
 
 def main() -> None:
@@ -29,8 +30,8 @@ def main() -> None:
     # 3. fine-tune: softened logits of the teacher, and the labels
     taught = leanly.distill.Distill(teacher=teacher, epochs=10, temperature=4.0, alpha=0.7)(student, task)
     for name, graph in {"teacher": teacher, "student": student, "taught": taught}.items():
-        cost = graph.cost()
-        print(f"{name}: accuracy {leanly.score(graph, task):.3f}, {cost.macs:,} MACs, {cost.parameters:,} parameters")
+        cost, accuracy = graph.cost(), task.score(graph(torch.from_numpy(images[1000:])), labels[1000:])
+        print(f"{name}: accuracy {accuracy:.3f}, {cost.macs:,} MACs, {cost.parameters:,} parameters")
 
 
 if __name__ == "__main__":

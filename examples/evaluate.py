@@ -14,12 +14,12 @@ deep = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
 
 def artifact(name: str, model: nn.Module) -> tuple[leanly.Artifact, leanly.Task]:
     task = leanly.Task(
-        model,
+        model.eval(),
         example=images[:2],
         train=(images[:1000], labels[:1000]),
         validation=(images[1000:], labels[1000:]),
     )
-    graph = leanly.train(task, epochs=10)
+    graph = leanly.train(task, epochs=40)
     cost = graph.cost()
     print(f"{name}: {cost.macs:,} MACs, {cost.parameters:,} parameters, {cost.parameter_bytes:,} bytes")
     return leanly.lower(graph, runtime="onnxruntime", to=f"runs/evaluate/{name}"), task

@@ -11,7 +11,7 @@ images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
 cnn = nn.Sequential(
     nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, 10),
-)  # fmt: skip
+).eval()  # fmt: skip
 
 
 def main() -> None:
@@ -31,7 +31,8 @@ def main() -> None:
     small = leanly.train(task, small, epochs=5)
     # 4. verify: what was kept, and the paired comparison of the lowered models
     for name, dimensions in small.kept.items():
-        print(name, [len(kept) for kept in dimensions if kept is not None], "of", list(graph.state_dict()[name].shape))
+        print(name, [len(kept) for kept in dimensions or () if kept is not None])
+    print("pruned (a) against whole (b):")
     artifacts = [leanly.lower(g, runtime="onnxruntime", to=f"runs/prune/{i}") for i, g in enumerate((small, graph))]
     print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task))
 

@@ -11,7 +11,7 @@ images = (images / 16).astype(np.float32).reshape(-1, 1, 8, 8)
 cnn = nn.Sequential(
     nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(),
     nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * 16, 10),
-)  # fmt: skip
+).eval()  # fmt: skip
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     after = leanly.lower(int8, runtime="openvino", to="runs/quantize/int8")
     integer = [kernel for kernel in after.kernels() if kernel.precision == "int8"]
     print(f"{len(integer)} nodes run in integers, {before.bytes:,} bytes before, {after.bytes:,} after")
+    print("int8 (a) against float32 (b):")
     print(leanly.compare(after, before, leanly.Target("cpu", batch_sizes=(1, 16)), task, split="test"))
 
 

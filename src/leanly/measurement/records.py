@@ -120,6 +120,11 @@ class Measurement:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        times = ", ".join(f"batch {size}: {1e3 * latency.median:.4g} ms" for size, latency in self.latency.items())
+        score = f", metric {self.metric:.4g} on {self.split}" if self.metric is not None else ""
+        return f"Measurement({self.precision} in {self.runtime}; {times}{score}; {self.artifact_bytes:,} bytes)"
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the predictions as data."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
@@ -205,6 +210,16 @@ class Comparison:
     ratio: dict[int, Interval]
     geometric_mean: Interval
     drop: PairedDrop | None = None
+
+    def __repr__(self) -> str:
+        parts = [
+            f"a takes {ratio.value:.3g}x ({ratio.low:.3g} to {ratio.high:.3g}) the time of b at batch {size}"
+            for size, ratio in self.ratio.items()
+        ]
+        if self.drop is not None:
+            lost = self.drop.drop
+            parts.append(f"a's metric is {lost.value:.4g} ({lost.low:.4g} to {lost.high:.4g}) lower on {self.drop.n} rows")
+        return f"Comparison({'; '.join(parts)})"
 
 
 @dataclass(frozen=True)

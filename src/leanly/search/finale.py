@@ -86,8 +86,8 @@ def _point(search: Search, trial: Trial) -> Point:
 def finalists(search: Search, most: int) -> list[Trial]:
     """Return who is timed together, the indispensable first.
 
-    These are the reference, the fastest float and float32 artifacts, the fastest of the whole network and the fastest of
-    all at each batch size; then, up to `most` in all, near ties among the floats and the front, the fastest first.
+    These are the reference, the fastest float and float32 artifacts, the fastest of the whole network and of all at
+    each batch size; then, up to `most` in all, near ties among the floats and the front, the fastest first.
     """
     fit = _fit(search)
     floats = [trial for trial in fit if is_float(trial)]

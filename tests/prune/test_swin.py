@@ -13,6 +13,6 @@ def test_windows(tmp_path, elsewhere):
     )
     for stage, heads in enumerate((2, 4)):
         layer = f"swin.encoder.layers.{stage}.blocks.0"
-        table = half.kept[f"{layer}.attention.self.relative_position_bias_table"]
+        table = half.kept[f"{layer}.attention.relative_position_bias.relative_position_bias_table"]
         assert table[0] is None and len(table[1]) == heads // 2, "a head's biases go with it"
-        assert len(half.kept[f"{layer}.intermediate.dense.weight"][0]) == 16 * (stage + 1)
+        assert len(half.kept[f"{layer}.mlp.fc1.weight"][0]) == 16 * (stage + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                graph.module,
+                _copied_before_reshapes(graph.module),
                 graph.example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -106,6 +107,22 @@ def _quiet() -> Iterator[None]:
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
+
+
+def _copied_before_reshapes(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Copy what is reshaped: ONNX has no strides, but the exporter makes views for those that an operator gave first.
+
+    The copies become Identity, which the exporter's optimizer takes away.
+    """
+    graph = copy.deepcopy(module.graph)
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.reshape.default:
+            with graph.inserting_before(node):
+                settings = {"memory_format": torch.contiguous_format}
+                node.replace_input_with(
+                    node.args[0], graph.call_function(torch.ops.aten.clone.default, (node.args[0],), settings)
+                )
+    return torch.fx.GraphModule(module, graph)
 
 
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:

@@ -46,6 +46,7 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float) -> float:
     for number, queue in enumerate(queues):
         queue.piece = max(1, len(queue.units) // (PIECES * queue.step))
         _push(heap, removal, work, queue, number)
+    spared: list[Taken] = []
     while heap and total - work.total < target:
         _, number = heapq.heappop(heap)
         queue = queues[number]
@@ -54,17 +55,30 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float) -> float:
         if heap and ratio > heap[0][0]:
             heapq.heappush(heap, (ratio, number))
             continue
-        after = total - work.total + saved
-        if not removal.is_legal(taken) or _overshoots(after, target, total - work.total):
+        too_much = total - work.total + saved > target * (1 + WITHIN)
+        if too_much or not removal.is_legal(taken):
             if queue.piece > 1:
                 queue.piece //= 2
                 _push(heap, removal, work, queue, number)
+            elif too_much:
+                spared.append(taken)
             continue
         removal.take(taken)
         work.shorten(removal.lengths, taken.dims)
-        queue.place += len(queue.next())
+        queue.place += len(taken.units)
         _push(heap, removal, work, queue, number)
+    if total - work.total < target * (1 - WITHIN):
+        _take_nearest(removal, work, [removal.takes(taken.units) for taken in spared], target - (total - work.total))
     return 1 - work.total / total if total else 0.0
+
+
+def _take_nearest(removal: Removal, work: Work, spared: list[Taken], missing: float) -> None:
+    """Where no unit is small enough, take the one that comes nearest, if that is nearer than none."""
+    saved = {number: _ratio(removal, work, taken)[1] for number, taken in enumerate(spared) if removal.is_legal(taken)}
+    nearest = min(saved, key=lambda number: abs(saved[number] - missing), default=None)
+    if nearest is not None and abs(saved[nearest] - missing) < missing:
+        removal.take(spared[nearest])
+        work.shorten(removal.lengths, spared[nearest].dims)
 
 
 def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Queue, number: int) -> None:
@@ -76,7 +90,3 @@ def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, int]:
     """Return cost for each MAC, and the MACs; units that free none come last."""
     saved = work.saved(removal.after(taken), taken.dims)
     return (taken.loss / saved if saved > 0 else float("inf")), saved
-
-
-def _overshoots(after: float, target: float, before: float) -> bool:
-    return after > target * (1 + WITHIN) and after - target > target - before

@@ -17,11 +17,13 @@ class Taken:
     """What some units take that is still there.
 
     Args:
+        units: their numbers.
         classes: the classes of indices that leave.
         dims, counts: how many indices of which dimensions of `Coupling.dims`.
         loss: of the importance that is left in each dimension of each parameter, the share that leaves, added up.
     """
 
+    units: Array
     classes: Array
     dims: Array
     counts: Array
@@ -71,7 +73,7 @@ class Removal:
         dims, counts = _gathered(self.coupling.class_dims, classes)
         places, lost = _gathered(self._shares, classes)
         loss = float((lost / np.maximum(self._left[places], 1e-12)).sum())
-        return Taken(classes, dims, counts.astype(np.int64), loss)
+        return Taken(units, classes, dims, counts.astype(np.int64), loss)
 
     def is_legal(self, taken: Taken) -> bool:
         """Say whether something stays of every dimension."""

@@ -52,7 +52,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Group:
-    """Axes that take the same indices away, each in its own way: heads and the width of a head; fewest units first."""
+    """Axes that take the same indices away, each in its own way: whole heads, then the width of a head."""
 
     axes: tuple[Axis, ...]
 
@@ -194,7 +194,14 @@ class Coupling:
         groups: dict[int, list[Axis]] = {}
         for axis, group in zip(axes, group_of.tolist(), strict=True):
             groups.setdefault(group, []).append(axis)
-        return tuple(Group(tuple(sorted(found, key=lambda axis: len(axis.units)))) for found in groups.values())
+        return tuple(Group(tuple(sorted(found, key=self._fineness) if len(found) > 1 else found)) for found in groups.values())
+
+    def _fineness(self, axis: Axis) -> tuple[int, int]:
+        """Order axes: those whose units are the longest blocks of neighbours first, then those with the fewest."""
+        unit = axis.units[0]
+        span = slice(self.unit_dims.indptr[unit], self.unit_dims.indptr[unit + 1])
+        touched = set(self.unit_dims.indices[span].tolist()) & {place.place for place in self.parameter_dims}
+        return -units.longest_run(self.units[unit].indices, [self.dims[place] for place in touched]), len(axis.units)
 
 
 def couple(graph: Graph, *, whole: frozenset[str] = frozenset()) -> Coupling:

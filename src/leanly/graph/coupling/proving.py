@@ -29,28 +29,20 @@ def prove(node: fx.Node, sizes: Sizes) -> None:
         return
     movement = wiring.answers.movement(question, shapes[0])
     assert movement is not None
-    passed = {
-        (link.source, link.inputs[0]): (link.output, link.outputs[0]) for link in movement.links if link.index is None
-    }
+    passing = [link for link in movement.links if link.index is None]
+    passed = {(link.source, link.inputs[0]) for link in passing}
+    free = {(link.output, link.outputs[0]) for link in passing}
     small = shrunk(question, shapes[0]) if passed else question
     ids = ids_of(list(small.shapes))
     kept = [
-        _restricted(
-            tensor, [None if (number, dim) in passed else sizes.stays(source.name, dim) for dim in range(tensor.ndim)]
-        )
+        _restricted(tensor, [None if (number, dim) in passed else sizes.stays(source.name, dim) for dim in range(tensor.ndim)])
         for number, (tensor, source) in enumerate(zip(ids, sources, strict=True))
     ]
-    free = set(passed.values())
     expected = [
-        _restricted(
-            tensor,
-            [None if (output, axis) in free else sizes.stays(node.name, axis, output) for axis in range(tensor.ndim)],
-        )
+        _restricted(tensor, [None if (output, axis) in free else sizes.stays(node.name, axis, output) for axis in range(tensor.ndim)])
         for output, tensor in enumerate(run_on_ids(small.target, small.args, dict(small.kwargs), ids))
     ]
-    target, args, kwargs = _question_after(
-        node, question, sizes, expected[0].shape, {axis for output, axis in free if output == 0}
-    )
+    target, args, kwargs = _question_after(node, question, sizes, expected[0].shape, {axis for output, axis in free if output == 0})
     try:
         found = run_on_ids(target, args, kwargs, kept)
     except Exception as error:  # whatever an operator says of sizes that do not fit

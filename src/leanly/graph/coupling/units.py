@@ -87,3 +87,12 @@ def alike(touched: csr_matrix) -> list[Array]:
         span = slice(touched.indptr[unit], touched.indptr[unit + 1])
         found.setdefault(touched.indices[span].tobytes() + b"|" + touched.data[span].tobytes(), []).append(unit)
     return [np.array(units) for units in found.values()]
+
+
+def longest_run(unit: Array, dims: list[Array]) -> int:
+    """Return the most neighbouring indices that a unit takes of one dimension: a whole head takes its width."""
+    longest = 0
+    for dim in dims:
+        edges = np.flatnonzero(np.diff(np.isin(dim, unit).astype(np.int8), prepend=0, append=0))
+        longest = max(longest, int((edges[1::2] - edges[::2]).max(initial=0)))
+    return longest

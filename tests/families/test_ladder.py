@@ -22,6 +22,7 @@ class Trial:
     medians: Mapping[int, float] = field(default_factory=dict)
     outcome: str = ""
     drop: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Run:
             lambda cut: self.epoch,
         )
 
-    def explore(self, whole: float = 1.0) -> Run:
+    def explore(self, whole: float = 1.0, each: float = 0.0) -> Run:
+        reference = Trial(candidate((), "whole", 0.0), {1: whole}, seconds=each)
         for _ in range(100):
             tried = {trial.candidate.key for trial in self.trials}
-            ideas = self.ladder.ideas(self.trials, whole, self.left)
+            ideas = self.ladder.ideas(self.trials, reference, self.left)
             idea = next((idea for idea in ideas if idea.key not in tried), None)
             if idea is None:
                 return self
@@ -100,6 +102,13 @@ def test_every_cut_is_measured_before_any_is_taught() -> None:
     run = Run([Network(0.8, 0.8, GOOD), Network(0.4, 0.4, BAD)], seconds=100).explore()
     assert [trial.candidate.training > 0 for trial in run.trials[:2]] == [False, False]
     assert all(trial.candidate.training > 0 for trial in run.trials[2:])
+
+
+def test_with_little_time_few_are_measured_and_the_extremes_are_among_them() -> None:
+    run = Run([Network(0.1 * n, 0.1 * n, BAD) for n in range(1, 10)], seconds=20).explore(each=1.5)
+    untaught = [trial.candidate.network for trial in run.trials if not trial.candidate.training]
+    assert len(untaught) == 4, "0.3 of 20 s for trials of 1.5 s"
+    assert {"cut 0", "cut 8"} <= set(untaught)
 
 
 def test_a_network_that_is_not_faster_is_never_taught() -> None:

@@ -27,6 +27,7 @@ class Trial:
     medians: Mapping[int, float] = field(default_factory=dict)
     outcome: str = ""
     drop: float | None = None
+    seconds: float = 0.0
 
 
 class Net(nn.Module):

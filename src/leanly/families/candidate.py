@@ -82,6 +82,11 @@ class Seen(Protocol):
         ...
 
     @property
+    def seconds(self) -> float:
+        """What making and measuring it took."""
+        ...
+
+    @property
     def outcome(self) -> str:
         """The verdict on validation: "pass", "fail", "undecided", or "" where there is none."""
         ...

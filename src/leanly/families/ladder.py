@@ -20,8 +20,11 @@ WORTH = 0.95
 SHARE = 0.75
 """Share of the spare time that teaching may take; the rest goes to quantizing and running the winner otherwise."""
 
+UNTAUGHT_SHARE = 0.3
+"""Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
+
 ROUNDS = 3
-MOST_TAUGHT = 4
+LEAST_UNTAUGHT, MOST_TAUGHT = 3, 4
 MOST_EPOCHS = 64
 ALIKE = 1.05
 """Networks whose latencies differ by less are as fast as each other: only the largest of them is taught."""
@@ -67,26 +70,31 @@ class Ladder:
     teach: Callable[[int], Pass]
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
+    _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
 
-    def ideas(self, trials: Sequence[Seen], whole: float, seconds: float) -> Iterator[Candidate]:
+    def ideas(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> Iterator[Candidate]:
         """Yield what to try, in order, tried ones too.
 
         Args:
             trials: what was seen.
-            whole: geometric mean latency of the whole network, quantized alike, in seconds.
+            whole: the whole network, quantized alike.
             seconds: spare time of the run.
         """
         seen = {trial.candidate.key: trial for trial in trials}
-        untaught = [self._untaught(cut) for cut in self.cuts]
-        yield from untaught
+        if not self._measured:
+            affordable = int(UNTAUGHT_SHARE * seconds / max(whole.seconds, 1e-9))
+            self._measured = spread(range(len(self.cuts)), min(max(affordable, LEAST_UNTAUGHT), len(self.cuts)))
+        untaught = {number: self._untaught(self.cuts[number]) for number in self._measured}
+        yield from untaught.values()
         times = {
             number: mean_latency(seen[candidate.key])
-            for number, candidate in enumerate(untaught)
+            for number, candidate in untaught.items()
             if candidate.key in seen and seen[candidate.key].medians
         }
         if not self._rungs:
-            first = self._worth_teaching({n: time for n, time in times.items() if time <= WORTH * whole})
+            limit = WORTH * mean_latency(whole)
+            first = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
             self._begin(first, seconds * SHARE)
         position = 0
         while position < len(self._rungs):
@@ -122,10 +130,7 @@ class Ladder:
             elif larger:
                 front.append(number)
         front.reverse()
-        if len(front) <= MOST_TAUGHT:
-            return front
-        steps = [round(i * (len(front) - 1) / (MOST_TAUGHT - 1)) for i in range(MOST_TAUGHT)]
-        return [front[step] for step in steps]
+        return spread(front, MOST_TAUGHT)
 
     def _begin(self, chosen: list[int], seconds: float) -> None:
         """Start with as many cuts as can be taught an epoch each in a first round; the most moderate stay."""
@@ -156,3 +161,10 @@ class Ladder:
             return
         count = min(2 ** int(math.log2(affordable)), MOST_EPOCHS)
         self._rungs.append(_Rung(dict.fromkeys(before, count), before))
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """Return so many of the items, evenly spread, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -234,7 +234,7 @@ class Networks:
             return
         if self._ladder is None:
             self._ladder = self._make_ladder(whole.candidate)
-        yield from self._ladder.ideas(trials, mean_latency(whole), seconds)
+        yield from self._ladder.ideas(trials, whole, seconds)
         for winner in self._ladder.winners(trials)[:1]:
             passes = winner.candidate.recipe.passes
             if whole.candidate.precision == "int8":

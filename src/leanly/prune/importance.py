@@ -33,7 +33,7 @@ def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: weight.detach().double().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
+    return {name: weight.detach().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
 
 
 def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:

@@ -43,10 +43,12 @@ class Axis:
 
     Args:
         units: their numbers, rows of `Coupling.units`.
+        disjoint: no two of them take the same index.
         changes_statistics: a norm or mean runs over what they leave, so that what stays sees other statistics.
     """
 
     units: Array
+    disjoint: bool
     changes_statistics: bool
 
 
@@ -184,10 +186,15 @@ class Coupling:
         for variables in self.wiring.variables.statistics:
             marked[self.solution.classes[variables]] = 1
         flagged = self.units @ marked > 0
-        axes = [Axis(alike, bool(flagged[alike].any())) for alike in units.alike(self.unit_dims)]
-        if not axes:
+        alike = units.alike(self.unit_dims)
+        if not alike:
             return ()
-        members = [np.unique(self.units[axis.units].indices) for axis in axes]
+        indices = [self.units[rows].indices for rows in alike]
+        members = [np.unique(found) for found in indices]
+        axes = [
+            Axis(rows, len(found) == len(different), bool(flagged[rows].any()))
+            for rows, found, different in zip(alike, indices, members, strict=True)
+        ]
         rows = np.repeat(np.arange(len(axes)), list(map(len, members)))
         shared = coo_matrix((np.ones(len(rows)), (rows, np.concatenate(members))), (len(axes), self.classes)).tocsr()
         group_of = connected_components(shared @ shared.T, directed=False)[1]

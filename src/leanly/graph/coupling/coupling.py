@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An operator without a rule, which keeps whole what it touches.
+    """An operator that keeps whole what it touches: it has no rule, or lets indices compete (a softmax, a sort).
 
     Args:
         node, operator: the node's name and what it calls, as "aten.cumsum.default".
@@ -127,13 +127,11 @@ class Coupling:
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
-        """The operators without a rule that keep parameters whole."""
+        """The operators that keep parameters whole: those without a rule, and those that let indices compete."""
         held: dict[int, list[str]] = {}
-        for node in self.wiring.graph.module.graph.nodes:
-            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter):
-                for dim in self.wiring.dims(node):
-                    for number in self.solution.blame(dim):
-                        held.setdefault(number, []).append(str(node.target))
+        for name, dim in self._stored_dims():
+            for number in self.solution.blame(dim)[1]:
+                held.setdefault(number, []).append(name)
         return tuple(
             Frozen(node.name, str(node.target), self.wiring.graph.source(node), tuple(dict.fromkeys(held[number])))
             for number, node in self.wiring.variables.barriers.items()
@@ -142,12 +140,17 @@ class Coupling:
 
     @cached_property
     def held_indices(self) -> int:
-        """How many indices of parameters stay because of operators without a rule, over all their dimensions."""
-        total = 0
-        for node in self.wiring.graph.module.graph.nodes:
-            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter):
-                total += sum(len(dim) for dim in self.wiring.dims(node) if self.solution.blame(dim))
-        return total
+        """How many indices of parameters stay only because of such operators, over all their dimensions."""
+        return sum(self.solution.blame(dim)[0] for _, dim in self._stored_dims())
+
+    def _stored_dims(self) -> list[tuple[str, Array]]:
+        """List every dimension of every parameter."""
+        return [
+            (str(node.target), dim)
+            for node in self.wiring.graph.module.graph.nodes
+            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter)
+            for dim in self.wiring.dims(node)
+        ]
 
     def _found_units(self) -> tuple[csr_matrix, csr_matrix]:
         """Return units over classes, and how many indices of each dimension they take; none may empty one."""

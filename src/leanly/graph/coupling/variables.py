@@ -78,10 +78,7 @@ class Variables:
 
     def is_frozen(self, variables: Array) -> Array:
         """Say for each variable whether it is frozen by itself, before anything is solved."""
-        frozen = variables == FROZEN
-        for number in self.barriers:
-            frozen |= variables == number
-        return frozen
+        return np.isin(variables, [FROZEN, *self.barriers])
 
     def grid(self, whole: Array, parts: tuple[Array, ...]) -> None:
         """The whole is laid out over its factors, row-major (-1: a hole)."""

@@ -76,7 +76,7 @@ def _shaped_as(node: fx.Node, wiring: Wiring, name: str) -> list[Dims] | None:
 
 def _hold(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Keep whole what an operator without a rule reads and gives, under a name of its own."""
-    barrier = wiring.variables.barrier(node)
+    barrier = wiring.barrier(node)
     for source in wiring.sources(node):
         wiring.freeze(source, barrier)
     return wiring.solid(node, barrier)

@@ -25,8 +25,9 @@ def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     if any(wiring.results[indices[place].name][1] in (torch.bool, torch.uint8) for place in given):
         return None
     for place in given:
-        wiring.variables.freeze(x[place])
-        wiring.freeze(indices[place], 0)
+        wiring.hold(node, x[place])
+        for dim in wiring.dims(indices[place]):
+            wiring.hold(node, dim)
     shape = wiring.shape(node)
     left = [dim for place, dim in enumerate(x) if place not in given]
     count = len(shape) - len(left)
@@ -43,7 +44,7 @@ def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
         x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).numpy())]
         wiring.variables.same(x[dim], wiring.dims(places)[0])
     else:
-        wiring.variables.freeze(x[dim])
+        wiring.hold(node, x[dim])
         x[dim] = wiring.variables.solid(wiring.shape(node)[dim])
     return [x]
 

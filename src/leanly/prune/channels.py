@@ -25,8 +25,8 @@ from leanly.task import Task
 class Channels:
     """Remove channels, features, attention heads, feed-forward and residual width, whatever of it can be cut together.
 
-    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in Fang
-    et al. 2023, "DepGraph: Towards Any Structural Pruning".
+    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in
+    Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
 
     Args:
         fraction: this share of the units of every coupled group; of attention, whole heads first.
@@ -56,7 +56,9 @@ class Channels:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a share between 0 and 1, as 0.5")
         if isinstance(self.multiple, bool) or not isinstance(self.multiple, int) or self.multiple < 1:
-            raise SettingError(f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8")
+            raise SettingError(
+                f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8"
+            )
         object.__setattr__(self, "importance", resolve_importance(self.importance))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
@@ -146,6 +148,9 @@ def _share_of_indices(coupling: Coupling, removal: Removal, groups: list[tuple[A
 
 def _listed(coupling: Coupling) -> str:
     """Name the operators without a rule, their lines, and what they keep whole."""
-    told = [f"{item.operator} at {item.source} keeps {', '.join(item.tensors[:3])}"
-            f"{' and others' if len(item.tensors) > 3 else ''} whole" for item in coupling.frozen]
+    told = [
+        f"{item.operator} at {item.source} keeps {', '.join(item.tensors[:3])}"
+        f"{' and others' if len(item.tensors) > 3 else ''} whole"
+        for item in coupling.frozen
+    ]
     return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")

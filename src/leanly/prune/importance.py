@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def resolve_importance(importance: Any) -> Importance:
             remedy=f"give one of {', '.join(f'leanly.prune.{name}' for name in CRITERIA)}, or a function "
             "(graph, task) -> {parameter name: tensor of its shape}",
         )
-    return importance
+    return cast(Importance, importance)
 
 
 def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
@@ -95,7 +95,7 @@ def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
         raise DataError(
             f"importance {name!r} needs labelled data, and there is none",
             where="Task" if task is not None else f"{name}(graph, task)",
-            remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs no data",
+            remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs none",
         )
     return task, split
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from leanly.errors import SettingError
 from leanly.graph import Graph, tensors
 from leanly.graph.coupling import Coupling
+from leanly.graph.coupling.units import Matrix
 
 
-def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> csr_matrix:
+def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
     """Return for each class (row) its share of each dimension of each parameter (column); a column adds up to 1.
 
     Args:

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from leanly.graph.coupling import units
 from leanly.graph.coupling.solving import Solution, solve
+from leanly.graph.coupling.units import Matrix
 from leanly.graph.coupling.variables import Array
 from leanly.graph.coupling.walking import wire
 from leanly.graph.coupling.wiring import Wiring
@@ -152,7 +153,7 @@ class Coupling:
             for dim in self.wiring.dims(node)
         ]
 
-    def _found_units(self) -> tuple[csr_matrix, csr_matrix]:
+    def _found_units(self) -> tuple[Matrix, Matrix]:
         """Return units over classes, and how many indices of each dimension they take; none may empty one."""
         wholes = {whole for whole, _ in self.solution.either}
         loose = np.flatnonzero(~self.solution.frozen).tolist()
@@ -204,7 +205,9 @@ class Coupling:
         groups: dict[int, list[Axis]] = {}
         for axis, group in zip(axes, group_of.tolist(), strict=True):
             groups.setdefault(group, []).append(axis)
-        return tuple(Group(tuple(sorted(found, key=self._fineness) if len(found) > 1 else found)) for found in groups.values())
+        return tuple(
+            Group(tuple(sorted(found, key=self._fineness) if len(found) > 1 else found)) for found in groups.values()
+        )
 
     def _fineness(self, axis: Axis) -> tuple[int, int]:
         """Order axes: those whose units are the longest blocks of neighbours first, then those with the fewest."""

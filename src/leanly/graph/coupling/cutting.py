@@ -91,7 +91,8 @@ def _composed(before: Any, stays: list[Tensor], lost: list[bool]) -> tuple[Tenso
     """Say what remains in indices of the first capture, not of the last cut."""
     before = before or (None,) * len(stays)
     return tuple(
-        old if not cut else (one if old is None else old[one]) for old, one, cut in zip(before, stays, lost, strict=True)
+        old if not cut else (one if old is None else old[one])
+        for old, one, cut in zip(before, stays, lost, strict=True)
     )
 
 

@@ -74,7 +74,8 @@ def ids_of(shapes: list[Shape]) -> list[Tensor]:
     """Return tensors of consecutive ids, all different."""
     starts = _starts(shapes)
     return [
-        torch.arange(start, start + math.prod(shape)).reshape(shape) for start, shape in zip(starts, shapes, strict=True)
+        torch.arange(start, start + math.prod(shape)).reshape(shape)
+        for start, shape in zip(starts, shapes, strict=True)
     ]
 
 

@@ -19,7 +19,17 @@ _ALL_PASS = {
 }
 _ALONG_DIM = {
     *("cat", "concat", "concatenate", "split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk"),
-    *("unsafe_split", "unsafe_split_with_sizes", "slice", "narrow", "select", "unbind", "flip", "roll", "slice_scatter"),
+    *(
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "slice",
+        "narrow",
+        "select",
+        "unbind",
+        "flip",
+        "roll",
+        "slice_scatter",
+    ),
     *("unflatten", "repeat_interleave"),
 }
 RESHAPES = {"reshape", "view", "_unsafe_view", "_reshape_copy", "view_copy"}
@@ -141,15 +151,19 @@ class Answers:
         Args:
             output: shape of the first result.
         """
+        return self.answered(question, output)[1]
+
+    def answered(self, question: Question, output: Shape) -> tuple[Question, Movement | None]:
+        """Return the answer and the question it was found with: the smaller one, or the whole one where that misled."""
         small = shrunk(question, output)
         found = self._found(small)
-        if found is not None and any(small.passive):
-            widened = [_widened(link, small) for link in found.links]
-            links = [link for link in widened if link is not None]
-            if len(links) == len(widened) and not any(dim in small.passive[source] for source, dim, _ in found.read):
-                return replace(found, links=tuple(links))
-            found = self._found(question)
-        return found
+        if found is None or not any(small.passive):
+            return small, found
+        widened = [_widened(link, small) for link in found.links]
+        links = [link for link in widened if link is not None]
+        if len(links) == len(widened) and not any(dim in small.passive[source] for source, dim, _ in found.read):
+            return small, replace(found, links=tuple(links))
+        return question, self._found(question)
 
     def _found(self, question: Question) -> Movement | None:
         if question.key not in self._known:
@@ -169,4 +183,3 @@ def _widened(link: Link, question: Question) -> Link | None:
     if len(link.inputs) > 1 or len(link.outputs) > 1 or link.index[0].tolist() != list(range(size)):
         return None
     return replace(link, index=None)
-

@@ -85,7 +85,11 @@ class Sizes:
             Unfit: names the reads of a size that have to stay what they are.
         """
         for source in node.all_input_nodes:
-            if source.name in self.wiring.results and source.name not in self.wiring.values and source.name not in fitted:
+            if (
+                source.name in self.wiring.results
+                and source.name not in self.wiring.values
+                and source.name not in fitted
+            ):
                 self._check_number(source)
 
     def _check_number(self, node: fx.Node) -> None:

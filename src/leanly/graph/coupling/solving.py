@@ -124,9 +124,7 @@ def _matched(relations: Iterable[Either], classes: Array) -> Pairs:
     return pairs
 
 
-def _relations(
-    relations: Iterable[Either], classes: Array, frozen: Array
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def _relations(relations: Iterable[Either], classes: Array, frozen: Array) -> tuple[tuple[int, tuple[int, ...]], ...]:
     found: dict[tuple[int, tuple[int, ...]], None] = {}
     for relation in relations:
         there = relation.whole >= 0

@@ -77,7 +77,8 @@ class Wiring:
     def concrete(self, item: Any) -> Any:
         """Replace computed sizes by what they are for the example."""
         return map_aggregate(
-            item, lambda leaf: self.results[leaf.name] if isinstance(leaf, fx.Node) and not self.is_tensor(leaf) else leaf
+            item,
+            lambda leaf: self.results[leaf.name] if isinstance(leaf, fx.Node) and not self.is_tensor(leaf) else leaf,
         )
 
     def computes_sizes(self, node: fx.Node) -> bool:

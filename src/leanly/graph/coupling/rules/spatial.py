@@ -16,9 +16,7 @@ def positions(node: fx.Node, wiring: Wiring) -> list[Dims]:
     count = int(re.findall(r"([123])d", str(node.target))[0])
     for dim in x[-count:]:
         wiring.variables.freeze(dim)
-    return [
-        [*x[:-count], *(wiring.variables.solid(size) for size in shape[-count:])] for shape in wiring.shapes(node)
-    ]
+    return [[*x[:-count], *(wiring.variables.solid(size) for size in shape[-count:])] for shape in wiring.shapes(node)]
 
 
 _POOLS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")

@@ -19,13 +19,20 @@ def embedding(node: fx.Node, wiring: Wiring) -> list[Dims]:
 
 
 def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
-    """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole."""
+    """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole.
+
+    A parameter that is read so is a table, whose rows are no units; of anything else it is worth telling.
+    """
     x, indices = wiring.given(node, "self"), modes.argument(node, "indices")
     given = [place for place, item in enumerate(indices) if item is not None]
     if any(wiring.results[indices[place].name][1] in (torch.bool, torch.uint8) for place in given):
         return None
+    is_table = modes.argument(node, "self").op == "get_attr"
     for place in given:
-        wiring.hold(node, x[place])
+        if is_table:
+            wiring.variables.freeze(x[place])
+        else:
+            wiring.hold(node, x[place])
         for dim in wiring.dims(indices[place]):
             wiring.hold(node, dim)
     shape = wiring.shape(node)
@@ -41,7 +48,7 @@ def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
     x, places = list(wiring.given(node, "self")), modes.argument(node, "index")
     dim = modes.argument(node, "dim") % len(x)
     if places.op == "get_attr":
-        x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).numpy())]
+        x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).cpu().numpy())]
         wiring.variables.same(x[dim], wiring.dims(places)[0])
     else:
         wiring.hold(node, x[dim])

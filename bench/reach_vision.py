@@ -2,9 +2,9 @@
 
     python -m bench.reach_vision --torchvision FOLDER [--models resnet18,vit_b_16] [--limit 10]
 
-`FOLDER` holds torchvision 0.28.0 (`pip install --no-deps --target FOLDER torchvision==0.28.0`). Weights are random. A cut is
-exact when the cut graph gives what the whole one gives with everything removed set to zero. What was found of a model is
-kept under the cache, so that the benchmark is run in pieces; the table shows what is there so far.
+`FOLDER` holds torchvision 0.28.0 (`pip install --no-deps --target FOLDER torchvision==0.28.0`). Weights are random. A
+cut is exact when the cut graph gives what the whole one gives with everything removed set to zero. What was found of a
+model is kept under the cache, so that the benchmark is run in pieces; the table shows what is there so far.
 """
 
 from __future__ import annotations

@@ -60,17 +60,17 @@ class Recipe:
 
 
 def _settings(step: Any) -> dict[str, Any]:
-    room = importlib.import_module(type(step).__module__.rpartition(".")[0])
     settings = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-    return {name: _plain(value, room) for name, value in settings.items()}
+    return {name: _plain(value, step) for name, value in settings.items()}
 
 
-def _plain(value: Any, room: Any) -> Any:
+def _plain(value: Any, step: Any) -> Any:
     """Write a setting as JSON: a function of the pass's room by its name, one of the user's own by where it is."""
     if isinstance(value, tuple):
         return list(value)
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
+        room = importlib.import_module(type(step).__module__.rpartition(".")[0])
         if name in room.__all__ and getattr(room, name) is value:
             return name
         return {OWN: f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}"}

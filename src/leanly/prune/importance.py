@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from leanly.data import Split
 from leanly.errors import DataError, SettingError
@@ -101,7 +102,8 @@ def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
 
 
 def _loss(graph: Graph, task: Task, split: Split, arguments: Any, targets: Tensor) -> Tensor:
-    args, kwargs = arguments
+    device = graph.device
+    (args, kwargs), targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (arguments, targets))
     try:
         loss = task.loss_function(graph(*args, **kwargs), targets)
         usable = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad and bool(torch.isfinite(loss))

@@ -66,7 +66,8 @@ class Variables:
 
     def same(self, one: Array, other: Array) -> None:
         """Index i of one dimension leaves if and only if index i of the other does."""
-        assert len(one) == len(other), f"{len(one)} indices are not {len(other)}"
+        if len(one) != len(other):
+            raise ValueError(f"{len(one)} indices are not {len(other)}")
         if one is not other and len(one):
             self.equal.append((one, other))
 

@@ -56,6 +56,7 @@ def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[d
             leanly.Target("cpu", threads=THREADS, batch_sizes=BATCHES),
             out=out,
             seed=seed,
+            smaller=False,  # the same network for all: what integers gain
         )
         chosen = {}
         for size in BATCHES:

@@ -121,6 +121,7 @@ def optimize(
     out: str | Path,
     resume: bool = False,
     seed: int = 0,
+    smaller: bool = True,
 ) -> Result:
     """Find the fastest artifact of a model inside a budget on this machine.
 
@@ -134,6 +135,7 @@ def optimize(
         out: folder of the run.
         resume: go on with the run that lies in `out`.
         seed: of the order in which artifacts take turns.
+        smaller: also try smaller networks, taught by the model, where the task has training rows.
 
     Raises:
         DataError: the task can't be used.
@@ -165,7 +167,7 @@ def optimize(
     _say_whether_it_can_certify(task, budget)
     begin_run(folder, about)
     with Journal(folder.journal) as journal:
-        return _run(task, budget, target, folder, journal, forecast, seed)
+        return _run(task, budget, target, folder, journal, forecast, seed, smaller)
 
 
 def _check_kinds(task: object, budget: object, target: object) -> None:
@@ -179,7 +181,14 @@ def _check_kinds(task: object, budget: object, target: object) -> None:
 
 
 def _run(
-    task: Task, budget: Budget, target: Target, folder: RunFolder, journal: Journal, forecast: Forecast, seed: int
+    task: Task,
+    budget: Budget,
+    target: Target,
+    folder: RunFolder,
+    journal: Journal,
+    forecast: Forecast,
+    seed: int,
+    smaller: bool,
 ) -> Result:
     from leanly.families.networks import Networks
     from leanly.search.instruments import Bench
@@ -191,7 +200,7 @@ def _run(
         graph = _captured(task, folder)
         with Bench(task, target, budget, seed=seed, note=forecast.see) as bench:
             search = Search(
-                family=Networks(graph, task, target, folder.graphs),
+                family=Networks(graph, task, target, folder.graphs, smaller=smaller),
                 instruments=bench.instruments(),
                 budget=budget,
                 batch_sizes=target.batch_sizes,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
 ROOMS = ("quantize", "prune", "distill", "training")
 OWN = "own"
-"""Marks a setting that is a function of the user's own: such a recipe can be told, not read back."""
+"""Marks a setting that is a function or module of the user's own: such a recipe can be told, not read back."""
 
 
 class Pass(Protocol):
@@ -36,7 +34,7 @@ class Recipe:
 
     @property
     def portable(self) -> bool:
-        """Whether `from_json` can read it back: no setting is a function of the user's own."""
+        """Whether `from_json` can read it back: no setting is a function or module of the user's own."""
         return not any(isinstance(value, dict) and OWN in value for step in self.to_json() for value in step.values())
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
@@ -69,42 +67,28 @@ class Recipe:
 
 def _settings(step: Any) -> dict[str, Any]:
     return {
-        field.name: _plain(getattr(step, field.name), f"{type(step).__name__}.{field.name}")
+        field.name: _plain(getattr(step, field.name), step)
         for field in dataclasses.fields(step)
         if field.metadata.get("recipe", True)
     }
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Return a setting as JSON: a graph by its content, a criterion by its name in the package."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+def _plain(value: Any, step: Any) -> Any:
+    """Write a setting as JSON: a graph by its content, a function of the pass's room by its name, others as own."""
     if isinstance(value, tuple | list):
-        return [_plain(item, where) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item, where) for key, item in value.items()}
+        return [_plain(item, step) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), where) for field in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name), step) for field in dataclasses.fields(value)}
     if callable(getattr(value, "fingerprint", None)):
         return _hash(value)
-    if name := _public_name(value):
-        return name
-    if inspect.isroutine(value) or (callable(value) and not hasattr(value, "state_dict")):
-        name = getattr(value, "__qualname__", type(value).__qualname__)
-        return {OWN: f"{getattr(value, '__module__', '')}.{name}"}
-    raise SettingError(
-        f"a recipe can't hold {where}, a {type(value).__name__} of your own: it would run nowhere else",
-        where=where,
-        remedy="give what the package has by a name; a teacher as a Graph: leanly.capture(teacher, example=...)",
-    )
-
-
-def _public_name(value: Any) -> str:
-    """Return the name under which a room of the package offers a function; empty where none does."""
-    package, room, *_ = [*str(getattr(value, "__module__", "")).split("."), "", ""]
-    name = getattr(value, "__name__", "")
-    offered = getattr(sys.modules.get(f"leanly.{room}"), name, None) if package == "leanly" and room in ROOMS else None
-    return name if name and offered is value else ""
+    if callable(value):
+        name = getattr(value, "__name__", type(value).__name__)
+        room = importlib.import_module(type(step).__module__.rpartition(".")[0])
+        if name in room.__all__ and getattr(room, name) is value:
+            return name
+        named = value if hasattr(value, "__qualname__") else type(value)
+        return {OWN: f"{named.__module__}.{named.__qualname__}"}
+    return value
 
 
 def _hash(graph: Any) -> str:
@@ -128,7 +112,7 @@ def _read(entry: dict[str, Any], known: dict[str, Graph]) -> Pass:
     for key, value in settings.items():
         if isinstance(value, dict) and set(value) == {OWN}:
             raise SettingError(
-                f"the recipe is not portable: {key} of {name} was the user's own function {value[OWN]}",
+                f"the recipe is not portable: {key} of {name} was the user's own {value[OWN]}",
                 where="recipe",
                 remedy=f"make the pass in Python with {key}={value[OWN].rpartition('.')[2]}",
             )

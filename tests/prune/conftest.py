@@ -17,7 +17,8 @@ for line in sys.stdin:
     folder = line.strip()
     inputs = load_file(folder + "/inputs.safetensors")
     found = Graph.open(folder + "/graph").flat(*(inputs[str(place)] for place in range(len(inputs))))
-    save_file({str(place): tensor.detach().contiguous() for place, tensor in enumerate(found)}, folder + "/outputs.safetensors")
+    outputs = {str(place): tensor.detach().contiguous() for place, tensor in enumerate(found)}
+    save_file(outputs, folder + "/outputs.safetensors")
     print("done", flush=True)
 """
 

@@ -1,4 +1,4 @@
-"""What every situation goes through: cut, compared with zeroing, trained, saved, opened elsewhere, cut again, lowered."""
+"""What every situation goes through: cut, compared with zeroing, saved, cut again, trained, opened, lowered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scrambled(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in tensors.every(model).items():
-            if not tensor.is_floating_point() or not isinstance(tensor, nn.Parameter) and "running" not in name:
+            if not tensor.is_floating_point() or (not isinstance(tensor, nn.Parameter) and "running" not in name):
                 continue
             noise = torch.randn(tensor.shape, generator=generator)
             if tensor.ndim > 1:
@@ -138,7 +138,7 @@ def _opened_elsewhere(graph: Graph, tmp_path: Path, elsewhere: Callable[[Path], 
 
 
 def kept_state(graph: Graph, small: Graph) -> dict[str, Tensor]:
-    """Return the state dict of the graph with only what `small.kept` says remains, for a smaller module of one's own."""
+    """Return the state dict of the graph with only what `small.kept` says remains, for a module built smaller."""
     state = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
     for name, kept in small.kept.items():
         if name in state:

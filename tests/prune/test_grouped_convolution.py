@@ -5,7 +5,7 @@ from tests.prune.surgery import operate
 
 
 class Grouped(nn.Module):
-    """A bottleneck with groups, an inverted one with a depthwise kernel, and a depthwise kernel with two outputs each."""
+    """A bottleneck with groups, an inverted one with a depthwise kernel, and one with two outputs a channel."""
 
     def __init__(self) -> None:
         super().__init__()

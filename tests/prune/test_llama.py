@@ -6,8 +6,14 @@ from leanly.prune import Channels
 from tests.prune.surgery import kept_state, operate, scrambled
 
 SIZES = {
-    **{"num_hidden_layers": 2, "vocab_size": 60, "max_position_embeddings": 32, "head_dim": 8, "use_cache": False},
-    **{"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0},
+    "num_hidden_layers": 2,
+    "vocab_size": 60,
+    "max_position_embeddings": 32,
+    "head_dim": 8,
+    "use_cache": False,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
 }
 
 

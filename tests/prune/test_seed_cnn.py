@@ -1,7 +1,7 @@
+import torch
+
 from tests.graph.models import SeedCNN
 from tests.prune.surgery import cut_shares, operate
-
-import torch
 
 
 def test_a_hard_coded_view_follows_the_cut(tmp_path, elsewhere):

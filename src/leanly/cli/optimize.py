@@ -31,6 +31,10 @@ def optimize(
         bool,
         typer.Option("--resume", help="Go on with the run that lies in the folder; what is not given is as it was."),
     ] = False,
+    smaller: Annotated[
+        bool,
+        typer.Option(help="Also try smaller networks, taught by the model, where the task has training rows."),
+    ] = True,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 0,
     save: Annotated[
         Path | None, typer.Option(help="Where the bundle goes; by default OUT/model.leanly.", show_default=False)
@@ -75,7 +79,7 @@ def optimize(
 
     from leanly.pipeline import optimize as search
 
-    result = search(found, budget, target, out=folder, resume=resume, seed=seed)
+    result = search(found, budget, target, out=folder, resume=resume, seed=seed, smaller=smaller)
     end(result, folder, save or folder / "model.leanly", key)
 
 

@@ -48,10 +48,14 @@ class Networks:
         task: gives the calibration data.
         target: allowed runtimes, and what the machine is good at.
         graphs: folder in which graphs that took long to train are kept; None keeps none.
+        smaller: whether smaller networks are tried, where the task has training rows.
     """
 
-    def __init__(self, graph: Graph, task: Task, target: Target, graphs: Path | None = None) -> None:
+    def __init__(
+        self, graph: Graph, task: Task, target: Target, graphs: Path | None = None, *, smaller: bool = True
+    ) -> None:
         self._graph, self._task, self._target = graph, task, target
+        self._may_be_smaller = smaller and task.split("train") is not None
         self._ladder: Ladder | None = None
         self._runtimes = target.allowed()
         self._kept = Kept(graphs)
@@ -230,7 +234,7 @@ class Networks:
     def _smaller(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
         """Smaller networks, taught by the original, as the fastest artifact inside the budget is quantized and run."""
         whole = self._fastest_whole(trials)
-        if whole is None or self._task.split("train") is None:
+        if whole is None or not self._may_be_smaller:
             return
         if self._ladder is None:
             self._ladder = self._make_ladder(whole.candidate)

@@ -36,7 +36,7 @@ def clean(module: fx.GraphModule, names: list[str], example: tuple[Tensor, ...])
     _inline(module)
     _name_sources(graph)
     _remove_counters(graph)
-    _remove_dead(graph)
+    remove_dead(graph)
     functional(module, example)
     for node in graph.nodes:
         if node.target is aten.view.default:
@@ -47,7 +47,7 @@ def clean(module: fx.GraphModule, names: list[str], example: tuple[Tensor, ...])
             node.target = aten.clone.default
     _name_inputs(graph, names)
     _flatten_output(graph)
-    _remove_dead(graph)
+    remove_dead(graph)
     for node in graph.nodes:
         node.meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
     graph.lint()
@@ -204,7 +204,8 @@ def _impure(node: fx.Node) -> bool:
     return node.target in modes.STATISTICS or bool(schema is not None and schema.is_mutable)
 
 
-def _remove_dead(graph: fx.Graph) -> None:
+def remove_dead(graph: fx.Graph) -> None:
+    """Erase what no output, buffer or running statistic needs."""
     for node in reversed(graph.nodes):
         if not node.users and not _impure(node):
             graph.erase_node(node)

@@ -118,7 +118,7 @@ def _copied_before_reshapes(module: torch.fx.GraphModule) -> torch.fx.GraphModul
     for node in graph.nodes:
         if node.target is torch.ops.aten.reshape.default:
             with graph.inserting_before(node):
-                settings = {"memory_format": torch.contiguous_format}
+                settings: dict[str, Any] = {"memory_format": torch.contiguous_format}
                 node.replace_input_with(
                     node.args[0], graph.call_function(torch.ops.aten.clone.default, (node.args[0],), settings)
                 )

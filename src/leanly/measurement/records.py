@@ -218,7 +218,9 @@ class Comparison:
         ]
         if self.drop is not None:
             lost = self.drop.drop
-            parts.append(f"a's metric is {lost.value:.4g} ({lost.low:.4g} to {lost.high:.4g}) lower on {self.drop.n} rows")
+            parts.append(
+                f"a's metric is {lost.value:.4g} ({lost.low:.4g} to {lost.high:.4g}) lower on {self.drop.n} rows"
+            )
         return f"Comparison({'; '.join(parts)})"
 
 

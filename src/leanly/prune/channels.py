@@ -25,8 +25,8 @@ from leanly.task import Task
 class Channels:
     """Remove channels, features, attention heads, feed-forward and residual width, whatever of it can be cut together.
 
-    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in Fang
-    et al. 2023, "DepGraph: Towards Any Structural Pruning".
+    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in
+    Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
 
     Args:
         fraction: this share of the units of every coupled group; of attention, whole heads first.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from leanly.data import Split
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph
+from leanly.prune.skipping import skipping
 from leanly.suggest import suggestion
 from leanly.task import Task
 
@@ -33,7 +35,7 @@ def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: weight.detach().double().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
+    return {name: weight.detach().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
 
 
 def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -61,7 +63,7 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     return total
 
 
-CRITERIA = {function.__name__: function for function in (magnitude, gradient)}
+CRITERIA = {function.__name__: function for function in (magnitude, gradient, skipping)}
 """By the name under which recipes know them."""
 
 
@@ -86,7 +88,7 @@ def resolve_importance(importance: Any) -> Importance:
             remedy=f"give one of {', '.join(f'leanly.prune.{name}' for name in CRITERIA)}, or a function "
             "(graph, task) -> {parameter name: tensor of its shape}",
         )
-    return importance
+    return cast(Importance, importance)
 
 
 def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
@@ -95,13 +97,14 @@ def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
         raise DataError(
             f"importance {name!r} needs labelled data, and there is none",
             where="Task" if task is not None else f"{name}(graph, task)",
-            remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs no data",
+            remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs none",
         )
     return task, split
 
 
 def _loss(graph: Graph, task: Task, split: Split, arguments: Any, targets: Tensor) -> Tensor:
-    args, kwargs = arguments
+    device = graph.device
+    (args, kwargs), targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (arguments, targets))
     try:
         loss = task.loss_function(graph(*args, **kwargs), targets)
         usable = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad and bool(torch.isfinite(loss))

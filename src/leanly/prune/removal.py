@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from leanly.graph.coupling import Axis, Coupling
+from leanly.graph.coupling.units import Matrix
 
 Array = np.ndarray
 
@@ -39,7 +39,7 @@ class Removal:
         multiple: widths are kept at multiples of it.
     """
 
-    def __init__(self, coupling: Coupling, shares: csr_matrix, multiple: int) -> None:
+    def __init__(self, coupling: Coupling, shares: Matrix, multiple: int) -> None:
         self.coupling = coupling
         self.gone = np.zeros(coupling.classes, dtype=bool)
         self.lengths = coupling.dim_sizes.copy()
@@ -93,11 +93,11 @@ class Removal:
         self._left[places] -= lost
 
     @staticmethod
-    def _span(matrix: csr_matrix, row: int) -> slice:
+    def _span(matrix: Matrix, row: int) -> slice:
         return slice(matrix.indptr[row], matrix.indptr[row + 1])
 
 
-def _gathered(matrix: csr_matrix, rows: Array) -> tuple[Array, Array]:
+def _gathered(matrix: Matrix, rows: Array) -> tuple[Array, Array]:
     """Return the columns that some rows of a matrix fill, and their sums."""
     starts, lengths = matrix.indptr[rows], matrix.indptr[rows + 1] - matrix.indptr[rows]
     offsets = np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

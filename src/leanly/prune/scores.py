@@ -12,9 +12,10 @@ from torch import Tensor
 from leanly.errors import SettingError
 from leanly.graph import Graph, tensors
 from leanly.graph.coupling import Coupling
+from leanly.graph.coupling.units import Matrix
 
 
-def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> csr_matrix:
+def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
     """Return for each class (row) its share of each dimension of each parameter (column); a column adds up to 1.
 
     Args:
@@ -26,7 +27,7 @@ def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> csr_matrix:
         if held is None:
             continue
         others = [dim for dim in range(held.ndim) if dim != place.dim]
-        along = (held.sum(others) if others else held).numpy()
+        along = (held.sum(others, dtype=torch.float64) if others else held.double()).numpy()
         total = along.sum()
         if total > 0:
             rows.append(place.classes)
@@ -39,7 +40,7 @@ def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> csr_matrix:
 
 
 def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
-    """Return a criterion's answer in float64 on the CPU, under all names of each parameter.
+    """Return a criterion's answer on the CPU, under all names of each parameter.
 
     Raises:
         SettingError: it is no dict of finite tensors, none negative, in the shapes of parameters.
@@ -58,12 +59,10 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
             wrong = "there is no such parameter"
         elif not isinstance(held, Tensor) or held.shape != every[parameter].shape:
             wrong = f"its saliency is no tensor of shape {list(every[parameter].shape)}"
-        elif not bool(torch.isfinite(held).all()):
-            wrong = "its saliency is NaN or infinite"
-        elif bool((held < 0).any()):
-            wrong = "its saliency is negative"
+        elif held.numel() and not 0 <= float(held.min()) <= float(held.max()) < float("inf"):
+            wrong = "its saliency is negative, NaN or infinite"
         if wrong:
             raise SettingError(f"{parameter}: {wrong}", where=f"importance {name}", remedy=remedy)
         for alias in aliases[id(every[parameter])]:
-            result[alias] = held.detach().double().cpu()
+            result[alias] = held.detach().cpu()
     return result

@@ -40,13 +40,20 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
             f"fraction={fraction:g} would leave nothing of {len(emptied)} of {len(groups)} groups of units "
             f"(the smallest has {min(emptied)})",
             where="Channels",
-            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, or macs=, which takes less from small layers",
+            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, or macs=, which spares small layers",
         )
 
 
 def _take(removal: Removal, axis: Axis, members: Array, fraction: float, most: float) -> bool:
-    """Take units while that brings the share closer, and no further than `most`; False where it would empty something."""
+    """Take units while that brings the share closer, up to `most`; False where it would empty something."""
     units, step = removal.ordered(axis), removal.step(axis)
+    if axis.disjoint and not removal.gone[members].any():
+        count = _nearest(len(units), step, fraction, most)
+        taken = removal.takes(units[:count]) if count else None
+        if taken is None or removal.is_legal(taken):
+            if taken is not None:
+                removal.take(taken)
+            return True
     place = 0
     while place < len(units):
         count = (len(units) - place) % step or step
@@ -60,6 +67,14 @@ def _take(removal: Removal, axis: Axis, members: Array, fraction: float, most: f
         removal.take(taken)
         place += count
     return True
+
+
+def _nearest(total: int, step: int, fraction: float, most: float) -> int:
+    """Return how many of equal units come nearest to a share, the rest being a multiple of `step`; of two the fewer."""
+    counts = [0, *range(total % step or step, total + 1, step)]
+    return min(
+        (count for count in counts if count <= most * total), key=lambda count: (abs(count / total - fraction), count)
+    )
 
 
 def _indices(removal: Removal, axis: Axis) -> Array:

@@ -1,4 +1,4 @@
-"""Work: the MACs of a graph as a function of how long its dimensions are, so that a cut need not be made to be counted."""
+"""Work: the MACs of a graph by how long its dimensions are, so that a cut is counted before it is made."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
 from leanly.graph.coupling import units
 from leanly.graph.coupling.solving import Solution, solve
+from leanly.graph.coupling.units import Matrix
 from leanly.graph.coupling.variables import Array
 from leanly.graph.coupling.walking import wire
 from leanly.graph.coupling.wiring import Wiring
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Frozen:
-    """An operator without a rule, which keeps whole what it touches.
+    """An operator that keeps whole what it touches: it has no rule, or lets indices compete (a softmax, a sort).
 
     Args:
         node, operator: the node's name and what it calls, as "aten.cumsum.default".
@@ -43,10 +44,12 @@ class Axis:
 
     Args:
         units: their numbers, rows of `Coupling.units`.
+        disjoint: no two of them take the same index.
         changes_statistics: a norm or mean runs over what they leave, so that what stays sees other statistics.
     """
 
     units: Array
+    disjoint: bool
     changes_statistics: bool
 
 
@@ -125,13 +128,11 @@ class Coupling:
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
-        """The operators without a rule that keep parameters whole."""
+        """The operators that keep parameters whole: those without a rule, and those that let indices compete."""
         held: dict[int, list[str]] = {}
-        for node in self.wiring.graph.module.graph.nodes:
-            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter):
-                for dim in self.wiring.dims(node):
-                    for number in self.solution.blame(dim):
-                        held.setdefault(number, []).append(str(node.target))
+        for name, dim in self._stored_dims():
+            for number in self.solution.blame(dim)[1]:
+                held.setdefault(number, []).append(name)
         return tuple(
             Frozen(node.name, str(node.target), self.wiring.graph.source(node), tuple(dict.fromkeys(held[number])))
             for number, node in self.wiring.variables.barriers.items()
@@ -140,14 +141,19 @@ class Coupling:
 
     @cached_property
     def held_indices(self) -> int:
-        """How many indices of parameters stay because of operators without a rule, over all their dimensions."""
-        total = 0
-        for node in self.wiring.graph.module.graph.nodes:
-            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter):
-                total += sum(len(dim) for dim in self.wiring.dims(node) if self.solution.blame(dim))
-        return total
+        """How many indices of parameters stay only because of such operators, over all their dimensions."""
+        return sum(self.solution.blame(dim)[0] for _, dim in self._stored_dims())
 
-    def _found_units(self) -> tuple[csr_matrix, csr_matrix]:
+    def _stored_dims(self) -> list[tuple[str, Array]]:
+        """List every dimension of every parameter."""
+        return [
+            (str(node.target), dim)
+            for node in self.wiring.graph.module.graph.nodes
+            if node.op == "get_attr" and isinstance(self.wiring.tensor(node), nn.Parameter)
+            for dim in self.wiring.dims(node)
+        ]
+
+    def _found_units(self) -> tuple[Matrix, Matrix]:
         """Return units over classes, and how many indices of each dimension they take; none may empty one."""
         wholes = {whole for whole, _ in self.solution.either}
         loose = np.flatnonzero(~self.solution.frozen).tolist()
@@ -184,17 +190,24 @@ class Coupling:
         for variables in self.wiring.variables.statistics:
             marked[self.solution.classes[variables]] = 1
         flagged = self.units @ marked > 0
-        axes = [Axis(alike, bool(flagged[alike].any())) for alike in units.alike(self.unit_dims)]
-        if not axes:
+        alike = units.alike(self.unit_dims)
+        if not alike:
             return ()
-        members = [np.unique(self.units[axis.units].indices) for axis in axes]
+        indices = [self.units[rows].indices for rows in alike]
+        members = [np.unique(found) for found in indices]
+        axes = [
+            Axis(rows, len(found) == len(different), bool(flagged[rows].any()))
+            for rows, found, different in zip(alike, indices, members, strict=True)
+        ]
         rows = np.repeat(np.arange(len(axes)), list(map(len, members)))
         shared = coo_matrix((np.ones(len(rows)), (rows, np.concatenate(members))), (len(axes), self.classes)).tocsr()
         group_of = connected_components(shared @ shared.T, directed=False)[1]
         groups: dict[int, list[Axis]] = {}
         for axis, group in zip(axes, group_of.tolist(), strict=True):
             groups.setdefault(group, []).append(axis)
-        return tuple(Group(tuple(sorted(found, key=self._fineness) if len(found) > 1 else found)) for found in groups.values())
+        return tuple(
+            Group(tuple(sorted(found, key=self._fineness) if len(found) > 1 else found)) for found in groups.values()
+        )
 
     def _fineness(self, axis: Axis) -> tuple[int, int]:
         """Order axes: those whose units are the longest blocks of neighbours first, then those with the fewest."""

@@ -36,7 +36,7 @@ def move(
     wiring.moved[node.name] = question, sources
     inputs = [wiring.dims(source) for source in sources]
     for source, dim, index in movement.read:
-        wiring.variables.freeze(inputs[source][dim][index : index + 1])
+        wiring.hold(node, inputs[source][dim][index : index + 1])
     outputs = _Outputs(shapes, wiring)
     for link in movement.links:
         outputs.link(link, inputs[link.source])
@@ -44,7 +44,7 @@ def move(
     if symbolic and operator_name(node.target) not in _SIZES:
         for dims, along in zip(inputs, _moved_dims(question, shapes[0]), strict=True):
             for dim in along:
-                wiring.variables.freeze(dims[dim])
+                wiring.hold(node, dims[dim])
     return outputs.finished(movement, _computed_axes(node, len(shapes[0])) if symbolic else set())
 
 

@@ -11,7 +11,7 @@ from torch.fx.node import map_aggregate
 
 from leanly.graph import tensors
 from leanly.graph.coupling.movement import Slot, ids_of, run_on_ids
-from leanly.graph.coupling.shrinking import RESHAPES, Question, operator_name, shrunk
+from leanly.graph.coupling.shrinking import RESHAPES, Question, operator_name
 from leanly.graph.coupling.sizes import Sizes, Unfit
 
 
@@ -27,22 +27,25 @@ def prove(node: fx.Node, sizes: Sizes) -> None:
     whole = all(sizes.is_whole(source.name, dim) for source in sources for dim in range(len(wiring.shape(source))))
     if whole and all(sizes.shape(node.name, output) == shape for output, shape in enumerate(shapes)):
         return
-    movement = wiring.answers.movement(question, shapes[0])
+    small, movement = wiring.answers.answered(question, shapes[0])
     assert movement is not None
-    passing = [link for link in movement.links if link.index is None]
-    passed = {(link.source, link.inputs[0]) for link in passing}
-    free = {(link.output, link.outputs[0]) for link in passing}
-    small = shrunk(question, shapes[0]) if passed else question
+    free = {(link.output, link.outputs[0]) for link in movement.links if link.index is None}
+    passive = small.passive or [frozenset()] * len(sources)
     ids = ids_of(list(small.shapes))
     kept = [
-        _restricted(tensor, [None if (number, dim) in passed else sizes.stays(source.name, dim) for dim in range(tensor.ndim)])
-        for number, (tensor, source) in enumerate(zip(ids, sources, strict=True))
+        _restricted(tensor, [None if dim in passes else sizes.stays(source.name, dim) for dim in range(tensor.ndim)])
+        for tensor, source, passes in zip(ids, sources, passive, strict=True)
     ]
     expected = [
-        _restricted(tensor, [None if (output, axis) in free else sizes.stays(node.name, axis, output) for axis in range(tensor.ndim)])
+        _restricted(
+            tensor,
+            [None if (output, axis) in free else sizes.stays(node.name, axis, output) for axis in range(tensor.ndim)],
+        )
         for output, tensor in enumerate(run_on_ids(small.target, small.args, dict(small.kwargs), ids))
     ]
-    target, args, kwargs = _question_after(node, question, sizes, expected[0].shape, {axis for output, axis in free if output == 0})
+    target, args, kwargs = _question_after(
+        node, question, sizes, expected[0].shape, {axis for output, axis in free if output == 0}
+    )
     try:
         found = run_on_ids(target, args, kwargs, kept)
     except Exception as error:  # whatever an operator says of sizes that do not fit

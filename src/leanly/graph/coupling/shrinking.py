@@ -151,15 +151,19 @@ class Answers:
         Args:
             output: shape of the first result.
         """
+        return self.answered(question, output)[1]
+
+    def answered(self, question: Question, output: Shape) -> tuple[Question, Movement | None]:
+        """Return the answer and the question it was found with: the smaller one, or the whole one where that misled."""
         small = shrunk(question, output)
         found = self._found(small)
-        if found is not None and any(small.passive):
-            widened = [_widened(link, small) for link in found.links]
-            links = [link for link in widened if link is not None]
-            if len(links) == len(widened) and not any(dim in small.passive[source] for source, dim, _ in found.read):
-                return replace(found, links=tuple(links))
-            found = self._found(question)
-        return found
+        if found is None or not any(small.passive):
+            return small, found
+        widened = [_widened(link, small) for link in found.links]
+        links = [link for link in widened if link is not None]
+        if len(links) == len(widened) and not any(dim in small.passive[source] for source, dim, _ in found.read):
+            return small, replace(found, links=tuple(links))
+        return question, self._found(question)
 
     def _found(self, question: Question) -> Movement | None:
         if question.key not in self._known:

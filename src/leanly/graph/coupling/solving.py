@@ -33,10 +33,13 @@ class Solution:
     _parts: Array
     _holders: dict[int, set[int]]
 
-    def blame(self, variables: Array) -> frozenset[int]:
-        """Return the barriers that hold one of the variables which neither an input, an output nor a kernel holds."""
-        parts = set(self._parts[variables].tolist()) & self._holders.keys()
-        return frozenset(number for part in parts for number in self._holders[part])
+    def blame(self, variables: Array) -> tuple[int, frozenset[int]]:
+        """Count the variables that only barriers hold, no input, output or kernel; return the barriers as well."""
+        parts = self._parts[variables]
+        held = np.isin(parts, list(self._holders))
+        return int(held.sum()), frozenset(
+            number for part in set(parts[held].tolist()) for number in self._holders[part]
+        )
 
 
 def solve(variables: Variables) -> Solution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from leanly.graph.coupling.variables import Array
 
 Relation = tuple[int, tuple[int, ...]]
+Matrix: TypeAlias = Any
+"""A scipy.sparse.csr_matrix."""
 
 
 def closures(sources: Iterable[int], relations: tuple[Relation, ...]) -> list[frozenset[int]]:
     """Return for each class the classes that leave with it, itself included; equal ones once.
 
-    A factor that leaves takes its wholes along; a whole that leaves takes, of its factors, the one that costs the fewest
-    further classes. Greedy: what it finds can be cut, but it may miss a smaller unit.
+    A factor that leaves takes its wholes along; a whole that leaves takes, of its factors, the one that costs the
+    fewest further classes. Greedy: what it finds can be cut, but it may miss a smaller unit.
     """
     above: dict[int, list[int]] = defaultdict(list)
     below: dict[int, list[tuple[int, ...]]] = defaultdict(list)
@@ -65,21 +67,21 @@ def _closure(
     return frozenset(gone)
 
 
-def membership(units: list[frozenset[int]], classes: int) -> csr_matrix:
+def membership(units: list[frozenset[int]], classes: int) -> Matrix:
     """Return units as a matrix, a row a unit, one column a class."""
     starts = np.cumsum([0, *map(len, units)])
     columns = np.array([one for unit in units for one in sorted(unit)], dtype=np.int64)
     return csr_matrix((np.ones(len(columns), dtype=np.int64), columns, starts), shape=(len(units), classes))
 
 
-def counts(dims: list[Array], classes: int) -> csr_matrix:
+def counts(dims: list[Array], classes: int) -> Matrix:
     """Return how many indices of each dimension (column) belong to each class (row)."""
     rows = np.concatenate([*dims, np.zeros(0, dtype=np.int64)])
     columns = np.repeat(np.arange(len(dims)), list(map(len, dims)))
     return csr_matrix((np.ones(len(rows), dtype=np.int64), (rows, columns)), shape=(classes, len(dims)))
 
 
-def alike(touched: csr_matrix) -> list[Array]:
+def alike(touched: Matrix) -> list[Array]:
     """Group units that take as many indices of the same dimensions, in the order of their first."""
     found: dict[bytes, list[int]] = {}
     touched.sort_indices()

@@ -66,7 +66,8 @@ class Variables:
 
     def same(self, one: Array, other: Array) -> None:
         """Index i of one dimension leaves if and only if index i of the other does."""
-        assert len(one) == len(other), f"{len(one)} indices are not {len(other)}"
+        if len(one) != len(other):
+            raise ValueError(f"{len(one)} indices are not {len(other)}")
         if one is not other and len(one):
             self.equal.append((one, other))
 
@@ -78,10 +79,7 @@ class Variables:
 
     def is_frozen(self, variables: Array) -> Array:
         """Say for each variable whether it is frozen by itself, before anything is solved."""
-        frozen = variables == FROZEN
-        for number in self.barriers:
-            frozen |= variables == number
-        return frozen
+        return np.isin(variables, [FROZEN, *self.barriers])
 
     def grid(self, whole: Array, parts: tuple[Array, ...]) -> None:
         """The whole is laid out over its factors, row-major (-1: a hole)."""

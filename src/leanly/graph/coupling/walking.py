@@ -52,6 +52,17 @@ def wire(graph: Graph, whole: frozenset[str] = frozenset()) -> Wiring:
 
 
 def _apply(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
+    """Return what a node gives by its rule; None where there is none, or it was not written for this use of it."""
+    try:
+        found = _ruled(node, wiring)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+    shapes = wiring.shapes(node)
+    fits = found is not None and [tuple(map(len, dims)) for dims in found] == [tuple(shape) for shape in shapes]
+    return found if fits else None
+
+
+def _ruled(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     name = operator_name(node.target)
     rule = RULES.get(name)
     if rule is not None:
@@ -76,7 +87,7 @@ def _shaped_as(node: fx.Node, wiring: Wiring, name: str) -> list[Dims] | None:
 
 def _hold(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Keep whole what an operator without a rule reads and gives, under a name of its own."""
-    barrier = wiring.variables.barrier(node)
+    barrier = wiring.barrier(node)
     for source in wiring.sources(node):
         wiring.freeze(source, barrier)
     return wiring.solid(node, barrier)

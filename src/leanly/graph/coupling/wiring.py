@@ -38,6 +38,7 @@ class Wiring:
         self.moved: dict[str, tuple[Question, list[fx.Node]]] = {}
         """Nodes that rearrange, with the question they stand for and the tensors in its slots."""
         self._owners: dict[int, Dims] = {}
+        self._barriers: dict[str, int] = {}
 
     def shape(self, node: Any) -> Shape:
         """Return the shape of a node that is one tensor."""
@@ -108,6 +109,17 @@ class Wiring:
         if id(tensor) not in self._owners:
             self._owners[id(tensor)] = [self.variables.fresh(size) for size in tensor.shape]
         return self._owners[id(tensor)]
+
+    def barrier(self, node: fx.Node) -> int:
+        """Return the frozen variable of a node that keeps what it touches whole."""
+        if node.name not in self._barriers:
+            self._barriers[node.name] = self.variables.barrier(node)
+        return self._barriers[node.name]
+
+    def hold(self, node: fx.Node, variables: Array) -> None:
+        """Keep a dimension whole on account of a node."""
+        if not self.variables.is_frozen(variables).all():
+            self.variables.freeze(variables, self.barrier(node))
 
     def solid(self, node: fx.Node, by: int) -> list[Dims]:
         """Return results that never lose an index."""

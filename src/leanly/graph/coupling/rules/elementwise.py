@@ -57,10 +57,9 @@ def glu(node: fx.Node, wiring: Wiring) -> list[Dims]:
 
 def fake_quantize(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Round to a grid: one scale and shift for all, or one for each index along an axis."""
-    x, scale, shift, axis = (wiring.dims(item) if wiring.is_tensor(item) else item for item in node.args[:4])
-    assert isinstance(x, list) and isinstance(axis, int)
+    x, scale, shift = (wiring.dims(item) for item in node.args[:3])
+    axis = modes.argument(node, "axis")
     for steps in (scale, shift):
-        assert isinstance(steps, list)
         if axis >= 0 and len(steps) == 1:
             wiring.variables.same(x[axis], steps[0])
     return [x]

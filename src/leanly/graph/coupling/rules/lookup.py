@@ -19,14 +19,22 @@ def embedding(node: fx.Node, wiring: Wiring) -> list[Dims]:
 
 
 def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
-    """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole."""
+    """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole.
+
+    A parameter that is read so is a table, whose rows are no units; of anything else it is worth telling.
+    """
     x, indices = wiring.given(node, "self"), modes.argument(node, "indices")
     given = [place for place, item in enumerate(indices) if item is not None]
     if any(wiring.results[indices[place].name][1] in (torch.bool, torch.uint8) for place in given):
         return None
+    is_table = modes.argument(node, "self").op == "get_attr"
     for place in given:
-        wiring.variables.freeze(x[place])
-        wiring.freeze(indices[place], 0)
+        if is_table:
+            wiring.variables.freeze(x[place])
+        else:
+            wiring.hold(node, x[place])
+        for dim in wiring.dims(indices[place]):
+            wiring.hold(node, dim)
     shape = wiring.shape(node)
     left = [dim for place, dim in enumerate(x) if place not in given]
     count = len(shape) - len(left)
@@ -40,10 +48,10 @@ def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
     x, places = list(wiring.given(node, "self")), modes.argument(node, "index")
     dim = modes.argument(node, "dim") % len(x)
     if places.op == "get_attr":
-        x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).numpy())]
+        x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).cpu().numpy())]
         wiring.variables.same(x[dim], wiring.dims(places)[0])
     else:
-        wiring.variables.freeze(x[dim])
+        wiring.hold(node, x[dim])
         x[dim] = wiring.variables.solid(wiring.shape(node)[dim])
     return [x]
 

@@ -26,14 +26,14 @@ def selected(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Pick, rank or multiply along a dimension: its values compete with each other, it stays whole."""
     if len(wiring.sources(node)) > 1:  # the larger of two tensors, element by element
         return pointwise(node, wiring)
-    return _reduced(node, wiring, wiring.variables.freeze)
+    return _reduced(node, wiring, lambda dim: wiring.hold(node, dim))
 
 
 def scanned(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Keep the shape, but let every index along a dimension see the others (softmax, cumsum, sort)."""
     x = wiring.dims(wiring.sources(node)[0])
     for dim in _dims(node, len(x)):
-        wiring.variables.freeze(x[dim])
+        wiring.hold(node, x[dim])
     along = set(_dims(node, len(x)))
     return [
         [wiring.variables.solid(size) if dim in along else x[dim] for dim, size in enumerate(shape)]

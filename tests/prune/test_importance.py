@@ -1,0 +1,74 @@
+"""Criteria, against what they are by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.errors import DataError
+from leanly.graph import capture
+from leanly.prune import gradient, magnitude
+from tests.prune.surgery import scrambled
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_magnitude_is_the_square_of_each_weight():
+    model = scrambled(network())
+    found = magnitude(capture(model, example=torch.randn(2, 4)))
+    assert set(found) == {"0.weight", "4.weight"}
+    torch.testing.assert_close(found["0.weight"], model[0].weight.detach() ** 2)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_gradient_is_weight_times_slope_averaged_over_batches(split: str):
+    model = scrambled(network())
+    x, y = torch.randn(50, 4), torch.randint(0, 3, (50,))
+    graph = capture(model, example=x[:2]).train()
+    before = graph.fingerprint()
+    found = gradient(graph, leanly.Task(model, example=x[:2], **{split: (x, y)}))
+    expected = torch.zeros(6, 4)
+    for rows in (slice(0, 32), slice(32, 50)):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+        expected += (model[0].weight * model[0].weight.grad).abs().detach()
+    torch.testing.assert_close(found["0.weight"].float(), expected, rtol=1e-4, atol=1e-6)
+    assert set(found) == {name for name, _ in graph.named_parameters()}
+    assert graph.fingerprint() == before and graph.training
+    assert all(parameter.grad is None for parameter in graph.parameters())
+
+
+def test_gradient_reads_no_more_rows_than_it_says():
+    model = scrambled(network())
+    x, y = torch.randn(600, 4), torch.randint(0, 3, (600,))
+    graph = capture(model, example=x[:2])
+    few = gradient(graph, leanly.Task(model, example=x[:2], train=(x[:512], y[:512])))
+    more = gradient(graph, leanly.Task(model, example=x[:2], train=(x, y)))
+    assert torch.equal(few["0.weight"], more["0.weight"])
+
+
+def test_frozen_weights_are_judged_too():
+    model = scrambled(network())
+    model[0].weight.requires_grad_(False)
+    x, y = torch.randn(20, 4), torch.randint(0, 3, (20,))
+    graph = capture(model, example=x[:2])
+    assert gradient(graph, leanly.Task(model, example=x[:2], train=(x, y)))["0.weight"].sum() > 0
+    assert not graph.module.get_parameter("0.weight").requires_grad
+
+
+def test_labels_that_do_not_fit_the_loss():
+    model = scrambled(network())
+    x = torch.randn(8, 4)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.randn(8, 7)), metric=lambda found, wanted: 0.0)
+    with pytest.raises(DataError, match="the loss can't be computed"):
+        gradient(capture(model, example=x[:2]), task)
+
+
+def test_a_loss_that_is_not_finite():
+    model = scrambled(network())
+    x, y = torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
+    task = leanly.Task(model, example=x[:2], train=(x, y), loss=lambda found, wanted: found.sum() * float("nan"))
+    with pytest.raises(DataError, match="the loss is tensor"):
+        gradient(capture(model, example=x[:2]), task)

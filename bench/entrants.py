@@ -46,7 +46,9 @@ class Entrant:
         """A hash over its files and how it is opened."""
         hasher = hashlib.sha256(repr((self.artifact.runtime, self.artifact.rest, self.artifact.plans)).encode())
         for name in self.artifact.files:
-            hasher.update((self.artifact.folder / name).read_bytes())
+            path = self.artifact.folder / name
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                hasher.update(file.read_bytes())
         return hasher.hexdigest()[:20]
 
 

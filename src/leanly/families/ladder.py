@@ -160,7 +160,8 @@ class Ladder:
         if affordable < 1:
             return
         count = min(2 ** int(math.log2(affordable)), MOST_EPOCHS)
-        self._rungs.append(_Rung(dict.fromkeys(before, count), before))
+        epochs: dict[int, int] = dict.fromkeys(before, count)
+        self._rungs.append(_Rung(epochs, before))
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

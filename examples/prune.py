@@ -30,8 +30,7 @@ def main() -> None:
     small = leanly.prune.Channels(macs=0.6, importance=leanly.prune.gradient)(graph, task)
     small = leanly.train(task, small, epochs=5)
     # 4. verify: what was kept, and the paired comparison of the lowered models
-    for name, dimensions in small.kept.items():
-        print(name, [len(kept) for kept in dimensions or () if kept is not None])
+    print({name: [len(left) for left in kept if left is not None] for name, kept in small.kept.items() if kept})
     print("pruned (a) against whole (b):")
     artifacts = [leanly.lower(g, runtime="onnxruntime", to=f"runs/prune/{i}") for i, g in enumerate((small, graph))]
     print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task))

@@ -159,9 +159,8 @@ class Ladder:
         affordable = int(seconds / max(each, 1e-9))
         if affordable < 1:
             return
-        count = min(2 ** int(math.log2(affordable)), MOST_EPOCHS)
-        epochs: dict[int, int] = dict.fromkeys(before, count)
-        self._rungs.append(_Rung(epochs, before))
+        count = min(1 << (affordable.bit_length() - 1), MOST_EPOCHS)
+        self._rungs.append(_Rung(dict.fromkeys(before, count), before))
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

@@ -180,3 +180,14 @@ def test_gradients_pass_straight_through_inside_the_range():
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Static().weights = 4  # type: ignore[misc]
+
+
+def test_a_layer_used_twice_has_one_weight_quantizer():
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    model, x = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(64, 8)
+    graph = leanly.capture(model, example=(x[:2],))
+    int8 = Static()(graph, leanly.Task(model, example=(x[:2],), train=(x, torch.arange(64) % 3)))
+    weights = [n for n in int8.module.graph.nodes if n.target is FAKE and n.args[0].op == "get_attr"]
+    assert len(weights) == 2, "one for the shared layer, one for the head"
+    assert torch.allclose(int8(x), graph(x), atol=0.1)

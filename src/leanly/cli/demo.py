@@ -142,8 +142,8 @@ def what_smaller_added(result: Result) -> str:
             whole = fastest_whole(result, size)
             ratio = ratio_intervals({size: whole.final[size]}, {size: trial.final[size]}, 0.95)[1]
             lines.append(
-                f"Removal and teaching ({trial.candidate.network}) added {words.times(ratio)} at batch {size} over "
-                f"{whole.label}."
+                f"Removal and teaching ({trial.candidate.network}) at batch {size}: {words.times(ratio)} faster than "
+                f"{whole.label}, the fastest of the whole network."
             )
     return "\n".join(lines)
 

@@ -120,8 +120,8 @@ class Static:
         for name in placement.weights:
             weight = nodes[name].args[1]
             assert isinstance(weight, Node)
-            if any(user.target is torch.ops.leanly.fake_quantize.default for user in weight.users):
-                continue
+            if weight.op != "get_attr":
+                continue  # a weight that two layers share has its quantizer already
             values = find(module, str(weight.target)).detach()
             add_quantizer(graph, weight, weight_affine(values, weight_bits, self.granularity))
         module.graph.lint()

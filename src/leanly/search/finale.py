@@ -155,8 +155,9 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     ]
     # few are walked: each one more is one more chance to stop before the fastest
     worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
-    # the fastest, then the fastest float: it is what is left when the fastest loses too much
-    worth = [*worth[:1], *sorted(worth[1:], key=lambda trial: not is_float(trial))][:most]
+    # the fastest at each batch size, then the fastest float: it is what is left when those lose too much
+    leaders = {min(worth, key=lambda trial: trial.final[size].median).number for size in search.batch_sizes if worth}
+    worth = sorted(worth, key=lambda trial: (trial.number not in leaders, not is_float(trial)))[:most]
     start = [trial for trial in timed if trial.number in first]
     seconds -= sum(search.prove_seconds(trial) for trial in start)
     while len(worth) > 1 and sum(search.prove_seconds(trial) for trial in worth) > seconds:

@@ -41,6 +41,7 @@ def test_other_cells(kind: str, gates: int):
     same(half, zeroed(graph, half))
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 def test_a_projected_state_is_kept_whole():
     class Projected(nn.Module):
         def __init__(self) -> None:

@@ -59,9 +59,12 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float) -> float:
         if too_much or not removal.is_legal(taken):
             if queue.piece > 1:
                 queue.piece //= 2
-                _push(heap, removal, work, queue, number)
-            elif too_much:
+            elif too_much:  # and so is every other unit of this axis
                 spared.append(taken)
+                continue
+            else:
+                queue.place += len(taken.units)
+            _push(heap, removal, work, queue, number)
             continue
         removal.take(taken)
         work.shorten(removal.lengths, taken.dims)
@@ -82,11 +85,16 @@ def _take_nearest(removal: Removal, work: Work, spared: list[Taken], missing: fl
 
 
 def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Queue, number: int) -> None:
-    if queue.place < len(queue.units):
-        heapq.heappush(heap, (_ratio(removal, work, removal.takes(queue.next()))[0], number))
+    """Queue up the next units of an axis that free anything: what overlaps with others may be gone already."""
+    while queue.place < len(queue.units):
+        ratio, saved = _ratio(removal, work, removal.takes(queue.next()))
+        if saved > 0:
+            heapq.heappush(heap, (ratio, number))
+            return
+        queue.place += len(queue.next())
 
 
 def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, int]:
-    """Return cost for each MAC, and the MACs; units that free none come last."""
+    """Return cost for each MAC, and the MACs."""
     saved = work.saved(removal.after(taken), taken.dims)
     return (taken.loss / saved if saved > 0 else float("inf")), saved

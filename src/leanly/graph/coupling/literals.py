@@ -85,6 +85,16 @@ def _slice(node: fx.Node, sizes: Sizes) -> None:
         node.target = aten.index_select.default
 
 
+def _narrow(node: fx.Node, sizes: Sizes) -> None:
+    """Write it as a slice, and cut that."""
+    dim, start, length = (modes.argument(node, name) for name in ("dim", "start", "length"))
+    if isinstance(start, int) and isinstance(length, int):
+        start += sizes.wiring.shape(node.args[0])[dim] if start < 0 else 0
+        node.target = aten.slice.Tensor
+        node.args, node.kwargs = (node.args[0], dim, start, start + length), {}
+        _slice(node, sizes)
+
+
 def _slice_scatter(node: fx.Node, sizes: Sizes) -> None:
     """Write to the same indices where they stand now."""
     dim, places = _places(node, sizes)
@@ -186,7 +196,7 @@ def _attention(node: fx.Node, sizes: Sizes) -> None:
 
 _REWRITES: dict[str, Callable[[fx.Node, Sizes], frozenset[str] | None]] = {
     **dict.fromkeys(RESHAPES, _sizes_at("shape", lambda node, rank: 0)),
-    "expand": _sizes_at("size", lambda node, rank: 0),
+    **dict.fromkeys(("expand", "broadcast_to"), _sizes_at("size", lambda node, rank: 0)),
     "unflatten": _sizes_at("sizes", lambda node, rank: modes.argument(node, "dim") % (rank - len(node.args[2]) + 1)),  # type: ignore[arg-type]
     **dict.fromkeys(
         ("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty"),
@@ -201,6 +211,7 @@ _REWRITES: dict[str, Callable[[fx.Node, Sizes], frozenset[str] | None]] = {
         _split,
     ),
     "slice": _slice,
+    "narrow": _narrow,
     "slice_scatter": _slice_scatter,
     "index_select": _index_select,
     "select": _select,

@@ -36,13 +36,13 @@ def expand_attention(graph: Graph) -> Graph:
 
 
 def _is_special(node: Node) -> bool:
-    return bool(argument(node, 5, "is_causal", False)) or bool(node.kwargs.get("enable_gqa", False))
+    return bool(argument(node, "is_causal")) or bool(argument(node, "enable_gqa"))
 
 
 def _expand(module: torch.fx.GraphModule, node: Node, seen: dict[str, Any]) -> None:
-    query, key, value = (argument(node, position) for position in range(3))
-    mask = argument(node, 3, "attn_mask")
-    given = node.kwargs.get("scale")
+    query, key, value = (argument(node, name) for name in ("query", "key", "value"))
+    mask = argument(node, "attn_mask")
+    given = argument(node, "scale")
     scale = seen[query.name][0][-1] ** -0.5 if given is None else given
     with module.graph.inserting_before(node):
 

@@ -16,7 +16,7 @@ import torch
 from torch.fx import Node
 
 from leanly.graph.graph import Graph
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import first_argument
 from leanly.graph.reach import Reach
 from leanly.graph.shapes import propagate
 
@@ -99,11 +99,11 @@ def _unit(reach: Reach, total: Node) -> _Unit | None:
         assert isinstance(shortcut, Node) and isinstance(branch, Node)
         entry: Node | None = shortcut
         while entry is not None and not reach.leads(entry, branch):
-            entry = argument(entry, 0) if entry.target in COPIES | {DROPOUT} else None
+            entry = first_argument(entry) if entry.target in COPIES | {DROPOUT} else None
         if entry is None or not _is_same(reach, entry, total):
             continue
-        while entry.target in COPIES and _is_same(reach, entry, argument(entry, 0)):
-            entry = argument(entry, 0)
+        while entry.target in COPIES and _is_same(reach, entry, first_argument(entry)):
+            entry = first_argument(entry)
             assert isinstance(entry, Node)
         nodes = reach.between(entry, total)
         if reach.weighted(nodes) and reach.needed_only_for(nodes, entry):

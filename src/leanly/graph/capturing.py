@@ -18,6 +18,7 @@ from leanly.graph.example import Example, read_example
 from leanly.graph.explaining import first_line
 from leanly.graph.exporting import Exported, Flat, export, run_once
 from leanly.graph.graph import Graph
+from leanly.graph.nodes import argument
 from leanly.graph.outputs import output_specs
 from leanly.structure import Structure
 
@@ -111,7 +112,7 @@ def _from_evaluation(flat: Flat, example: Example, trained: dict[str, bool], rea
     exported = export(flat, example)
     graph = _graph(exported, flat, example)
     for node, name, _ in modes.switched(graph.module.graph):
-        off = modes.argument(node, name)
+        off = argument(node, name)
         training = trained.get(node.meta.get("path", ""), True)
         node.meta[modes.KEY] = (off if name == "dropout_p" else training, off)
     graph.notes = (*graph.notes, f"captured in evaluation mode, since {reason}")
@@ -127,7 +128,7 @@ def _graph(exported: Exported, flat: Flat, example: Example) -> Graph:
     for node in graph.nodes:
         name = modes.flag_of(node)
         if name is not None:
-            node.meta[modes.KEY] = (modes.argument(node, name), modes.off_value(node, name))
+            node.meta[modes.KEY] = (argument(node, name), modes.off_value(node, name))
     module = assemble(graph, exported.module, flat.model)
     return Graph(
         module,

@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 
 from leanly.graph import tensors
-from leanly.graph.modes import argument
+from leanly.graph.nodes import argument, argument_names
 from leanly.graph.shapes import is_spec, propagate
 
 if TYPE_CHECKING:
@@ -166,8 +166,7 @@ def _attention(node: fx.Node, shape: Shapes, output: Shape) -> int:
 
 def _recurrence(node: fx.Node, shape: Shapes, output: Shape) -> int:
     """Multiply every weight matrix by every row of every step: layers and directions are all in the matrices."""
-    names = {declared.name for declared in node.target._schema.arguments}  # type: ignore[union-attr]
-    data = shape(argument(node, "input" if "input" in names else "data"))
+    data = shape(argument(node, "input" if "input" in argument_names(node) else "data"))
     weights = [shape(weight) for weight in argument(node, "params")]
     return math.prod(data[:-1]) * sum(math.prod(weight) for weight in weights if len(weight) == 2)
 

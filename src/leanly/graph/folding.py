@@ -45,12 +45,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def _own_weights(layer: Node) -> bool:
-    weight = argument(layer, 1)
+    weight = argument(layer, "weight")
     return reads_tensor(weight) and len(weight.users) == 1
 
 
 def _grouped_transpose(layer: Node) -> bool:
-    return layer.target is aten.conv_transpose2d.input and argument(layer, 6, "groups", 1) != 1
+    return layer.target is aten.conv_transpose2d.input and argument(layer, "groups") != 1
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
@@ -59,11 +59,11 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
 
     gamma, beta, mean, variance = (tensor(node) for node in norm.args[1:5])
     assert mean is not None and variance is not None
-    weight_name = str(argument(layer, 1).target)
-    old_bias = argument(layer, 2, "bias")
+    weight_name = str(argument(layer, "weight").target)
+    old_bias = argument(layer, "bias")
     weight, bias = find(module, weight_name), tensor(old_bias)
     with torch.no_grad():
-        factor = torch.rsqrt(variance.double() + argument(norm, 7))
+        factor = torch.rsqrt(variance.double() + argument(norm, "eps"))
         if gamma is not None:
             factor = factor * gamma.double()
         shape = [1] * weight.ndim

@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 from leanly.errors import CaptureError
 from leanly.graph.explaining import line_of_node
-from leanly.graph.modes import argument
+from leanly.graph.nodes import argument, argument_names
 from leanly.graph.tensors import find
 
 aten = torch.ops.aten
@@ -281,10 +281,7 @@ class _Rewriter:
             pieces = [value if i == index else call(operator.getitem, (parts, i)) for i in range(count)]
             join = aten.stack.default if target is aten.unbind.int else aten.cat.default
             return call(join, (pieces, argument(step, "dim")))
-        read = {
-            name: map_arg(argument(step, name), self._now)
-            for name in (declared.name for declared in step.target._schema.arguments[1:])  # type: ignore[union-attr]
-        }
+        read = {name: map_arg(argument(step, name), self._now) for name in argument_names(step)[1:]}
         if target in _WHOLE:
             return call(aten.reshape_as.default, (value, base))
         if target in _SCATTERS:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from leanly.graph.nodes import argument, set_argument
+
 aten = torch.ops.aten
 
 FLAG_NAMES = ("training", "train", "use_input_stats", "dropout_p")
@@ -30,25 +32,6 @@ def flag_of(node: fx.Node) -> str | None:
         return None
     names = {argument.name for argument in schema.arguments}
     return next((name for name in FLAG_NAMES if name in names), None)
-
-
-def argument(node: fx.Node, name: str) -> Any:
-    """Read an argument of an ATen node by the name its schema gives it, defaults included."""
-    for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if declared.name == name:
-            if position < len(node.args):
-                return node.args[position]
-            return node.kwargs.get(name, declared.default_value)
-    raise KeyError(f"{node.target} has no argument {name}")
-
-
-def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Write an argument of an ATen node by the name its schema gives it."""
-    for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if declared.name == name and position < len(node.args):
-            node.update_arg(position, value)
-            return
-    node.update_kwarg(name, value)
 
 
 def off_value(node: fx.Node, name: str) -> Any:

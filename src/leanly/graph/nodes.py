@@ -1,4 +1,4 @@
-"""Reading the arguments of fx nodes."""
+"""Reading and writing the arguments of fx nodes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,32 @@ from typing import Any
 from torch.fx import Node
 
 
-def argument(node: Node, position: int, name: str = "", default: Any = None) -> Any:
-    """Return an argument by its position or its keyword, or the default where it was not given."""
-    if position < len(node.args):
-        return node.args[position]
-    return node.kwargs.get(name, default) if name else default
+def argument_names(node: Node) -> list[str]:
+    """List the arguments that the schema of a node's operator declares, in order."""
+    return [declared.name for declared in node.target._schema.arguments]  # type: ignore[union-attr]
+
+
+def argument(node: Node, name: str) -> Any:
+    """Read an argument of an ATen node by the name its schema gives it, defaults included."""
+    for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if declared.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, declared.default_value)
+    raise KeyError(f"{node.target} has no argument {name}")
+
+
+def set_argument(node: Node, name: str, value: Any) -> None:
+    """Write an argument of an ATen node by the name its schema gives it."""
+    if name in argument_names(node)[: len(node.args)]:
+        node.update_arg(argument_names(node).index(name), value)
+    else:
+        node.update_kwarg(name, value)
+
+
+def first_argument(node: Node) -> Any:
+    """Return what an operator is given first, whatever its schema calls it; None where it is given nothing."""
+    return node.args[0] if node.args else None
 
 
 def reads_tensor(value: Any) -> bool:

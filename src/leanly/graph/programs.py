@@ -20,6 +20,7 @@ from leanly.graph.comparing import compare, fits_training, mismatch
 from leanly.graph.example import Example, call, read_example
 from leanly.graph.exporting import Flat, run_once
 from leanly.graph.graph import Graph
+from leanly.graph.nodes import argument
 from leanly.graph.outputs import output_specs
 from leanly.structure import flatten
 
@@ -48,14 +49,14 @@ def capture_program(
     graph = clean(module, names, ordered)
     _sort_placeholders(graph, [spec.name for spec in given.inputs])
     training = any(
-        modes.argument(node, name) != modes.off_value(node, name)
+        argument(node, name) != modes.off_value(node, name)
         for node in graph.nodes
         if (name := modes.flag_of(node)) is not None
     )
     for node in graph.nodes:
         name = modes.flag_of(node)
         if name is not None:
-            value = modes.argument(node, name)
+            value = argument(node, name)
             on = value if training or name == "dropout_p" else True
             node.meta[modes.KEY] = (on, modes.off_value(node, name))
     assembled = assemble(graph, module, _module(program), prefix="")

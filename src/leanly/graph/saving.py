@@ -16,6 +16,7 @@ from leanly.errors import BundleError, LeanlyError, RunError
 from leanly.files import digest, read_json, replacing_folder, sha256, write_json
 from leanly.graph import modes, tensors
 from leanly.graph.encoding import decode, encode, name_of, target_named
+from leanly.graph.nodes import argument_names
 from leanly.structure import Structure, TensorSpec
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _described(node: fx.Node, sources: bool) -> dict[str, Any]:
     flag = modes.flag_of(node)
     if flag is not None and modes.KEY in node.meta:
         value = node.meta[modes.KEY][1]
-        names = [declared.name for declared in node.target._schema.arguments]  # type: ignore[union-attr]
+        names = argument_names(node)
         if flag in kwargs:
             kwargs[flag] = value
         elif names.index(flag) < len(args):

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.quantize.affine import Affine
 from leanly.quantize.placement import root
@@ -34,7 +34,7 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
     module = graph.module
     bits: Bits = {}
     for node in list(module.graph.nodes):
-        if node.target is FAKE and reads_tensor(argument(node, 0)):
+        if node.target is FAKE and reads_tensor(first_argument(node)):
             _store_weight(module, node, bits)
     for node in list(module.graph.nodes):
         if node.target in BIASED:
@@ -65,14 +65,18 @@ def _store_weight(module: GraphModule, node: Node, bits: Bits) -> None:
 
 def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     """int32 bias with the scale of the products: what integer convolutions add."""
-    data, weight, bias = (argument(node, position) for position in range(3))
+    data, weight, bias = (argument(node, name) for name in ("input", "weight", "bias"))
     if not reads_tensor(bias):
         return
     source = root(data)
     if source.target is not FAKE or weight.target is not DEQUANTIZE:
         return
     values = _read(module, bias)
-    scale = (_read(module, argument(source, 1)) * _read(module, argument(weight, 1))).expand(values.shape).clone()
+    scale = (
+        (_read(module, argument(source, "scale")) * _read(module, argument(weight, "scale")))
+        .expand(values.shape)
+        .clone()
+    )
     integers = torch.round(values.detach().double() * scale.double())
     if integers.numel() == 0 or float(integers.abs().max()) > BIAS_LIMIT:
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, first_argument, reads_tensor
 
 KERNELS = ("onnxruntime", "openvino")
 """Runtimes whose integer kernels are known."""
@@ -74,7 +74,7 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
 
 def _is_integer(node: Node, products: bool) -> bool:
     if node.target in WEIGHTED:
-        return reads_tensor(argument(node, 1))
+        return reads_tensor(argument(node, "weight"))
     if node.target in PRODUCTS:
         return products
     if node.target in SUMS:
@@ -101,8 +101,8 @@ def _comes_from_convolution(value: Node) -> bool:
 
 def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) -> Node:
     """Walk back over operators that only move values, to the node that computed them."""
-    while value.op == "call_function" and value.target in through and isinstance(argument(value, 0), Node):
-        value = argument(value, 0)
+    while value.op == "call_function" and value.target in through and isinstance(first_argument(value), Node):
+        value = first_argument(value)
     return value
 
 

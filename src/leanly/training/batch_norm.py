@@ -13,7 +13,7 @@ from torch.fx import Node
 from leanly.data import fixed_random
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, modes
-from leanly.graph.nodes import reads_tensor
+from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.target import Target
 from leanly.task import Task
@@ -75,7 +75,7 @@ class BatchNorm:
 
 def _follows_batch(node: Node) -> bool:
     """Say whether a node keeps running statistics of the batches it sees in training."""
-    if node.target not in modes.STATISTICS or not reads_tensor(modes.argument(node, "running_mean")):
+    if node.target not in modes.STATISTICS or not reads_tensor(argument(node, "running_mean")):
         return False
     return bool(node.meta.get(modes.KEY, (True, False))[0])
 
@@ -92,7 +92,7 @@ class _Counting(fx.Interpreter):
         if n not in self._norms:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        mean = find(self.module, str(modes.argument(n, "running_mean").target))  # type: ignore[arg-type]
+        mean = find(self.module, str(argument(n, "running_mean").target))  # type: ignore[arg-type]
         self._seen[id(mean)] += 1
         return _in_training(n, args, kwargs, 1 / self._seen[id(mean)])
 

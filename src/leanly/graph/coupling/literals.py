@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from leanly.graph import modes, tensors
+from leanly.graph import tensors
 from leanly.graph.coupling.shrinking import PADS, RESHAPES, operator_name
 from leanly.graph.coupling.sizes import Sizes, positions
 from leanly.graph.coupling.variables import Array
+from leanly.graph.nodes import argument, argument_names, set_argument
 
 aten = torch.ops.aten
 INDEX = "cut_index_"
@@ -33,25 +34,21 @@ def _sizes_at(name: str, first: Callable[[fx.Node, int], int]) -> Callable[[fx.N
     """Return a rule for sizes in the argument `name`, the first of which is that of dimension `first(node, rank)`."""
 
     def rule(node: fx.Node, sizes: Sizes) -> frozenset[str]:
-        key = name if name in _names(node) else "size"
-        old = modes.argument(node, key)
+        key = name if name in argument_names(node) else "size"
+        old = argument(node, key)
         start = first(node, len(sizes.shape(node.name)))
         new = [sizes.fitted(size, sizes.length(node.name, start + place), node) for place, size in enumerate(old)]
         if new != list(old):
-            modes.set_argument(node, key, new)
+            set_argument(node, key, new)
         return frozenset(size.name for size in (*old, *new) if isinstance(size, fx.Node))
 
     return rule
 
 
-def _names(node: fx.Node) -> set[str]:
-    return {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
-
-
 def _repeat(node: fx.Node, sizes: Sizes) -> None:
     """Repeats of a dimension of size 1 are its length."""
-    key = "repeats" if "repeats" in _names(node) else "dims"
-    old = list(modes.argument(node, key))
+    key = "repeats" if "repeats" in argument_names(node) else "dims"
+    old = list(argument(node, key))
     x = sizes.wiring.moved[node.name][1][0].name
     inputs, outputs = sizes.shape(x), sizes.shape(node.name)
     before = sizes.wiring.shape(node)
@@ -59,12 +56,12 @@ def _repeat(node: fx.Node, sizes: Sizes) -> None:
         if isinstance(old[place], int) and outputs[place] != before[place]:
             one = inputs[place] if -place <= len(inputs) else 1
             old[place] = outputs[place] // one
-    modes.set_argument(node, key, old)
+    set_argument(node, key, old)
 
 
 def _split(node: fx.Node, sizes: Sizes) -> None:
     x = node.args[0]
-    dim = modes.argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
+    dim = argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
     if sizes.is_whole(x.name, dim):  # type: ignore[union-attr]
         return
     lengths = [sizes.length(node.name, dim, output) for output in range(len(sizes.wiring.values[node.name]))]
@@ -87,7 +84,7 @@ def _slice(node: fx.Node, sizes: Sizes) -> None:
 
 def _narrow(node: fx.Node, sizes: Sizes) -> None:
     """Write it as a slice, and cut that."""
-    dim, start, length = (modes.argument(node, name) for name in ("dim", "start", "length"))
+    dim, start, length = (argument(node, name) for name in ("dim", "start", "length"))
     if isinstance(start, int) and isinstance(length, int):
         start += sizes.wiring.shape(node.args[0])[dim] if start < 0 else 0
         node.target = aten.slice.Tensor
@@ -112,11 +109,11 @@ def _slice_scatter(node: fx.Node, sizes: Sizes) -> None:
 def _places(node: fx.Node, sizes: Sizes) -> tuple[int, Array | None]:
     """Return the dimension of a slice, and where the indices between its bounds stand; None where nothing is cut."""
     x = node.args[0]
-    dim = modes.argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
+    dim = argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
     stays = sizes.stays(x.name, dim)  # type: ignore[union-attr]
     if stays.all():
         return dim, None
-    bounds = [sizes.wiring.concrete(modes.argument(node, name)) for name in ("start", "end", "step")]
+    bounds = [sizes.wiring.concrete(argument(node, name)) for name in ("start", "end", "step")]
     read = np.arange(len(stays))[slice(*bounds)]
     return dim, positions(stays)[read[stays[read]]]
 
@@ -142,8 +139,8 @@ def _constant(node: fx.Node, places: Array) -> fx.Node:
 
 def _index_select(node: fx.Node, sizes: Sizes) -> None:
     """Read at the new places of the indices that stay."""
-    x, index = node.args[0], modes.argument(node, "index")
-    dim = modes.argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
+    x, index = node.args[0], argument(node, "index")
+    dim = argument(node, "dim") % len(sizes.shape(x.name))  # type: ignore[union-attr]
     if index.op != "get_attr" or sizes.is_whole(x.name, dim):  # type: ignore[union-attr]
         return
     read = sizes.wiring.tensor(index).cpu().numpy()[sizes.stays(node.name, dim)]
@@ -153,16 +150,16 @@ def _index_select(node: fx.Node, sizes: Sizes) -> None:
 
 def _select(node: fx.Node, sizes: Sizes) -> None:
     x = node.args[0]
-    stays = sizes.stays(x.name, modes.argument(node, "dim"))  # type: ignore[union-attr]
-    index = modes.argument(node, "index")
+    stays = sizes.stays(x.name, argument(node, "dim"))  # type: ignore[union-attr]
+    index = argument(node, "index")
     if not stays.all() and isinstance(index, int):
-        modes.set_argument(node, "index", int(positions(stays)[index]))
+        set_argument(node, "index", int(positions(stays)[index]))
 
 
 def _pad(node: fx.Node, sizes: Sizes) -> None:
     """Keep as many of the filled indices on either side as stay; a negative amount takes what it took away."""
     x = node.args[0]
-    amounts = list(modes.argument(node, "pad"))
+    amounts = list(argument(node, "pad"))
     rank = len(sizes.shape(x.name))  # type: ignore[union-attr]
     for place in range(0, len(amounts), 2):
         dim = rank - 1 - place // 2
@@ -173,31 +170,31 @@ def _pad(node: fx.Node, sizes: Sizes) -> None:
         amounts[place] = int(outputs[:before].sum()) if before > 0 else -int(inputs[:-before].sum()) if before else 0
         last = len(inputs) + after
         amounts[place + 1] = int(outputs[-after:].sum()) if after > 0 else -int(inputs[last:].sum())
-    modes.set_argument(node, "pad", amounts)
+    set_argument(node, "pad", amounts)
 
 
 def _normalized(node: fx.Node, sizes: Sizes) -> None:
-    count = len(modes.argument(node, "normalized_shape"))
-    modes.set_argument(node, "normalized_shape", list(sizes.shape(node.name)[-count:]))
+    count = len(argument(node, "normalized_shape"))
+    set_argument(node, "normalized_shape", list(sizes.shape(node.name)[-count:]))
 
 
 def _groups(node: fx.Node, sizes: Sizes) -> None:
     if node.name in sizes.wiring.groups:
-        name = next(name for name in ("groups", "num_groups", "group") if name in _names(node))
-        modes.set_argument(node, name, sizes.groups(node.name))
+        name = next(name for name in ("groups", "num_groups", "group") if name in argument_names(node))
+        set_argument(node, name, sizes.groups(node.name))
 
 
 def _attention(node: fx.Node, sizes: Sizes) -> None:
     """Scores are divided by the root of the width they were trained with."""
-    query = modes.argument(node, "query")
-    if modes.argument(node, "scale") is None and not sizes.is_whole(query.name, -1):
-        modes.set_argument(node, "scale", sizes.wiring.shape(query)[-1] ** -0.5)
+    query = argument(node, "query")
+    if argument(node, "scale") is None and not sizes.is_whole(query.name, -1):
+        set_argument(node, "scale", sizes.wiring.shape(query)[-1] ** -0.5)
 
 
 _REWRITES: dict[str, Callable[[fx.Node, Sizes], frozenset[str] | None]] = {
     **dict.fromkeys(RESHAPES, _sizes_at("shape", lambda node, rank: 0)),
     **dict.fromkeys(("expand", "broadcast_to"), _sizes_at("size", lambda node, rank: 0)),
-    "unflatten": _sizes_at("sizes", lambda node, rank: modes.argument(node, "dim") % (rank - len(node.args[2]) + 1)),  # type: ignore[arg-type]
+    "unflatten": _sizes_at("sizes", lambda node, rank: argument(node, "dim") % (rank - len(node.args[2]) + 1)),  # type: ignore[arg-type]
     **dict.fromkeys(
         ("zeros", "ones", "full", "empty", "rand", "randn", "new_zeros", "new_ones", "new_full", "new_empty"),
         _sizes_at("size", lambda node, rank: 0),

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from leanly.graph import modes, tensors
+from leanly.graph import tensors
 from leanly.graph.coupling.movement import Slot
 from leanly.graph.coupling.shrinking import Answers, Question
 from leanly.graph.coupling.variables import Array, Dims, Variables
+from leanly.graph.nodes import argument
 from leanly.graph.shapes import is_spec
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Wiring:
 
     def given(self, node: fx.Node, name: str) -> Any:
         """Return an argument by its name in the schema: variables of a tensor, None where it is left out."""
-        value = modes.argument(node, name)
+        value = argument(node, name)
         return self.dims(value) if self.is_tensor(value) else None
 
     def sources(self, node: fx.Node) -> list[fx.Node]:

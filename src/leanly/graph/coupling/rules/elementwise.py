@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument
 
 
 def pointwise(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -23,12 +23,12 @@ def unary(node: fx.Node, wiring: Wiring) -> list[Dims]:
 
 def like(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Make a new tensor with the sizes of another."""
-    return [wiring.dims(modes.argument(node, "self"))]
+    return [wiring.dims(argument(node, "self"))]
 
 
 def create(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Make a tensor of one constant: a literal size follows a cut, a computed one does not."""
-    sizes = modes.argument(node, "size")
+    sizes = argument(node, "size")
     return [
         [
             wiring.variables.solid(length) if isinstance(size, fx.Node) else wiring.variables.fresh(length)
@@ -48,7 +48,7 @@ def prelu(node: fx.Node, wiring: Wiring) -> list[Dims]:
 def glu(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Multiply one half of a dimension with the sigmoid of the other."""
     dims = list(wiring.given(node, "self"))
-    axis = modes.argument(node, "dim")
+    axis = argument(node, "dim")
     half = len(dims[axis]) // 2
     wiring.variables.same(dims[axis][:half], dims[axis][half:])
     dims[axis] = dims[axis][:half]
@@ -58,7 +58,7 @@ def glu(node: fx.Node, wiring: Wiring) -> list[Dims]:
 def fake_quantize(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Round to a grid: one scale and shift for all, or one for each index along an axis."""
     x, scale, shift = (wiring.dims(item) for item in node.args[:3])
-    axis = modes.argument(node, "axis")
+    axis = argument(node, "axis")
     for steps in (scale, shift):
         if axis >= 0 and len(steps) == 1:
             wiring.variables.same(x[axis], steps[0])

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument
 
 
 def embedding(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -23,11 +23,11 @@ def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
 
     A parameter that is read so is a table, whose rows are no units; of anything else it is worth telling.
     """
-    x, indices = wiring.given(node, "self"), modes.argument(node, "indices")
+    x, indices = wiring.given(node, "self"), argument(node, "indices")
     given = [place for place, item in enumerate(indices) if item is not None]
     if any(wiring.results[indices[place].name][1] in (torch.bool, torch.uint8) for place in given):
         return None
-    is_table = modes.argument(node, "self").op == "get_attr"
+    is_table = argument(node, "self").op == "get_attr"
     for place in given:
         if is_table:
             wiring.variables.freeze(x[place])
@@ -45,8 +45,8 @@ def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
 
 def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Read at one list of indices; where it is a constant it is known what is read, and follows a cut."""
-    x, places = list(wiring.given(node, "self")), modes.argument(node, "index")
-    dim = modes.argument(node, "dim") % len(x)
+    x, places = list(wiring.given(node, "self")), argument(node, "index")
+    dim = argument(node, "dim") % len(x)
     if places.op == "get_attr":
         x[dim] = x[dim][np.atleast_1d(wiring.tensor(places).cpu().numpy())]
         wiring.variables.same(x[dim], wiring.dims(places)[0])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument, argument_names
 
 
 def channel_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -23,8 +23,8 @@ def channel_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
 def layer_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Normalize over the last dimensions together; what stays sees other statistics after a cut."""
     x = wiring.dims(wiring.sources(node)[0])
-    count = len(modes.argument(node, "normalized_shape"))
-    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
+    count = len(argument(node, "normalized_shape"))
+    names = argument_names(node)
     for name in ("weight", "bias"):
         stored = wiring.given(node, name) if name in names else None
         for one, other in zip(x[-count:], stored or (), strict=False):
@@ -37,8 +37,8 @@ def layer_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
 def group_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Normalize groups of channels: a whole group leaves without a trace, a channel of each changes statistics."""
     x, variables = wiring.dims(wiring.sources(node)[0]), wiring.variables
-    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
-    groups = modes.argument(node, "num_groups" if "num_groups" in names else "group")
+    names = argument_names(node)
+    groups = argument(node, "num_groups" if "num_groups" in names else "group")
     for name in ("weight", "bias"):
         stored = wiring.given(node, name)
         if stored is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.variables import Array, Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument, argument_names
 
 
 def convolution(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -15,7 +15,7 @@ def convolution(node: fx.Node, wiring: Wiring) -> list[Dims]:
     transposed = "transpose" in str(node.target) or _flag(node, "transposed")
     x, variables = wiring.given(node, "input"), wiring.variables
     spatial = len(weight) - 2
-    groups = modes.argument(node, "groups")
+    groups = argument(node, "groups")
     channels = x[-spatial - 1]
     for kernel in (*weight[2:], *x[len(x) - spatial :]):
         variables.freeze(kernel)
@@ -119,8 +119,8 @@ def _letters(term: str, rank: int) -> list[str | int]:
 
 
 def _flag(node: fx.Node, name: str) -> bool:
-    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
-    return name in names and bool(modes.argument(node, name))
+    names = argument_names(node)
+    return name in names and bool(argument(node, name))
 
 
 RULES = {

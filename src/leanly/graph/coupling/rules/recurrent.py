@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument, argument_names
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -17,18 +17,18 @@ def recurrence(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
 
     Packed sequences and projected states have no rule.
     """
-    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
+    names = argument_names(node)
     if "input" not in names:
         return None
     variables = wiring.variables
     x = wiring.given(node, "input")
-    parameters = [wiring.dims(item) for item in modes.argument(node, "params")]
-    states = modes.argument(node, "hx")
+    parameters = [wiring.dims(item) for item in argument(node, "params")]
+    states = argument(node, "hx")
     hidden = wiring.dims(states[0] if isinstance(states, list | tuple) else states)[-1]
     gates = _GATES[str(node.target).split(".")[1]]
-    directions = 2 if modes.argument(node, "bidirectional") else 1
-    each = 4 if modes.argument(node, "has_biases") else 2
-    if len(parameters) != each * directions * modes.argument(node, "num_layers"):
+    directions = 2 if argument(node, "bidirectional") else 1
+    each = 4 if argument(node, "has_biases") else 2
+    if len(parameters) != each * directions * argument(node, "num_layers"):
         return None
     rows, outputs = np.tile(hidden, gates), np.tile(hidden, directions)
     for place in range(0, len(parameters), each):

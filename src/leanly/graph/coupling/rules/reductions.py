@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from torch import fx
 
-from leanly.graph import modes
 from leanly.graph.coupling.rules.elementwise import pointwise
 from leanly.graph.coupling.variables import Array, Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument, argument_names
 
 
 def summed(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -53,8 +53,8 @@ def _reduced(node: fx.Node, wiring: Wiring, along: Callable[[Array], None]) -> l
 
 def _dims(node: fx.Node, rank: int) -> list[int]:
     """Return the dimensions an operator runs along: all, where none is named."""
-    names = {item.name for item in node.target._schema.arguments}  # type: ignore[union-attr]
-    dims = modes.argument(node, "dim") if "dim" in names else None
+    names = argument_names(node)
+    dims = argument(node, "dim") if "dim" in names else None
     if dims is None or dims == []:
         return list(range(rank))
     return [dim % max(rank, 1) for dim in ([dims] if isinstance(dims, int) else dims)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,17 +11,9 @@ from leanly.families.candidate import Candidate, mean_latency
 from leanly.families.ladder import MOST_TAUGHT, Cut, Ladder
 from leanly.quantize import Static
 from leanly.recipe import Pass, Recipe
+from tests.families.seen import Trial
 
 MAX_DROP = 0.01
-
-
-@dataclass
-class Trial:
-    candidate: Candidate
-    medians: Mapping[int, float] = field(default_factory=dict)
-    outcome: str = ""
-    drop: float | None = None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

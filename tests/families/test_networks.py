@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,23 +10,15 @@ from torch import nn
 
 from leanly.artifact import Artifact, Plan
 from leanly.families.candidate import Candidate, mean_latency
+from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
 from leanly.graph import Graph, capture
+from leanly.prune import Channels
 from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.target import Target
 from leanly.task import Task
-
-
-@dataclass
-class Trial:
-    """What a family sees of a trial."""
-
-    candidate: Candidate
-    medians: Mapping[int, float] = field(default_factory=dict)
-    outcome: str = ""
-    drop: float | None = None
-    seconds: float = 0.0
+from tests.families.seen import Trial
 
 
 class Net(nn.Module):
@@ -136,3 +127,12 @@ def test_candidates_are_told_apart_by_how_they_are_run() -> None:
     assert one.key != two.key and one.files_key == two.files_key
     assert one.key == Candidate("another name", Recipe(), "openvino", "float32").key
     assert mean_latency(Trial(one, {1: 2.0, 16: 8.0})) == pytest.approx(math.sqrt(16.0))
+
+
+def test_a_smaller_network_is_kept_where_the_report_looks_for_it(graph: Graph, task: Task, tmp_path: Path) -> None:
+    family = Networks(graph, task, Target(threads=1, runtimes=("onnxruntime",)), tmp_path / "graphs")
+    recipe = Recipe((Channels(fraction=0.5), Static(kernels="onnxruntime")))
+    family.build(Candidate("half", recipe, "onnxruntime", "int8", network="half"), tmp_path / "artifact")
+    path = kept_network(tmp_path / "graphs", recipe)
+    assert path is not None and 0 < Graph.open(path).cost().macs < graph.cost().macs
+    assert len(list((tmp_path / "graphs").iterdir())) == 1, "the quantized one is quickly made again"

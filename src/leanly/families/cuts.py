@@ -18,10 +18,10 @@ BOTH = ((0.4, 0.4), (0.55, 0.5))
 def cuts(graph: Graph) -> list[Cut]:
     """Name the smaller networks of a graph, the most moderate of each kind first."""
     blocks = len(find_blocks(graph))
-    layers = {round(share * blocks): share for share in LAYER_SHARES}
+    counts = {round(share * blocks) for share in LAYER_SHARES}
     found = [
         Cut(f"{blocks - count} of {blocks} layers", (_layers(count), BatchNorm()))
-        for count in sorted(layers)
+        for count in sorted(counts)
         if 0 < count <= blocks
     ]
     found += [Cut(f"{share:.0%} of MACs off channels", (_channels(share), BatchNorm())) for share in CHANNEL_SHARES]

@@ -14,7 +14,7 @@ MOST = 4
 
 
 class Kept:
-    """Graphs by recipe: the last few in memory, those that were taught on disk too.
+    """Graphs by recipe: the last few in memory, smaller networks on disk too.
 
     Args:
         folder: where they are written; None keeps them in memory only.
@@ -56,7 +56,7 @@ class Kept:
 
 
 def kept_network(folder: Path, recipe: Recipe) -> Path | None:
-    """Return where the trained network of a recipe lies: its longest beginning that was kept on disk."""
+    """Return where the smaller network of a recipe lies: its longest beginning that was kept on disk."""
     for count in range(len(recipe.passes), 0, -1):
         path = folder / _key(recipe.passes[:count])
         if path.exists():

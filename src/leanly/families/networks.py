@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,6 @@ from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.static import prepare
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
-from leanly.training import Settings
 
 if TYPE_CHECKING:
     from leanly.task import Task
@@ -62,8 +62,6 @@ class Networks:
         self._made: dict[str, Artifact] = {}
         self._files: dict[str, Artifact] = {}
         self._errors: dict[str, list[str]] = {}
-        self._epochs: dict[str, float] = {}
-        self._teaching = Settings()
         self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
 
     def reference(self) -> Candidate:
@@ -84,6 +82,10 @@ class Networks:
         before = self._made.get(candidate.files_key)
         if before is not None and candidate.plans:
             return _run_otherwise(before, candidate.plans, to)
+        if candidate.network:
+            # what a report, a bundle and a resumed run open again: the network in float, before it is quantized
+            passes = tuple(step for step in candidate.recipe.passes if not isinstance(step, Static))
+            self._kept.put(passes, self._outcome(Recipe(passes)), on_disk=True)
         artifact = lower(
             self._outcome(candidate.recipe),
             runtime=candidate.runtime,
@@ -120,7 +122,7 @@ class Networks:
         if graph is None:
             *before, last = recipe.passes
             graph = last(self._outcome(Recipe(tuple(before))), self._task, self._target)
-            self._kept.put(recipe.passes, graph, on_disk=isinstance(last, Distill))
+            self._kept.put(recipe.passes, graph)
         return graph
 
     def _ideas(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
@@ -265,20 +267,24 @@ class Networks:
             recipe = Recipe((*passes, *whole.recipe.passes))
             return replace(whole, label=f"{network}, {whole.label}", network=network, recipe=recipe, training=training)
 
-        self._teaching = settings_for(self._graph, self._task)
+        settings = settings_for(self._graph, self._task)
+
+        # asked for again whenever something is proposed, and each takes a cut or some steps of training
+        @functools.cache
+        def capacity(cut: Cut) -> float:
+            return self._outcome(Recipe(cut.passes)).cost().macs
+
+        @functools.cache
+        def seconds(cut: Cut) -> float:
+            return epoch_seconds(self._outcome(Recipe(cut.passes)), self._task, settings, self._target)
+
         return Ladder(
             cuts=cuts(self._graph),
             candidate=candidate,
-            teach=lambda epochs: Distill(teacher="original", epochs=epochs, settings=self._teaching),
-            capacity=lambda cut: self._outcome(Recipe(cut.passes)).cost().macs,
-            epoch_seconds=self._epoch_seconds,
+            teach=lambda epochs: Distill(teacher="original", epochs=epochs, settings=settings),
+            capacity=capacity,
+            epoch_seconds=seconds,
         )
-
-    def _epoch_seconds(self, cut: Cut) -> float:
-        if cut.label not in self._epochs:
-            small = self._outcome(Recipe(cut.passes))
-            self._epochs[cut.label] = epoch_seconds(small, self._task, self._teaching, self._target)
-        return self._epochs[cut.label]
 
     def _other_ways(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
         """Other threads and streams, for the fastest artifact and, to be fair, for the fastest float one."""

@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def graphs(self) -> Path:
-        """Smaller networks that were trained, by the hash of their recipe."""
+        """Smaller networks, by the hash of their recipe."""
         return self.path / "graphs"
 
     def trial(self, number: int) -> Path:

@@ -22,6 +22,7 @@ from torch import nn
 import leanly
 from bench.data import CACHE
 from bench.rows import Row, cached, code_version, exit_code, print_lines, print_table, write_results
+from bench.zeroing import zeroed
 from leanly.files import digest
 from leanly.graph import Graph, tensors
 from leanly.measurement.records import Interval
@@ -90,18 +91,11 @@ def reach(models: Any, name: str) -> dict[str, Any]:
 
 def compare(graph: Graph, small: Graph, size: int) -> dict[str, Any]:
     """Compare a cut graph with the whole one in which all that was removed is zero, at two batch sizes."""
-    whole = graph.clone()
-    every = tensors.every(whole.module)
+    whole = zeroed(graph, small)
     off = changed = 0.0
     with torch.no_grad():
         x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
         before = graph.flat(x)[0]
-        for name, kept in small.kept.items():
-            for dim, indices in enumerate(kept):
-                if indices is not None:
-                    gone = torch.ones(every[name].shape[dim], dtype=torch.bool)
-                    gone[indices] = False
-                    every[name].index_fill_(dim, gone.nonzero().flatten(), 0)
         for rows in (1, 3):
             expected, got = whole.flat(x[:rows])[0], small.flat(x[:rows])[0]
             scale = float(expected.abs().max())

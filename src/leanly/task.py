@@ -94,6 +94,10 @@ class Task:
             raise DataError(f"there is no split {name!r}", where="Task.split", remedy=suggestion(name, SPLITS))
         return self._splits.get(name)
 
+    def seen_split(self) -> Split | None:
+        """Return the rows that passes look at: "train", or "validation" where there is none."""
+        return self.split("train") or self.split("validation")
+
     @property
     def loss_function(self) -> Callable[[Any, Any], Any]:
         """The loss, resolved: `(outputs, targets) -> scalar tensor`."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import leanly
+from bench.zeroing import zeroed as zeroed
 from leanly.graph import Graph, capture, tensors
 from leanly.graph.example import Example
 from leanly.prune import Channels
@@ -31,20 +32,6 @@ def scrambled(model: nn.Module, seed: int = 0) -> nn.Module:
             else:
                 tensor.copy_(0.3 * noise)
     return model.eval()
-
-
-def zeroed(graph: Graph, small: Graph) -> Graph:
-    """Return the graph with everything zero that `small.kept` says is gone."""
-    clone = graph.clone()
-    every = tensors.every(clone.module)
-    with torch.no_grad():
-        for name, kept in small.kept.items():
-            for dim, indices in enumerate(kept):
-                if indices is not None:
-                    gone = torch.ones(every[name].shape[dim], dtype=torch.bool)
-                    gone[indices] = False
-                    every[name].index_fill_(dim, gone.nonzero().flatten(), 0)
-    return clone
 
 
 def batches(graph: Graph) -> list[tuple[Tensor, ...]]:

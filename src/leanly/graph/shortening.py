@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from leanly.graph.blocks import Block
 from leanly.graph.cleaning import remove_dead
 from leanly.graph.graph import Graph
-from leanly.graph.tensors import every
+from leanly.graph.tensors import drop, every
 
 
 def without_blocks(graph: Graph, blocks: Iterable[Block]) -> Graph:
@@ -41,8 +41,7 @@ def _drop(graph: Graph, before: set[str]) -> None:
         if name in gone or (name not in before and _owner(name) in emptied):
             if isinstance(tensor, nn.Parameter):
                 graph.kept[name] = None
-            owner, _, leaf = name.rpartition(".")
-            delattr(module.get_submodule(owner), leaf)
+            drop(module, name)
 
 
 def _read(module: GraphModule) -> set[str]:

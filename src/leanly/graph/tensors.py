@@ -65,12 +65,17 @@ def transient(module: nn.Module) -> set[str]:
     }
 
 
-def shared(tensors: dict[str, Tensor]) -> list[list[str]]:
-    """Group the names that are one and the same tensor."""
+def names_by_tensor(tensors: dict[str, Tensor]) -> dict[int, list[str]]:
+    """Return all names of each tensor, by its id."""
     groups: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(id(tensor), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+    return groups
+
+
+def shared(tensors: dict[str, Tensor]) -> list[list[str]]:
+    """Group the names that are one and the same tensor."""
+    return [names for names in names_by_tensor(tensors).values() if len(names) > 1]
 
 
 def tie(module: nn.Module, groups: Iterable[list[str]]) -> None:
@@ -104,5 +109,10 @@ def drop_unread(module: fx.GraphModule) -> None:
     """Remove the parameters and buffers that no node reads."""
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name in every(module).keys() - read:
-        owner, _, leaf = name.rpartition(".")
-        delattr(module.get_submodule(owner), leaf)
+        drop(module, name)
+
+
+def drop(module: nn.Module, name: str) -> None:
+    """Remove the tensor at a dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    delattr(module.get_submodule(owner), leaf)

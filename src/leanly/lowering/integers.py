@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
-from leanly.graph.nodes import argument, first_argument, reads_tensor
+from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.quantize.affine import Affine
 from leanly.quantize.placement import root
@@ -34,7 +34,7 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
     module = graph.module
     bits: Bits = {}
     for node in list(module.graph.nodes):
-        if node.target is FAKE and reads_tensor(first_argument(node)):
+        if node.target is FAKE and reads_tensor(argument(node, "x")):
             _store_weight(module, node, bits)
     for node in list(module.graph.nodes):
         if node.target in BIASED:
@@ -72,11 +72,8 @@ def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     if source.target is not FAKE or weight.target is not DEQUANTIZE:
         return
     values = _read(module, bias)
-    scale = (
-        (_read(module, argument(source, "scale")) * _read(module, argument(weight, "scale")))
-        .expand(values.shape)
-        .clone()
-    )
+    scales = [_read(module, argument(quantizer, "scale")) for quantizer in (source, weight)]
+    scale = (scales[0] * scales[1]).expand(values.shape).clone()
     integers = torch.round(values.detach().double() * scale.double())
     if integers.numel() == 0 or float(integers.abs().max()) > BIAS_LIMIT:
         return

@@ -14,9 +14,9 @@ from leanly.graph import Graph
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import take_cheapest
 from leanly.prune.importance import magnitude, resolve_importance
-from leanly.prune.removal import Removal
+from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, shares
-from leanly.prune.uniform import WITHIN, take_share
+from leanly.prune.uniform import take_share
 from leanly.target import Target
 from leanly.task import Task
 

@@ -6,10 +6,9 @@ import heapq
 from dataclasses import dataclass
 
 from leanly.graph.coupling import Axis
-from leanly.prune.removal import Array, Removal, Taken
+from leanly.prune.removal import WITHIN, Array, Removal, Taken
 from leanly.prune.work import Work
 
-WITHIN = 0.1
 PIECES = 64
 """An axis is taken in pieces of a 64th: finer ones cost time and hardly move the outcome."""
 

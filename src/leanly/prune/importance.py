@@ -92,7 +92,7 @@ def resolve_importance(importance: Any) -> Importance:
 
 
 def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
-    split = (task.split("train") or task.split("validation")) if task is not None else None
+    split = task.seen_split() if task is not None else None
     if task is None or split is None:
         raise DataError(
             f"importance {name!r} needs labelled data, and there is none",

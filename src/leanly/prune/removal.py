@@ -10,6 +10,8 @@ from leanly.graph.coupling import Axis, Coupling
 from leanly.graph.coupling.units import Matrix
 
 Array = np.ndarray
+WITHIN = 0.1
+"""A share counts as reached when it is off by no more than this part of it."""
 
 
 @dataclass(frozen=True)

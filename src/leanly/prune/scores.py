@@ -49,9 +49,7 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise SettingError(f"it returned a {type(found).__name__}", where=f"importance {name}", remedy=remedy)
     every = tensors.every(graph.module)
-    aliases: dict[int, list[str]] = {}
-    for parameter, tensor in every.items():
-        aliases.setdefault(id(tensor), []).append(parameter)
+    aliases = tensors.names_by_tensor(every)
     result: dict[str, Tensor] = {}
     for parameter, held in found.items():
         wrong = ""

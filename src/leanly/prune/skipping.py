@@ -29,7 +29,7 @@ def skipping(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the task has no rows.
     """
-    split = (task.split("train") or task.split("validation")) if task is not None else None
+    split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(
             "importance 'skipping' needs rows, and there are none",

@@ -6,10 +6,7 @@ import numpy as np
 
 from leanly.errors import SettingError
 from leanly.graph.coupling import Axis
-from leanly.prune.removal import Array, Removal
-
-WITHIN = 0.1
-"""A share counts as reached when it is off by no more than this part of it."""
+from leanly.prune.removal import WITHIN, Array, Removal
 
 
 def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float) -> None:

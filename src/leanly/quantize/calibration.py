@@ -14,6 +14,7 @@ from leanly.errors import DataError
 from leanly.graph import Graph
 from leanly.graph.statistics import Histogram
 from leanly.quantize.placement import KERNELS, place
+from leanly.training.precision import placed, takes_channels_last
 
 if TYPE_CHECKING:
     from leanly.data import Split
@@ -69,9 +70,7 @@ def calibrate(graph: Graph, values: Iterable[str], task: Task | None, samples: i
 
 
 def _calibration_split(task: Task | None) -> Split:
-    split = None
-    if task is not None:
-        split = task.split("train") or task.split("validation")
+    split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(
             "calibration needs data and the task has none",
@@ -83,17 +82,12 @@ def _calibration_split(task: Task | None) -> Split:
 
 def _watch(graph: Graph, names: Iterable[str], batches: Iterator[list[Tensor]]) -> dict[str, Histogram]:
     histograms = {name: Histogram(name) for name in names}
-    watch = _Watch(graph.module, histograms)
+    watch, channels_last = _Watch(graph.module, histograms), takes_channels_last(graph)
     with torch.no_grad():
         for batch, inputs in enumerate(batches):
             watch.batch = batch
-            watch.run(*map(_channels_last, inputs))
+            watch.run(*placed(inputs, graph.device, channels_last))
     return histograms
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    """Convolutions run faster so."""
-    return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 class _Watch(Interpreter):

@@ -55,7 +55,7 @@ class BatchNorm:
         norms = {node for node in graph.module.graph.nodes if _follows_batch(node)}
         if not norms:
             return graph
-        split = None if task is None else task.split("train") or task.split("validation")
+        split = task.seen_split() if task is not None else None
         if split is None:
             raise DataError(
                 "new statistics of batch norm need data, and the task has none",

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from leanly.errors import BundleError, RunError
 from leanly.files import make_folder, read_json, replacing, sha256, write_json
 from leanly.graph import Graph
-from leanly.graph.tensors import every
+from leanly.graph.tensors import every, names_by_tensor
 
 SECONDS = 30.0
 """Least time between two checkpoints of one epoch."""
@@ -132,11 +132,8 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
-    first: dict[int, str] = {}
     found = every(module)
-    for name, tensor in found.items():
-        first.setdefault(id(tensor), name)
-    return {name: tensor for name, tensor in found.items() if first[id(tensor)] == name}
+    return {names[0]: found[names[0]] for names in names_by_tensor(found).values()}
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -58,9 +58,7 @@ def _cut_tensors(small: Graph, sizes: Sizes) -> None:
     module = small.module
     every = tensors.every(module)
     hidden = tensors.transient(module)
-    names: dict[int, list[str]] = {}
-    for name, tensor in every.items():
-        names.setdefault(id(tensor), []).append(name)
+    names = tensors.names_by_tensor(every)
     done: set[int] = set()
     for node in module.graph.nodes:
         if node.op != "get_attr" or node.name not in sizes.wiring.values:

@@ -39,6 +39,14 @@ class Pairs:
     scores: np.ndarray
 
 
+@dataclass(frozen=True)
+class Sentences:
+    """Sentences and their labels."""
+
+    texts: tuple[str, ...]
+    labels: np.ndarray
+
+
 def mnist(folder: Path, split: str) -> Images:
     """Read MNIST, "train" or "test": float32 `[n, 1, 28, 28]`, normalised."""
     with np.load(folder / f"mnist-{split}.npz") as file:
@@ -66,6 +74,12 @@ def sts_images(folder: Path) -> Pairs:
     rows = [line.split("\t") for line in (folder / "sts14-images.tsv").read_text(encoding="utf-8").splitlines()]
     scores = np.array([float(row[0]) for row in rows])
     return Pairs(tuple(row[1] for row in rows), tuple(row[2] for row in rows), scores)
+
+
+def sst2(folder: Path, split: str) -> Sentences:
+    """Read SST-2, "train", "dev" or "test", in the file's order."""
+    rows = [line.split("\t") for line in (folder / f"sst2-{split}.tsv").read_text(encoding="utf-8").splitlines()]
+    return Sentences(tuple(row[0] for row in rows), np.array([int(row[1]) for row in rows]))
 
 
 def _jpegs(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -20,13 +20,14 @@ import torch
 
 from bench import peers
 from bench.contest import Field, Ground, Settings, choose_field, fastest, lay_ground, race, test_outputs
+from bench.drops import drop_row
 from bench.entrants import BATCHES, THREADS, Entrant
 from bench.models.subjects import SUBJECTS, Subject
 from bench.ours import FAMILY, optimize
+from bench.pooled import Pooled, mean_of, pooled_median, pooled_ratio
 from bench.rows import Row, at_least, at_most, exit_code, print_lines, print_table, write_results
 from bench.scores import SIGNAL_TO_NOISE, Scale
-from leanly.measurement.bootstrap import percentile_ends, resampled_rounds
-from leanly.measurement.records import Interval, Latency, PairedDrop
+from leanly.measurement.records import Latency
 from leanly.target import Target
 
 NEVER_SLOWER = 1.03
@@ -49,11 +50,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Speed:
-    """The latency of leanly over the fastest peer's at one batch size, with the logarithms of its resamples."""
+    """The latency of leanly over the fastest peer's at one batch size."""
 
-    interval: Interval
-    estimate: float
-    draws: np.ndarray
+    ratio: Pooled
     row: Row
 
 
@@ -78,36 +77,26 @@ def compete(subject: Subject, data_dir: Path, settings: Settings, time: str, see
 
 
 def _speed(subject: Subject, field: Field, rounds: Sequence[Round], size: int) -> Speed:
-    labels = [entrant.label for entrant in field.finalists]
     medians = {
-        label: float(np.exp(np.mean([np.log(part.latencies[label][size].median) for part in rounds])))
-        for label in labels
+        entrant.label: pooled_median([part.latencies[entrant.label][size] for part in rounds])
+        for entrant in field.finalists
     }
     peer = min(medians, key=lambda label: medians[label])
     pairs = [(part.latencies[part.ours[size].label][size], part.latencies[peer][size]) for part in rounds]
-    ours = float(np.exp(np.mean([np.log(mine.median) for mine, _ in pairs])))
-    position = [other.name for other in SUBJECTS].index(subject.name)
-    estimates, draws = [], []
-    for seed, (mine, theirs) in enumerate(pairs):
-        first, second = np.array(mine.block_medians), np.array(theirs.block_medians)
-        # The batch sizes of one run share their rounds, so they share the resamples too.
-        drawn = resampled_rounds(len(first), seed=1000 * position + seed)
-        draws.append(np.log(np.median(first[drawn], axis=1)) - np.log(np.median(second[drawn], axis=1)))
-        estimates.append(np.log(mine.median / theirs.median))
-    estimate, pooled = float(np.mean(estimates)), np.mean(draws, axis=0)
-    interval = _exponential(estimate, pooled)
+    ours = pooled_median([mine for mine, _ in pairs])
+    ratio = pooled_ratio(pairs, seed=[other.name for other in SUBJECTS].index(subject.name))
     row = Row(
         name=f"{subject.name}, batch {size}: time / fastest peer's",
-        reached=interval,
+        reached=ratio.interval,
         unit="x",
         aim=f"upper end <= {NEVER_SLOWER}",
         peer=f"{peer}: {medians[peer] * 1e3:.3f} ms",
         seeds=len(rounds),
-        outcome=at_most(interval, NEVER_SLOWER),
+        outcome=at_most(ratio.interval, NEVER_SLOWER),
         note=f"leanly {ours * 1e3:.3f} ms ({', '.join(dict.fromkeys(part.ours[size].name for part in rounds))})",
         facts={"milliseconds": {label: value * 1e3 for label, value in medians.items()}, "leanly": ours * 1e3},
     )
-    return Speed(interval, estimate, pooled, row)
+    return Speed(ratio, row)
 
 
 def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
@@ -115,41 +104,25 @@ def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
     scales = [(ground.test_scale, subject.margin, 100.0, f"points of {subject.measure}")]
     if subject.measure == "agreement":
         scales.append((Scale(SIGNAL_TO_NOISE, ground.float_test), DECIBELS, 1.0, "dB of output SQNR"))
-    peer = test_outputs(ground, field.most_accurate)
-    rows = []
-    for scale, margin, factor, unit in scales:
-        reached: list[tuple[PairedDrop, float, str]] = []
-        for part in rounds:
-            for entrant in {entrant.key: entrant for entrant in part.ours.values()}.values():
-                outputs = test_outputs(ground, entrant)
-                reached.append((scale.drop(peer, outputs, margin), scale.score(outputs), entrant.name))
-        worst, score, name = max(reached, key=lambda item: item[0].upper)
-        outcome = "ok" if worst.p_below <= 0.05 and worst.upper < margin else "undecided"
-        if worst.lower > margin:
-            outcome = "short"
-        note = f"leanly {score * factor:.2f} ({name}), float {scale.score(ground.float_test) * factor:.2f}"
-        if outcome != "ok":
-            note += f"; one-sided upper bound {worst.upper * factor:.2f} at n = {worst.n}"
-        rows.append(
-            Row(
-                name=f"{subject.name}: drop below the most accurate int8 peer",
-                reached=_scaled(worst.drop, factor),
-                unit=unit,
-                aim=f"< {margin * factor:g} (one-sided 95 %)",
-                peer=f"{field.most_accurate.label}: {scale.score(peer) * factor:.2f}",
-                seeds=len(rounds),
-                outcome=outcome,
-                note=note,
-                facts={"test": worst.test, "n": worst.n, "p": worst.p_below, "upper": worst.upper},
-            )
+    shipped = {entrant.key: entrant for part in rounds for entrant in part.ours.values()}
+    return [
+        drop_row(
+            f"{subject.name}: drop below the most accurate int8 peer",
+            scale,
+            (field.most_accurate.label, test_outputs(ground, field.most_accurate)),
+            [(entrant.name, test_outputs(ground, entrant)) for entrant in shipped.values()],
+            margin=margin,
+            unit=unit,
+            factor=factor,
+            seeds=len(rounds),
+            note=f"float {scale.score(ground.float_test) * factor:.2f}",
         )
-    return rows
+        for scale, margin, factor, unit in scales
+    ]
 
 
 def _mean_row(speeds: Sequence[Speed], seeds: int) -> Row:
-    interval = _exponential(
-        float(np.mean([speed.estimate for speed in speeds])), np.mean([speed.draws for speed in speeds], axis=0)
-    ).inverse()
+    interval = mean_of([speed.ratio for speed in speeds]).interval.inverse()
     outcome = at_least(interval, FASTER)
     return Row(
         name=f"speed-up over the fastest peers, geometric mean of {len(speeds)}",
@@ -161,15 +134,6 @@ def _mean_row(speeds: Sequence[Speed], seeds: int) -> Row:
         outcome=outcome,
         note="" if outcome == "ok" else f"{FASTER / interval.value - 1:+.1%} to go",
     )
-
-
-def _exponential(estimate: float, draws: np.ndarray) -> Interval:
-    low, high = percentile_ends(draws, 0.95)
-    return Interval(float(np.exp(estimate)), float(np.exp(low)), float(np.exp(high)))
-
-
-def _scaled(interval: Interval, factor: float) -> Interval:
-    return Interval(interval.value * factor, interval.low * factor, interval.high * factor, interval.confidence)
 
 
 def _details(found: dict[str, Any]) -> dict[str, Any]:

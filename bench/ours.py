@@ -23,7 +23,9 @@ MAX_DROP = {"accuracy": "1%", "agreement": "1%", "spearman": "1%"}
 """Of accuracy, or of the cosine with the float outputs, where 250 rows could not certify an accuracy."""
 
 
-def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[dict[int, Entrant], dict[str, Any]]:
+def optimize(
+    ground: Ground, data_dir: Path, *, time: str, seed: int, smaller: bool = False
+) -> tuple[dict[int, Entrant], dict[str, Any]]:
     """Run `leanly.optimize` once and keep what it ships for each batch size.
 
     Args:
@@ -31,6 +33,7 @@ def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[d
         data_dir: where the weights are.
         time: leanly's budget of time.
         seed: of the search.
+        smaller: train on all rows and let smaller networks in; else the same network for all: what integers gain.
 
     Returns:
         The artifacts by batch size, and facts about the run: its sentence, its trials, its seconds.
@@ -40,6 +43,7 @@ def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[d
         "subject": subject.name,
         "time": time,
         "seed": seed,
+        "smaller": smaller,
         "code": code_version(),
         "threads": THREADS,
         "max_drop": MAX_DROP[subject.measure],
@@ -50,13 +54,14 @@ def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[d
     def run() -> dict[str, Any]:
         if out.exists():
             shutil.rmtree(out)
+        rows = subject.train(data_dir) if smaller and subject.train else subject.calibration(data_dir)
         result = leanly.optimize(
-            _task(ground, subject.calibration(data_dir), subject.model(data_dir)),
+            task(ground, rows, subject.model(data_dir)),
             leanly.Budget(max_drop=MAX_DROP[subject.measure], confidence=0.95, time=time),
             leanly.Target("cpu", threads=THREADS, batch_sizes=BATCHES),
             out=out,
             seed=seed,
-            smaller=False,  # the same network for all: what integers gain
+            smaller=smaller,
         )
         chosen = {}
         for size in BATCHES:
@@ -81,7 +86,7 @@ def optimize(ground: Ground, data_dir: Path, *, time: str, seed: int) -> tuple[d
     return found, facts
 
 
-def _task(ground: Ground, calibration: Rows, model: Any) -> leanly.Task:
+def task(ground: Ground, train: Rows, model: Any) -> leanly.Task:
     """Sentences and crops are judged by how close their outputs stay to those of the float network, row by row."""
     subject = ground.subject
     by_label = subject.measure == "accuracy"
@@ -93,8 +98,8 @@ def _task(ground: Ground, calibration: Rows, model: Any) -> leanly.Task:
     metric: str | Callable[..., float] | Any = "accuracy" if by_label else MEAN_COSINE
     return leanly.Task(
         model,
-        example=tuple(array[:2] for array in calibration.inputs),
-        train=(_inputs(calibration), calibration.targets),
+        example=tuple(array[:2] for array in train.inputs),
+        train=(_inputs(train), train.targets),
         validation=splits["validation"],
         test=splits["test"],
         metric=metric,

@@ -3,14 +3,18 @@
     python -m bench.reach_vision --torchvision FOLDER [--models resnet18,vit_b_16] [--limit 10]
 
 `FOLDER` holds torchvision 0.28.0 (`pip install --no-deps --target FOLDER torchvision==0.28.0`). Weights are random. A
-cut is exact when the cut graph gives what the whole one gives with everything removed set to zero. What was found of a
-model is kept under the cache, so that the benchmark is run in pieces; the table shows what is there so far.
+cut is exact when the cut graph gives what the whole one gives with everything removed set to zero. Torch-Pruning stands
+beside it: there a cut counts when the network still runs. What was found of a model is kept under the cache, so that
+the benchmark is run in pieces; the table shows what is there so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,9 +25,9 @@ from torch import nn
 
 import leanly
 from bench.data import CACHE
-from bench.rows import Row, cached, code_version, exit_code, print_lines, print_table, write_results
+from bench.rows import Row, cached, code_version, exit_code, print_lines, print_table, versions, write_results
 from bench.zeroing import zeroed
-from leanly.files import digest
+from leanly.files import digest, sha256
 from leanly.graph import Graph, tensors
 from leanly.measurement.records import Interval
 from leanly.prune import Channels
@@ -34,6 +38,8 @@ TOLERANCE = 1e-3
 """Largest difference, as a share of the largest output; what was removed makes a far larger one."""
 SIZES = {"inception_v3": 299}
 AIM = 76
+PEER_SECONDS = 180
+"""Some models never end in Torch-Pruning."""
 
 
 def load_torchvision(folder: Path, tools: Path) -> Any:
@@ -104,6 +110,25 @@ def compare(graph: Graph, small: Graph, size: int) -> dict[str, Any]:
     return {"off": off, "changed": changed, "exact": bool(off <= TOLERANCE < changed and math.isfinite(off))}
 
 
+def peer_reach(name: str, torchvision: Path, tools: Path) -> dict[str, Any]:
+    """Return what came of the model in Torch-Pruning, in a process of its own."""
+    command = [sys.executable, "-m", "bench.peer_reach", name, "--torchvision", torchvision, "--tools", tools]
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PEER_SECONDS,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        return {"runs": False, "reached": 0.0, "told": f"not done after {PEER_SECONDS} s"}
+    if done.returncode:
+        return {"runs": False, "reached": 0.0, "told": (done.stderr.strip().splitlines() or ["no message"])[-1][:200]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def enough(found: dict[str, Any]) -> bool:
     """Say whether a model was cut exactly and by most of what was asked for."""
     return bool(found["exact"] and found["reached"] >= ENOUGH * SHARE)
@@ -124,6 +149,7 @@ def main() -> int:
         parser.error(f"no such models: {', '.join(set(names) - set(known))}")
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
+    beside: dict[str, dict[str, Any]] = {}
     ran = 0
     for name in names:
         key = {"model": name, "share": SHARE, "code": code_version(__file__)}
@@ -132,23 +158,41 @@ def main() -> int:
             continue
         ran += not there
         found[name] = cached("reach", key, lambda name=name: reach(models, name))
+        peer_key = {
+            "model": name,
+            "share": SHARE,
+            "code": sha256(Path(__file__).with_name("peer_reach.py")),
+            **versions("torch-pruning"),
+        }
+        beside[name] = cached(
+            "reach-peer", peer_key, lambda name=name: peer_reach(name, options.torchvision, options.tools)
+        )
         if not there:
-            print(name, found[name], flush=True)
-    print_lines("torchvision's models", ("model", "captured", "reached", "off", "seconds", "told"), _lines(found))
+            print(name, found[name], beside[name], flush=True)
+    headings = ("model", "captured", "reached", "off", "seconds", "told", "Torch-Pruning")
+    print_lines("torchvision's models", headings, _lines(found, beside))
     captured, cut = sum(one["captured"] for one in found.values()), sum(map(enough, found.values()))
+    peer = sum(one["runs"] and one["reached"] >= ENOUGH * SHARE for one in beside.values())
     rows = [
-        _row("captured", captured, len(known), len(found)),
-        _row(f"cut exactly, at least {ENOUGH:g} of {SHARE:.0%} of the MACs", cut, AIM, len(found)),
+        _row("captured", captured, len(known), len(found), ""),
+        _row(
+            f"cut exactly, at least {ENOUGH:g} of {SHARE:.0%} of the MACs",
+            cut,
+            AIM,
+            len(found),
+            f"Torch-Pruning: {peer} cut as much and run",
+        ),
     ]
     print_table("torchvision's classification models", rows)
     if len(found) < len(known):
         return 0
-    about = {"share": SHARE, "enough": ENOUGH, "tolerance": TOLERANCE}
-    print(f"written to {write_results('reach_vision', rows, Target('cpu', threads=1), about, {'models': found})}")
+    about = {"share": SHARE, "enough": ENOUGH, "tolerance": TOLERANCE, "Torch-Pruning": versions("torch-pruning")}
+    more = {"models": found, "Torch-Pruning": beside}
+    print(f"written to {write_results('reach_vision', rows, Target('cpu', threads=1), about, more)}")
     return exit_code(rows)
 
 
-def _lines(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _lines(found: dict[str, dict[str, Any]], beside: dict[str, dict[str, Any]]) -> list[list[str]]:
     return [
         [
             name,
@@ -156,15 +200,16 @@ def _lines(found: dict[str, dict[str, Any]]) -> list[list[str]]:
             f"{one['reached']:.3f}",
             f"{one.get('off', math.nan):.1e}",
             f"{one.get('seconds to couple and cut', math.nan):.1f}",
-            one["told"][:100],
+            one["told"][:60],
+            f"{beside[name]['reached']:.3f}" if beside[name]["runs"] else beside[name]["told"][:60],
         ]
         for name, one in found.items()
     ]
 
 
-def _row(name: str, count: int, aim: int, tried: int) -> Row:
+def _row(name: str, count: int, aim: int, tried: int, peer: str) -> Row:
     outcome = "ok" if count >= aim else "undecided" if tried < 80 else "short"
-    return Row(name, Interval(count, count, count), f"of {tried}", f">= {aim}", "", 1, outcome)
+    return Row(name, Interval(count, count, count), f"of {tried}", f">= {aim}", peer, 1, outcome)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_a_weight_that_is_not_finite(value):
     assert "before the training diverged" in error.remedy
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_precision(dtype):
+    network = model().to(dtype)
+    told = str(dtype).removeprefix("torch.")
+    error = refused(rf"parameter 'weight' is {told}", "parameter 'weight'", network)
+    assert "model.float()" in error.remedy
+
+
 def test_a_buffer_with_nan_is_refused_and_one_with_infinity_is_a_mask():
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
     network[1].running_var[1] = math.nan
@@ -98,6 +106,16 @@ def test_an_example_with_too_many_inputs():
 def test_an_integer_image_as_example():
     image = torch.zeros(1, 4, dtype=torch.uint8)
     assert "x.float() / 255" in refused("'input' uint8", "", model(), image).remedy
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)[:, :3]
+
+
+def test_a_model_that_draws_random_numbers():
+    error = refused("other outputs when it is run on the example again", "the model's forward", Noisy().eval())
+    assert "random numbers" in error.remedy
 
 
 def test_a_forward_that_works_in_place_does_not_change_the_example():

@@ -42,6 +42,7 @@ class Subject:
         input_names: names of the flat inputs.
         model: makes the float network.
         calibration, validation, test: make the rows of each part.
+        train: makes all training rows, for what learns; None where the benchmark teaches nothing.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Subject:
     calibration: Callable[[Path], Rows]
     validation: Callable[[Path], Rows]
     test: Callable[[Path], Rows]
+    train: Callable[[Path], Rows] | None = None
 
 
 def float_outputs(model: nn.Module, inputs: Arrays, batch: int = 50) -> np.ndarray:
@@ -93,6 +95,7 @@ def _classifier(
         calibration=lambda data_dir: _first_of_training(read, data_dir),
         validation=lambda data_dir: _images(read(data_dir, "test").part(0, data.CUT)),
         test=lambda data_dir: _images(read(data_dir, "test").part(data.CUT)),
+        train=lambda data_dir: _images(read(data_dir, "train")),
     )
 
 
@@ -108,6 +111,20 @@ def _sentence_rows(start: int, stop: int) -> Callable[[Path], Rows]:
         return Rows(minilm.tokenize(sentences), np.repeat(scores, 2))
 
     return read
+
+
+def _labelled(split: str) -> Callable[[Path], Rows]:
+    def read(data_dir: Path) -> Rows:
+        ids, mask, labels = minilm.classifier_rows(data.sst2(data_dir, split))
+        return Rows((ids, mask), labels)
+
+    return read
+
+
+def _labelled_calibration(data_dir: Path) -> Rows:
+    rows = _labelled("train")(data_dir)
+    keep = _spread(len(rows))
+    return Rows(tuple(array[keep] for array in rows.inputs), rows.targets[keep])
 
 
 def _sentence_calibration(data_dir: Path) -> Rows:
@@ -143,3 +160,17 @@ SUBJECTS = (
         test=_sentence_rows(250, 750),
     ),
 )
+
+MINILM_SST2 = Subject(
+    name="minilm-sst2",
+    title="MiniLM-L6 at length 128, SST-2",
+    measure="accuracy",
+    margin=0.01,
+    input_names=("input_ids", "attention_mask"),
+    model=minilm.load_classifier,
+    calibration=_labelled_calibration,
+    validation=_labelled("dev"),
+    test=_labelled("test"),
+    train=_labelled("train"),
+)
+"""A classifier, for what is taught; `SUBJECTS` are those that are only quantized."""

@@ -35,13 +35,20 @@ def named_tensors(model: Any) -> list[tuple[str, torch.Tensor, bool]]:
 
 
 def check_weights(model: Any) -> None:
-    """Raise a DataError that names the first NaN or infinite weight.
+    """Raise a DataError that names the first weight that is NaN, infinite or not of float32.
 
     Infinity is let through in buffers: attention masks are kept there.
     """
     for name, tensor, is_parameter in named_tensors(model):
         if not tensor.is_floating_point():
             continue
+        if is_parameter and tensor.dtype != torch.float32:
+            raise DataError(
+                f"parameter {name!r} is {str(tensor.dtype).removeprefix('torch.')}; the reference that everything is "
+                "compared with is the model in float32",
+                where=f"parameter {name!r}",
+                remedy="give model.float(), and an example and data of float32",
+            )
         wrong = ~tensor.detach().isfinite() if is_parameter else tensor.detach().isnan()
         if wrong.any():
             place = _first(wrong)
@@ -74,6 +81,19 @@ def run_example(model: Any, arguments: Arguments) -> Any:
         DataError: it fails; the user's line is named where the traceback holds one.
     """
     return _run(model, *arguments.call(), what="the example does not fit the model", shown=arguments)
+
+
+def check_repeats(model: Any, arguments: Arguments, outputs: Any) -> None:
+    """Raise a DataError when the example, run again, gives something else than the outputs of before."""
+    before, after = (flatten(found)[1] for found in (outputs, run_example(model, arguments)))
+    for one, other in zip(map(torch.as_tensor, before), map(torch.as_tensor, after), strict=True):
+        if not torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6, equal_nan=True):
+            raise DataError(
+                "the model gives other outputs when it is run on the example again, so nothing can be compared with it",
+                where="the model's forward, in eval mode",
+                remedy="take random numbers (and state kept between calls) out of it: dropout that is always on, "
+                "torch.rand, noise",
+            )
 
 
 def _run(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, what: str, shown: Arguments) -> Any:

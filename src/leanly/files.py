@@ -108,6 +108,19 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def check_place(path: Path) -> None:
+    """Raise a RunError where nothing can be written at a path, without writing: said before work, not after it."""
+    there = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+    if there == Path(path).absolute() and there.is_file():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(
+            f"nothing can be written there ({there} is {'write-protected' if there.is_dir() else 'a file'})",
+            where=str(path),
+            remedy="name a folder you may write to",
+        )
+
+
 def inside(root: Path, relative: str) -> Path:
     """Return `root / relative`; a path that leaves `root` (absolute, `..`, a link out) is a BundleError."""
     root = Path(root).resolve()

@@ -121,6 +121,7 @@ class Task:
         """
         checks.check_weights(self.model)
         outputs = checks.run_example(self.model, self.arguments)
+        checks.check_repeats(self.model, self.arguments, outputs)
         splits = list(self._splits.values())
         classes = checks.class_count(outputs, self.metric, self.loss, splits[0] if splits else None)
         dynamic = {name: dict(dimensions) for name, dimensions in (self.dynamic or {}).items()}

@@ -176,6 +176,19 @@ def test_wrong_options_are_told_before_any_work(options: list[str], said: str, t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_places_that_can_not_be_written_are_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--out", "--save"):
+        mistake(run("optimize", "absent.py:task", option, "file/run", cwd=tmp_path), "nothing can be written there")
+
+
+def test_ctrl_c_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text("def slow():\n    raise KeyboardInterrupt\n")
+    done = run("optimize", "task.py:slow", cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.startswith("leanly: stopped.") and "--resume" in done.stderr
+
+
 def test_a_task_that_can_not_be_found(tmp_path: Path) -> None:
     mistake(run("optimize", "absent.py:task", cwd=tmp_path), "no such file")
     (tmp_path / "task.py").write_text("def fails():\n    return {}['key']\n")

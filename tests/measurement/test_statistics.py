@@ -128,6 +128,15 @@ def test_bootstrap_covers_the_truth_and_keeps_its_level() -> None:
     assert rejected / trials < 0.11
 
 
+@pytest.mark.parametrize(("n", "certified"), [(100, False), (298, False), (300, True)])
+def test_no_row_that_differs_is_no_proof_on_few_rows(n: int, certified: bool) -> None:
+    """The truth that hides most often: one in 101 predictions is wrong, and costs a point of the metric."""
+    labels = np.random.default_rng(0).integers(0, 2, n)
+    found = paired_drop_bootstrap(METRICS["f1"], labels, labels, labels, 0.01, resamples=100)
+    assert (found.p_below <= 0.05 and found.upper < 0.01) == certified
+    assert found.p_below == pytest.approx(0.99**n, rel=0.2)
+
+
 def test_bootstrap_agrees_with_the_exact_test_on_accuracy() -> None:
     random = np.random.default_rng(3)
     labels = random.integers(0, 2, 800)

@@ -84,6 +84,7 @@ class World:
     interrupt_at: str = ""
     allowed: float = 0.01
     measure_seconds: float = 1.0
+    noise: float = 0.01
 
     def idea(self, artifact: Artifact) -> Idea:
         return next(idea for idea in (EAGER, *self.ideas) if idea.name == artifact.notes[0])
@@ -115,9 +116,9 @@ class World:
 
     # the instruments
     def _latency(self, idea: Idea) -> dict[int, Latency]:
-        # each has noise of its own of about 1 %, with a median of 1
-        noise = np.random.default_rng(sum(idea.name.encode())).normal(0, 0.01, 11)
-        wobble = 1 + noise - np.median(noise)
+        # each has noise of its own, with a median of 1
+        noise = np.random.default_rng(sum(idea.name.encode())).normal(0, self.noise, 11)
+        wobble = np.exp(noise - np.median(noise))
         return {size: Latency(size, tuple((idea.seconds(size) * float(w),) for w in wobble)) for size in SIZES}
 
     def measure(

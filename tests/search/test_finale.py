@@ -49,6 +49,35 @@ def test_the_walk_stops_at_the_first_that_does_not_pass(tmp_path: Path) -> None:
     assert any("stopped at int8 lucky" in note and FAST.name in note for note in search.notes)
 
 
+def test_what_is_undecided_on_validation_comes_after_what_passes(tmp_path: Path) -> None:
+    doubtful = Idea("int8 doubtful", 0.0005, 0.8911, test=0.8911)
+    world = World([FLOAT, doubtful, FAST], allowed=0.01)
+    search, finale = run(world, tmp_path / "run")
+    assert world.proven == ["eager", FLOAT.name, FAST.name, doubtful.name]
+    assert label(search, finale.choices[1].best) == FAST.name
+
+
+def test_the_most_accurate_but_undecided_does_not_stop_the_walk(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 doubtful", 0.0005, 0.897)])
+    search = begin(world, tmp_path / "run")
+    search.explore()
+    doubtful = search.trials[-1]
+    assert doubtful.verdict is not None
+    search.put(doubtful.replace(verdict=replace(doubtful.verdict, outcome="undecided")))
+    finish(search)
+    assert world.proven == ["eager", FLOAT.name, FAST.name, "int8 doubtful"]
+
+
+def test_timings_beside_other_work_are_noted(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST])
+    _, finale = run(world, tmp_path / "quiet")
+    assert finale.choices[1].best is not None
+    search, _ = run(World([FLOAT, FAST], noise=0.6), tmp_path / "busy")
+    assert any("timings were disturbed" in note for note in search.notes)
+    search, _ = run(World([FLOAT, FAST]), tmp_path / "again")
+    assert not any("timings were disturbed" in note for note in search.notes)
+
+
 def test_a_short_walk_keeps_the_fastest_and_the_fastest_float(tmp_path: Path) -> None:
     half = Idea("bfloat16", 0.0025, 0.8999, precision="bfloat16")
     world = World([FLOAT, half, Idea("int8 exact", 0.002, 0.899), FAST])

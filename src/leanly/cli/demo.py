@@ -132,7 +132,7 @@ def fastest_whole(result: Result, size: int) -> Trial:
 
 
 def what_smaller_added(result: Result) -> str:
-    """Return what removal and teaching gained over the whole network's fastest artifact; empty where nothing did."""
+    """Return what a smaller network gained over the whole network's fastest artifact; empty where nothing did."""
     from leanly.measurement.statistics import ratio_intervals
     from leanly.search import words
 
@@ -142,7 +142,7 @@ def what_smaller_added(result: Result) -> str:
             whole = fastest_whole(result, size)
             ratio = ratio_intervals({size: whole.final[size]}, {size: trial.final[size]}, 0.95)[1]
             lines.append(
-                f"Removal and teaching ({trial.candidate.network}) at batch {size}: {words.times(ratio)} faster than "
+                f"Batch {size}: the smaller network ({trial.candidate.network}) is {words.times(ratio)} faster than "
                 f"{whole.label}, the fastest of the whole network."
             )
     return "\n".join(lines)

@@ -26,6 +26,8 @@ def end(result: Result, folder: Path, bundle: Path, key: Path | None = None) -> 
     if result.choices:
         result.save(bundle, key=key)
         print(f"bundle: {bundle}\nnext:   leanly verify {bundle}")
+    for note in result.notes:
+        print(f"note: {note}")
     for reason in result.missed:
         print(f"not met: {reason}")
     if not result.met:

@@ -15,6 +15,7 @@ from leanly.cli import demo, doctor, measure, optimize, profile, report, run, ve
 from leanly.errors import LeanlyError, LeanlyWarning
 
 USER_MISTAKE = 2
+STOPPED = 130
 
 app = typer.Typer(
     name="leanly",
@@ -65,9 +66,12 @@ def main() -> None:
             raise
         _say(f"leanly: {leanly.missing_extra(package, ' '.join(sys.argv[1:2]))}")
         sys.exit(USER_MISTAKE)
-    except KeyboardInterrupt:
-        _say("leanly: stopped.")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # typer makes this exit of a Ctrl-C inside a command
+        if isinstance(error, SystemExit) and error.code != STOPPED:
+            raise
+        _say("leanly: stopped. A run that had begun is kept: optimize goes on with it by --resume.")
+        sys.exit(STOPPED)
 
 
 def _say(text: str) -> None:

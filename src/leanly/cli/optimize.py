@@ -50,6 +50,7 @@ def optimize(
     bundle holds the fastest float artifact.
     """
     from leanly.budget import Budget
+    from leanly.files import check_place
 
     folder = out or Path("runs") / Path(task.rpartition(":")[0]).stem
     was = _settings_of(folder) if resume else {}
@@ -72,6 +73,9 @@ def optimize(
         from leanly.bundle.signing import read_private
 
         read_private(key)
+    bundle = save or folder / "model.leanly"
+    for place in (folder, bundle):
+        check_place(place)
 
     from leanly.cli.finding import find_task
 
@@ -80,7 +84,7 @@ def optimize(
     from leanly.pipeline import optimize as search
 
     result = search(found, budget, target, out=folder, resume=resume, seed=seed, smaller=smaller)
-    end(result, folder, save or folder / "model.leanly", key)
+    end(result, folder, bundle, key)
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:

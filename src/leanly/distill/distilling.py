@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from leanly.distill.objectives import taught
 from leanly.distill.teachers import Teacher, check_alike, check_teacher, find_teacher
 from leanly.errors import LeanlyWarning, SettingError
 from leanly.graph import Graph
+from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.evaluation import evaluate
@@ -60,11 +60,11 @@ class Distill:
         check_teacher(self.teacher)
         if isinstance(self.settings, Mapping):
             object.__setattr__(self, "settings", _read_settings(self.settings))
-        if not isinstance(self.epochs, int) or isinstance(self.epochs, bool) or self.epochs < 1:
+        if not is_whole(self.epochs, 1):
             raise SettingError(f"epochs is {self.epochs!r}", where="Distill", remedy="give a whole number, 1 or more")
-        if not (_is_number(self.temperature) and self.temperature > 0):
+        if not (is_number(self.temperature) and self.temperature > 0):
             raise SettingError(f"temperature is {self.temperature!r}", where="Distill", remedy="give a number above 0")
-        if not (_is_number(self.alpha) and 0 <= self.alpha <= 1):
+        if not (is_number(self.alpha) and 0 <= self.alpha <= 1):
             raise SettingError(f"alpha is {self.alpha!r}", where="Distill", remedy="give a share from 0 to 1")
         if self.time is not None:
             read_time(self.time)
@@ -136,7 +136,3 @@ def _read_settings(data: Mapping[str, Any]) -> Settings:
         raise SettingError(
             f"settings hold what this leanly does not know ({error})", where="Distill.settings", remedy="mend them"
         ) from error
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -21,7 +21,7 @@ from leanly.families.teaching import epoch_seconds, settings_for
 from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
-from leanly.quantize import Static
+from leanly.quantize import Smooth, Static
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.static import prepare
 from leanly.recipe import Pass, Recipe
@@ -63,6 +63,9 @@ class Networks:
         self._files: dict[str, Artifact] = {}
         self._errors: dict[str, list[str]] = {}
         self._attention = any("scaled_dot_product" in str(node.target) for node in graph.module.graph.nodes)
+        # a few channels of a transformer are far larger than the others: unsmoothed, no range suits both
+        self._smooth: tuple[Pass, ...] = (Smooth(),) if self._attention else ()
+        self._static = Static(observer="minmax") if self._attention else Static()
 
     def reference(self) -> Candidate:
         """Name the float32 model in eager PyTorch."""
@@ -84,7 +87,7 @@ class Networks:
             return _run_otherwise(before, candidate.plans, to)
         if candidate.network:
             # what a report, a bundle and a resumed run open again: the network in float, before it is quantized
-            passes = tuple(step for step in candidate.recipe.passes if not isinstance(step, Static))
+            passes = tuple(step for step in candidate.recipe.passes if not isinstance(step, Smooth | Static))
             self._kept.put(passes, self._outcome(Recipe(passes)), on_disk=True)
         artifact = lower(
             self._outcome(candidate.recipe),
@@ -167,7 +170,7 @@ class Networks:
         for runtime in order:
             # OpenVINO's products of activations are fastest between symmetric integers
             symmetric = runtime == "openvino" and self._attention
-            yield self._integer(Static(kernels=runtime, symmetric=symmetric), runtime)
+            yield self._integer(replace(self._static, kernels=runtime, symmetric=symmetric), runtime)
 
     def _others_quantizers(self, measured: Sequence[Seen], *, everywhere: bool = False) -> Iterator[Candidate]:
         """int8 with the quantizers placed as another runtime wants them: in the fastest runtime, or in all."""
@@ -178,11 +181,12 @@ class Networks:
         for runtime in sorted(best, key=lambda runtime: best[runtime]):
             if everywhere or best[runtime] <= CLOSE * min(best.values()):
                 for kernels in INTEGER_RUNTIMES:
-                    yield self._integer(Static(kernels=kernels), runtime)
+                    yield self._integer(replace(self._static, kernels=kernels), runtime)
 
     def _integer(
-        self, static: Static, runtime: str, rest: str = "", before: tuple[Pass, ...] = (), network: str = ""
+        self, static: Static, runtime: str, rest: str = "", before: tuple[Pass, ...] | None = None, network: str = ""
     ) -> Candidate:
+        before = self._smooth if before is None else before
         rest = rest or ("bfloat16" if runtime == "openvino" and self._target.bf16 else "float32")
         parts = [static.observer]
         if static.kernels != runtime:
@@ -191,6 +195,8 @@ class Networks:
             parts.append(f"a scale per {static.granularity}")
         if self._attention and not static.attention:
             parts.append("attention in float")
+        if any(isinstance(step, Smooth) for step in before):
+            parts.append("smoothed")
         if static.symmetric:
             parts.append("symmetric")
         if static.float_nodes:
@@ -227,9 +233,9 @@ class Networks:
         """Names of the quantized layers, those that lose most first."""
         key = repr(static)
         if key not in self._errors:
-            quantized = self._outcome(Recipe((static,)))
+            whole, quantized = self._outcome(Recipe(self._smooth)), self._outcome(Recipe((*self._smooth, static)))
             inputs = next(iter(calibration_batches(self._task, 16)))
-            errors = layer_errors(prepare(self._graph, static.attention), quantized, inputs)
+            errors = layer_errors(prepare(whole, static.attention), quantized, inputs)
             self._errors[key] = sorted(errors, key=lambda name: -errors[name])
         return self._errors[key]
 

@@ -80,7 +80,11 @@ def lower(
             storage_bits=stored,
             notes=(EAGER,) if eager else (),
         )
-        artifact = prove(artifact, graph)
+        try:
+            artifact = prove(artifact, graph)
+        except LoweringError as error:
+            # the folder it names is gone when this is read
+            raise LoweringError(error.what, where=f"lowered for {runtime}", remedy=error.remedy) from error
         artifact.save()
     return replace(artifact, folder=to)
 

@@ -64,6 +64,12 @@ class Latency:
         """Seconds per call: the median of the block medians."""
         return median(self.block_medians)
 
+    @property
+    def spread(self) -> float:
+        """The 90th percentile of the block medians over the 10th: 1 where nothing disturbed them."""
+        low, high = np.quantile(self.block_medians, [0.1, 0.9])
+        return float(high / low)
+
     def interval(self, confidence: float = 0.95) -> Interval:
         """Return the median with its percentile-bootstrap interval over blocks (calls in one are not independent)."""
         low, high = median_ends(self.block_medians, confidence)

@@ -116,6 +116,9 @@ def paired_drop_bootstrap(
 ) -> PairedDrop:
     """Test whether any metric drops by less than `max_drop`: paired bootstrap over examples, BCa (Efron 1987).
 
+    Where every resample gives the same drop, it is judged as a share of rows that none of n shows (Hanley and
+    Lippman-Hand 1983), each of which costs the metric 1 at most.
+
     Args:
         metric: scores predictions of a whole split.
         reference, candidate: predictions on the same examples, numpy in the model's own structure.
@@ -154,6 +157,11 @@ def paired_drop_bootstrap(
     z0, a = bias_correction(draws, estimate), acceleration(left_out)
     below = bca_level(draws, max_drop, z0, a)
     smallest = 1 / (len(draws) + 1)
+    upper, p_below = bca_end(draws, confidence, z0, a), max(1 - below, smallest)
+    if np.ptp(draws) == 0:
+        # no row differs, so resampling shows nothing of the rows that would: a share of them that n rows may well miss
+        p_below = max(p_below, (1 - min(max(max_drop - estimate, 0.0), 1.0)) ** n)
+        upper = estimate + 1 - (1 - confidence) ** (1 / n)
     return PairedDrop(
         drop=Interval(
             estimate,
@@ -162,10 +170,10 @@ def paired_drop_bootstrap(
             confidence,
         ),
         lower=bca_end(draws, 1 - confidence, z0, a),
-        upper=bca_end(draws, confidence, z0, a),
+        upper=upper,
         test=BOOTSTRAP,
         n=n,
-        p_below=max(1 - below, smallest),
+        p_below=p_below,
         p_above=max(below, smallest),
     )
 

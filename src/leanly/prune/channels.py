@@ -17,6 +17,7 @@ from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, shares
 from leanly.prune.uniform import take_share
+from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -53,9 +54,9 @@ class Channels:
                 remedy="give one: fraction=0.5 of every group, or macs=0.4 of all multiplications",
             )
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        if not (is_number(value) and 0 < value < 1):
             raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a share between 0 and 1, as 0.5")
-        if isinstance(self.multiple, bool) or not isinstance(self.multiple, int) or self.multiple < 1:
+        if not is_whole(self.multiple, 1):
             raise SettingError(
                 f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8"
             )

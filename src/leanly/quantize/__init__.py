@@ -4,6 +4,7 @@ Integer files belong in `lowering`; the quantizer operator itself, which other r
 """
 
 from leanly.quantize.affine import Affine
+from leanly.quantize.smoothing import Smooth
 from leanly.quantize.static import Static
 
-__all__ = ["Affine", "Static"]
+__all__ = ["Affine", "Smooth", "Static"]

@@ -1,8 +1,9 @@
 """The end of a run: finalists timed together, certified on `test` in a fixed order, the fastest certified one chosen.
 
-The order is fixed before `test` is read: float32 first, then the most accurate on `validation` towards the fastest, and
-the walk stops at the first that does not pass, so the error rate of the whole walk is that of one test however many
-trials were made (Pareto Testing, Laufer-Goldshtein et al. 2023; Learn then Test, Angelopoulos et al. 2021).
+The order is fixed before `test` is read: float32 first, then the most accurate of those that pass on `validation`
+towards the fastest, then the undecided; the walk stops at the first that does not pass, so the error rate of the whole
+walk is that of one test however many trials were made (Pareto Testing, Laufer-Goldshtein et al. 2023; Learn then Test,
+Angelopoulos et al. 2021).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ SLACK = 1.08
 
 MOST_TIMED, FEW_TIMED = 9, 4
 MOST_WALKED = 5
+
+STEADY = 2.0
+"""Spread of the rounds up to which a machine is quiet: alone it was 1.1 to 1.7 here, beside other work up to 6."""
 
 STARTING_SHARE = 0.5
 """Share of the room for timing that starting the finalists' processes may take."""
@@ -78,6 +82,10 @@ def _not_failed(trial: Trial) -> bool:
     return trial.verdict is not None and trial.verdict.outcome != "fail"
 
 
+def _passed(trial: Trial) -> bool:
+    return trial.verdict is not None and trial.verdict.outcome == "pass"
+
+
 def _point(search: Search, trial: Trial) -> Point:
     latency = {size: trial.latency[size].median for size in search.batch_sizes}
     return Point(trial.number, latency, -math.inf if trial.metric is None else trial.metric)
@@ -86,8 +94,9 @@ def _point(search: Search, trial: Trial) -> Point:
 def finalists(search: Search, most: int) -> list[Trial]:
     """Return who is timed together, the indispensable first.
 
-    These are the reference, the fastest float and float32 artifacts, the fastest of the whole network and of all at
-    each batch size; then, up to `most` in all, near ties among the floats and the front, the fastest first.
+    These are the reference, the fastest float and float32 artifacts, and at each batch size the fastest of the whole
+    network, of what passes on `validation` and of all; then, up to `most` in all, near ties among the floats and the
+    front, the fastest first.
     """
     fit = _fit(search)
     floats = [trial for trial in fit if is_float(trial)]
@@ -96,7 +105,8 @@ def finalists(search: Search, most: int) -> list[Trial]:
     chosen: dict[int, Trial] = {search.reference.number: search.reference}
     # what a smaller network gains is said against the whole one, quantized
     whole = [trial for trial in fit if not trial.candidate.network]
-    for group in (floats, exact, whole, fit):
+    sure = [trial for trial in fit if _passed(trial)] or floats
+    for group in (floats, exact, whole, sure, fit):
         for size in search.batch_sizes:
             trial = min(group, key=lambda trial: trial.latency[size].median)
             chosen.setdefault(trial.number, trial)
@@ -118,19 +128,28 @@ def _time(search: Search) -> None:
     most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / start))
     chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
     least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
-    # warming up takes as long as timing
+    ready = (start + search.warm_seconds()) * len(chosen)
     wanted = search.retime_seconds / 3 if search.interrupted else search.retime_seconds
-    seconds = min(wanted, max((room - start * len(chosen)) / 2, least))
+    seconds = min(wanted, max(room - ready, least))
     artifacts = [trial.artifact for trial in chosen if trial.artifact is not None]
-    expected = 2 * seconds + start * len(chosen)
-    search.listener.begin(f"timing {len(chosen)} finalists in turns", expected, search.forecast.left)
+    search.listener.begin(f"timing {len(chosen)} finalists in turns", seconds + ready, search.forecast.left)
     timed = search.instruments.retime(artifacts, seconds)
     for trial, latency in zip(chosen, timed, strict=True):
         search.put(trial.replace(final=latency))
+    spread, label, size = max(
+        (latency.spread, trial.label, size)
+        for trial, by_size in zip(chosen, timed, strict=True)
+        for size, latency in by_size.items()
+    )
+    if spread > STEADY:
+        search.notes.append(
+            f"the final timings were disturbed ({label} at batch {size}: the slowest tenth of the rounds took "
+            f"{spread:.1f}x the time of the fastest tenth): other work ran on this machine; time again when it is quiet"
+        )
 
 
 def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
-    """Return the walk: float32 first, then the most accurate on `validation` of those worth choosing.
+    """Return the walk: float32 first, then those worth choosing, that pass on `validation` before the undecided.
 
     Args:
         search: after the finalists were timed.
@@ -155,15 +174,28 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     ]
     # few are walked: each one more is one more chance to stop before the fastest
     worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
-    # the fastest at each batch size, then the fastest float: it is what is left when those lose too much
-    leaders = {min(worth, key=lambda trial: trial.final[size].median).number for size in search.batch_sizes if worth}
-    worth = sorted(worth, key=lambda trial: (trial.number not in leaders, not is_float(trial)))[:most]
+    sure, doubtful = _fastest(search, [trial for trial in worth if _passed(trial)]), _fastest(search, worth)
+
+    def rank(trial: Trial) -> int:
+        # the fastest float is what is left when the others lose too much
+        groups = (trial.number in sure, is_float(trial), trial.number in doubtful)
+        return groups.index(True) if True in groups else len(groups)
+
+    worth = sorted(worth, key=rank)[:most]
     start = [trial for trial in timed if trial.number in first]
     seconds -= sum(search.prove_seconds(trial) for trial in start)
     while len(worth) > 1 and sum(search.prove_seconds(trial) for trial in worth) > seconds:
         worth.pop()
-    worth.sort(key=lambda trial: (-(trial.metric or 0.0), -trial.final[search.batch_sizes[0]].median))
+    # what is undecided on `validation` would stop the walk before what passed there
+    worth.sort(key=lambda t: (not _passed(t), -(t.metric or 0.0), -t.final[search.batch_sizes[0]].median))
     return [*start, *worth]
+
+
+def _fastest(search: Search, trials: Sequence[Trial]) -> set[int]:
+    """Numbers of the fastest at each batch size."""
+    if not trials:
+        return set()
+    return {min(trials, key=lambda trial: trial.final[size].median).number for size in search.batch_sizes}
 
 
 def _certify(search: Search, finale: Finale) -> None:

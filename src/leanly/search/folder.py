@@ -11,7 +11,7 @@ from typing import Any
 
 from leanly.budget import Budget
 from leanly.errors import LeanlyError, LeanlyWarning, RunError
-from leanly.files import make_folder, read_json, write_json
+from leanly.files import check_place, make_folder, read_json, write_json
 from leanly.search.journal import read_events
 from leanly.target import Machine, Target
 
@@ -117,8 +117,10 @@ def check_run(folder: RunFolder, about: dict[str, Any], *, resume: bool) -> None
         resume: go on with the run that lies there.
 
     Raises:
-        RunError: a run lies there and `resume` is off, or it is of another task, target, machine or set of versions.
+        RunError: a run lies there and `resume` is off, or it is of another task, target, machine or set of versions;
+            or nothing can be written there.
     """
+    check_place(folder.path)
     if folder.has_run():
         _check_same(folder.read(), about, folder.path)
         if not resume:

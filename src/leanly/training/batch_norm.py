@@ -15,6 +15,7 @@ from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, modes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
+from leanly.scalars import is_whole
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.precision import deterministic, placed, takes_channels_last
@@ -42,7 +43,7 @@ class BatchNorm:
     def __post_init__(self) -> None:
         for name, low in (("rows", 1), ("batch_size", 2)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            if not is_whole(value, low):
                 raise SettingError(f"{name} is {value!r}", where="BatchNorm", remedy=f"give {low} or more")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

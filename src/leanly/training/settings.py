@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from leanly.errors import SettingError
+from leanly.scalars import is_number, is_whole
 from leanly.suggest import suggestion
 from leanly.training.augmentation import AUGMENTATIONS
 from leanly.training.optimizers import OPTIMIZERS
@@ -55,15 +55,13 @@ class Settings:
             _check_known("augment", operation, AUGMENTATIONS)
         for name, low in (("batch_size", 1), ("patience", 0), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            if not is_whole(value, low):
                 raise _out_of_range(name, value, f"a whole number, {low} or more")
         for name in ("learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
-            if value is not None and not (
-                _is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))
-            ):
+            if value is not None and not (is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))):
                 raise _out_of_range(name, value, "a positive number")
-        if not (_is_number(self.warmup) and 0 <= self.warmup < 1):
+        if not (is_number(self.warmup) and 0 <= self.warmup < 1):
             raise _out_of_range("warmup", self.warmup, "a share of the steps, from 0 to below 1")
 
 
@@ -71,10 +69,6 @@ def _check_known(name: str, value: object, known: object) -> None:
     names = tuple(known)  # type: ignore[arg-type]
     if value not in names:
         raise SettingError(f"{name} {value!r} is unknown", where=f"Settings.{name}", remedy=suggestion(value, names))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _out_of_range(name: str, value: object, wanted: str) -> SettingError:

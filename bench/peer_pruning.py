@@ -1,0 +1,232 @@
+"""Torch-Pruning's way: cut by its group magnitude, taught by leanly's own loop in the same time, quantized by NNCF.
+
+It is given what it needs: the small CNN without its hard-coded `view`, whole heads in attention, and in the CIFAR
+ResNets only the inner channels, since a cut through their padded shortcuts ends in a network that does not run.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+import leanly
+from bench import peers
+from bench.contest import Ground, Settings, choose_field
+from bench.entrants import Entrant
+from bench.models.cifar_resnet import Block, CifarResNet
+from bench.models.small_cnn import SmallCNN
+from bench.ours import task
+from bench.rows import cached, code_version
+from leanly.budget import read_time
+from leanly.distill import Distill
+from leanly.families.teaching import settings_for
+from leanly.files import digest
+from leanly.graph import Graph
+from leanly.training import BatchNorm
+from leanly.training.evaluation import evaluate
+
+tp: Any = importlib.import_module("torch_pruning")
+FAMILY = "Torch-Pruning"
+SHARES = (0.5, 0.7, 0.85)
+"""Of the MACs that are cut; each network is taught alike at first."""
+FIRST = 1 / 3
+"""Share of the time that the first round of teaching takes; the smallest network that may get there gets the rest."""
+MAX_POINTS = 0.01
+PROMISING = 3.0
+"""A network that lost at most this many times what it may lose is worth the rest of the time."""
+MOST_EPOCHS = 64
+HALVINGS = 7
+"""Steps of the search for the ratio that takes a share of the MACs off."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A network that Torch-Pruning cut, and its weights after teaching."""
+
+    label: str
+    share: float
+    ratio: float
+    weights: str
+    metric: float
+
+
+class FlatCNN(SmallCNN):
+    """The small CNN, its flattened size read from the data."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ten logits an image."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+def pruned_entrants(
+    ground: Ground, data_dir: Path, settings: Settings, *, time: str, seed: int
+) -> tuple[list[Entrant], dict[str, Any]]:
+    """Cut, teach and quantize; return the int8 files of the networks that lost no more than they may, and facts."""
+    subject = ground.subject
+    key = {
+        "subject": subject.name,
+        "time": time,
+        "seed": seed,
+        "shares": SHARES,
+        "code": code_version(__file__),
+        "torch-pruning": tp.__version__,
+    }
+    folder = peers.work(subject) / "torch-pruning" / digest(key)[:16]
+    facts = cached(f"pruned-{subject.name}", key, lambda: _taught(ground, data_dir, folder, read_time(time), seed))
+    networks = [Pruned(**data) for data in facts["networks"]]
+    inside = [network for network in networks if network.metric >= facts["original"] - MAX_POINTS]
+    found: list[Entrant] = []
+    # where none is, the most accurate races all the same, and the row of its drop says what it lost
+    for network in inside or [max(networks, key=lambda network: network.metric)]:
+        allowed = max(facts["original"] - network.metric, 0.0) + MAX_POINTS
+        found.extend(_quantized(ground, data_dir, folder, network, dataclasses.replace(settings, max_drop=allowed)))
+    return found, facts
+
+
+def _taught(ground: Ground, data_dir: Path, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
+    """Teach every cut a while, then the most promising one for the rest of the time."""
+    began = time.monotonic()
+    subject = ground.subject
+    assert subject.train is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    original = subject.model(data_dir)
+    about = task(ground, subject.train(data_dir), original)
+    teacher = leanly.capture(original, example=about.example).eval()
+    settings = dataclasses.replace(settings_for(teacher, about), seed=seed)
+    reference = _validation(teacher, about)
+    networks: list[Pruned] = []
+    graphs: dict[float, tuple[float, Graph]] = {}
+    for share in SHARES:
+        module, ratio = cut(subject.model(data_dir), about.example, share)
+        graph = BatchNorm()(leanly.capture(module, example=about.example), about)
+        left = FIRST * seconds - (time.monotonic() - began)
+        each = max(left, 1.0) / (len(SHARES) - len(graphs))
+        graph = Distill(epochs=MOST_EPOCHS, time=each, settings=settings)(graph, about)
+        graphs[share] = ratio, graph
+        networks.append(_kept(f"{share:.0%} of MACs", share, ratio, graph, about, folder))
+        print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)
+    allowed = reference - PROMISING * MAX_POINTS
+    promising = [network for network in networks if network.metric >= allowed] or networks[:1]
+    chosen = max(promising, key=lambda network: network.share)
+    ratio, graph = graphs[chosen.share]
+    left = seconds - (time.monotonic() - began)
+    graph = Distill(epochs=MOST_EPOCHS, time=max(left, 1.0), settings=settings)(graph, about)
+    networks.append(_kept(f"{chosen.label}, taught on", chosen.share, ratio, graph, about, folder))
+    print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)
+    return {
+        "original": reference,
+        "networks": [dataclasses.asdict(network) for network in networks],
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _validation(graph: Graph, about: leanly.Task) -> float:
+    split = about.split("validation")
+    assert split is not None
+    return evaluate(graph, about, split)
+
+
+def _kept(label: str, share: float, ratio: float, graph: Graph, about: leanly.Task, folder: Path) -> Pruned:
+    name = f"{digest(label)[:8]}.safetensors"
+    state = {key: tensor.detach().clone().contiguous() for key, tensor in graph.state_dict().items()}
+    save_file(state, folder / name)
+    return Pruned(label, share, ratio, name, _validation(graph, about))
+
+
+def _quantized(ground: Ground, data_dir: Path, folder: Path, entry: Pruned, settings: Settings) -> Iterator[Entrant]:
+    """Make NNCF's and ONNX Runtime's int8 of a pruned network, as of any other."""
+    whole = ground.subject
+
+    def model(_: Path) -> nn.Module:
+        module = prune(whole.model(data_dir), _example(ground), entry.ratio)
+        module.load_state_dict(load_file(folder / entry.weights), strict=False)
+        return module.eval()
+
+    subject = dataclasses.replace(
+        whole, name=f"{whole.name}-pruned-{folder.name}-{digest(entry.label)[:8]}", model=model
+    )
+    peers.prepare(subject, data_dir)
+    field = choose_field(dataclasses.replace(ground, subject=subject), dataclasses.replace(settings, quick=True))
+    for entrant in field.finalists:
+        if entrant.artifact.precision == "int8":
+            yield dataclasses.replace(entrant, family=FAMILY, name=f"{entry.label}, {entrant.label}")
+
+
+def cut(model: nn.Module, example: tuple[torch.Tensor, ...], share: float) -> tuple[nn.Module, float]:
+    """Return the model with about this share of its MACs cut, and the ratio of channels that does it."""
+    whole, _ = tp.utils.count_ops_and_params(model, _inputs(example))
+    low, high = 0.0, 0.95
+    for _ in range(HALVINGS):
+        ratio = (low + high) / 2
+        left, _ = tp.utils.count_ops_and_params(prune(model, example, ratio), _inputs(example))
+        low, high = (ratio, high) if left > (1 - share) * whole else (low, ratio)
+    return prune(model, example, high), high
+
+
+def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float) -> nn.Module:
+    """Return a copy with this ratio of its channels cut by Torch-Pruning; the same one each time."""
+    if isinstance(model, SmallCNN):
+        flat = FlatCNN()
+        flat.load_state_dict(model.state_dict())
+        model = flat
+    model = copy.deepcopy(model).eval()
+    heads = {
+        layer: module.num_attention_heads
+        for module in model.modules()
+        if hasattr(module, "num_attention_heads") and hasattr(module, "query")
+        for layer in (module.query, module.key, module.value)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = tp.pruner.BasePruner(
+            model,
+            _inputs(example),
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=ratio,
+            max_pruning_ratio=0.95,
+            ignored_layers=_left_alone(model),
+            num_heads=dict(heads),
+            prune_num_heads=bool(heads),
+            prune_head_dims=False,
+            head_pruning_ratio=ratio if heads else 0.0,
+        )
+        pruner.step()
+    attention: Any
+    for attention in model.modules():
+        if hasattr(attention, "num_attention_heads") and hasattr(attention, "query"):
+            attention.num_attention_heads = pruner.num_heads[attention.query]
+            attention.all_head_size = attention.query.out_features
+            attention.attention_head_size = attention.query.out_features // attention.num_attention_heads
+    return model
+
+
+def _left_alone(model: nn.Module) -> list[nn.Module]:
+    """The outputs; in CIFAR's ResNets what the padded shortcuts tie together as well."""
+    heads = [model.get_submodule(name) for name in ("fc2", "linear", "head") if hasattr(model, name)]
+    if isinstance(model, CifarResNet):
+        return [*heads, model.conv1, *(block.conv2 for block in model.modules() if isinstance(block, Block))]
+    return heads
+
+
+def _inputs(example: tuple[torch.Tensor, ...]) -> Any:
+    return example[0] if len(example) == 1 else tuple(example)
+
+
+def _example(ground: Ground) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in ground.validation.inputs)

@@ -45,6 +45,8 @@ class Run:
     networks: list[Network]
     seconds: float
     epoch: float = 1.0
+    unsure: float = 0.0
+    """Drops this far above the budget can't be told from those inside."""
     trials: list[Trial] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,7 +76,8 @@ class Run:
         first, *taught = [step.samples for step in idea.recipe.passes]  # type: ignore[attr-defined]
         network = self.networks[first - 1000]
         drop = network.drop(sum(taught))
-        return Trial(idea, {1: network.latency}, "pass" if drop < MAX_DROP else "fail", drop)
+        outcome = "pass" if drop < MAX_DROP else "undecided" if drop < MAX_DROP + self.unsure else "fail"
+        return Trial(idea, {1: network.latency}, outcome, drop)
 
     @property
     def taught(self) -> dict[str, int]:
@@ -141,6 +144,15 @@ def test_winners_are_ordered_by_latency() -> None:
     winners = run.ladder.winners(run.trials)
     assert [mean_latency(trial) for trial in winners] == sorted(mean_latency(trial) for trial in winners)
     assert winners and all(trial.outcome == "pass" for trial in winners)
+
+
+def test_where_none_is_shown_to_be_inside_the_most_accurate_undecided_one_wins() -> None:
+    networks = [Network(0.8, 0.8, 0.012), Network(0.4, 0.4, 0.015), Network(0.2, 0.2, BAD)]
+    run = Run(networks, seconds=200, unsure=0.01).explore()
+    first, *_ = run.ladder.winners(run.trials)
+    assert first.outcome == "undecided"
+    drops = [trial.drop for trial in run.trials if trial.outcome == "undecided" and trial.drop is not None]
+    assert first.drop == min(drops)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, 17.0, 240.0])

@@ -68,6 +68,17 @@ def test_the_most_accurate_but_undecided_does_not_stop_the_walk(tmp_path: Path) 
     assert world.proven == ["eager", FLOAT.name, FAST.name, "int8 doubtful"]
 
 
+def test_of_the_undecided_the_one_nearest_to_passing_is_walked_first(tmp_path: Path) -> None:
+    near, far = Idea("int8 near", 0.0015, 0.8915), Idea("int8 far", 0.0005, 0.891)
+    search = begin(World([FLOAT, far, near]), tmp_path / "run")
+    search.explore()
+    for trial, p_value in ((search.trials[-1], 0.06), (search.trials[-2], 0.3)):
+        assert trial.verdict is not None
+        search.put(trial.replace(verdict=replace(trial.verdict, outcome="undecided", p_value=p_value)))
+    finish(search)
+    assert [trial.label for trial in order(search, 5)] == [FLOAT.name, near.name, far.name]
+
+
 def test_timings_beside_other_work_are_noted(tmp_path: Path) -> None:
     world = World([FLOAT, FAST])
     _, finale = run(world, tmp_path / "quiet")

@@ -114,9 +114,8 @@ def train_to_plateau(
     loss_of = nn.CrossEntropyLoss()
     images, labels = train
     best, best_state, epochs = float("inf"), copy.deepcopy(model.state_dict()), 0
-    while (
-        epochs < limit and optimizer.param_groups[0]["lr"] > 1e-4
-    ):  # lowered three times, each after epochs without gain
+    # lowered three times, each after epochs without gain
+    while epochs < limit and optimizer.param_groups[0]["lr"] > 1e-4:
         epochs += 1
         model.train()
         for rows in torch.randperm(len(images)).split(BATCH):

@@ -106,10 +106,12 @@ class Ladder:
             position += 1
 
     def winners(self, trials: Sequence[Seen]) -> list[Seen]:
-        """Return the taught networks inside the budget, the fastest first."""
+        """Return the taught networks inside the budget, fastest first; where none is, the undecided, best first."""
         keys = {self._taught(number, rung).key for rung in self._rungs for number in rung.epochs}
-        good = [t for t in trials if t.candidate.key in keys and t.medians and t.outcome == "pass"]
-        return sorted(good, key=mean_latency)
+        taught = [trial for trial in trials if trial.candidate.key in keys and trial.medians]
+        inside = [trial for trial in taught if trial.outcome == "pass"]
+        undecided = [trial for trial in taught if trial.outcome == "undecided"]
+        return sorted(inside, key=mean_latency) or sorted(undecided, key=lambda trial: trial.drop or 0.0)
 
     def _untaught(self, cut: Cut) -> Candidate:
         return self.candidate(cut.passes, cut.label, 0.0)

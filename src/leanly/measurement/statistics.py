@@ -28,6 +28,8 @@ EXACT = "exact paired test"
 BOOTSTRAP = "paired bootstrap (BCa)"
 FEWEST_ROWS = 30
 """Below this a bootstrap of a metric says nothing that can be relied on."""
+SMALL = 1e-5
+"""Share of the spread of predictions that changes nothing where a metric counts rows."""
 _NORMAL = NormalDist()
 
 
@@ -116,8 +118,8 @@ def paired_drop_bootstrap(
 ) -> PairedDrop:
     """Test whether any metric drops by less than `max_drop`: paired bootstrap over examples, BCa (Efron 1987).
 
-    Where every resample gives the same drop, it is judged as a share of rows that none of n shows (Hanley and
-    Lippman-Hand 1983), each of which costs the metric 1 at most.
+    Where every resample gives the same drop, and small changes of the predictions don't move the metric, the drop is
+    judged as a share of rows that none of n shows (Hanley and Lippman-Hand 1983), each costing the metric 1 at most.
 
     Args:
         metric: scores predictions of a whole split.
@@ -158,7 +160,7 @@ def paired_drop_bootstrap(
     below = bca_level(draws, max_drop, z0, a)
     smallest = 1 / (len(draws) + 1)
     upper, p_below = bca_end(draws, confidence, z0, a), max(1 - below, smallest)
-    if np.ptp(draws) == 0:
+    if np.ptp(draws) == 0 and _in_steps(metric, candidate, targets):
         # no row differs, so resampling shows nothing of the rows that would: a share of them that n rows may well miss
         p_below = max(p_below, (1 - min(max(max_drop - estimate, 0.0), 1.0)) ** n)
         upper = estimate + 1 - (1 - confidence) ** (1 / n)
@@ -264,6 +266,18 @@ def _take(value: Any, rows: np.ndarray, n: int) -> Any:
     structure, leaves = flatten(value)
     # An output without the batch in front (a scalar, a table) is the same for every row.
     return build(structure, [leaf[rows] if np.ndim(leaf) and len(leaf) == n else leaf for leaf in leaves])
+
+
+def _in_steps(metric: Scored, predictions: Any, targets: Any) -> bool:
+    """Say whether a metric stays exactly as it is when all predictions move a little: it counts rows, as f1 does."""
+    structure, leaves = flatten(predictions)
+    random = np.random.default_rng(0)
+    exact = [np.asarray(leaf, np.float64) if np.asarray(leaf).dtype.kind == "f" else leaf for leaf in leaves]
+    moved = [
+        leaf + SMALL * leaf.std() * random.standard_normal(leaf.shape) if np.asarray(leaf).dtype.kind == "f" else leaf
+        for leaf in exact
+    ]
+    return metric.score(build(structure, moved), targets) == metric.score(build(structure, exact), targets)
 
 
 def _each(function: Callable[[np.ndarray], float], samples: Any) -> np.ndarray:

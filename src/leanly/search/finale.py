@@ -95,8 +95,8 @@ def finalists(search: Search, most: int) -> list[Trial]:
     """Return who is timed together, the indispensable first.
 
     These are the reference, the fastest float and float32 artifacts, and at each batch size the fastest of the whole
-    network, of what passes on `validation` and of all; then, up to `most` in all, near ties among the floats and the
-    front, the fastest first.
+    network, of what passes on `validation` and of all, and what is undecided there but nearest to passing; then, up to
+    `most` in all, near ties among the floats and the front, the fastest first.
     """
     fit = _fit(search)
     floats = [trial for trial in fit if is_float(trial)]
@@ -110,6 +110,8 @@ def finalists(search: Search, most: int) -> list[Trial]:
         for size in search.batch_sizes:
             trial = min(group, key=lambda trial: trial.latency[size].median)
             chosen.setdefault(trial.number, trial)
+    for trial in _likeliest(fit):
+        chosen.setdefault(trial.number, trial)
     points = [_point(search, trial) for trial in fit]
     kept = {point.number for point in fronts(points, search.batch_sizes, slack=SLACK)}
     for size in search.batch_sizes:
@@ -174,11 +176,12 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     ]
     # few are walked: each one more is one more chance to stop before the fastest
     worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
-    sure, doubtful = _fastest(search, [trial for trial in worth if _passed(trial)]), _fastest(search, worth)
+    sure, fast = _fastest(search, [trial for trial in worth if _passed(trial)]), _fastest(search, worth)
+    likely = _likeliest(worth)
 
     def rank(trial: Trial) -> int:
         # the fastest float is what is left when the others lose too much
-        groups = (trial.number in sure, is_float(trial), trial.number in doubtful)
+        groups = (trial.number in sure, is_float(trial), trial in likely, trial.number in fast)
         return groups.index(True) if True in groups else len(groups)
 
     worth = sorted(worth, key=rank)[:most]
@@ -187,8 +190,24 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     while len(worth) > 1 and sum(search.prove_seconds(trial) for trial in worth) > seconds:
         worth.pop()
     # what is undecided on `validation` would stop the walk before what passed there
-    worth.sort(key=lambda t: (not _passed(t), -(t.metric or 0.0), -t.final[search.batch_sizes[0]].median))
+    worth.sort(
+        key=lambda trial: (
+            not _passed(trial),
+            -(trial.metric or 0.0) if _passed(trial) else _chance_of_failing(trial),
+            -trial.final[search.batch_sizes[0]].median,
+        )
+    )
     return [*start, *worth]
+
+
+def _likeliest(trials: Sequence[Trial]) -> list[Trial]:
+    """The one of those undecided on `validation` that is the nearest to passing; none where all pass."""
+    return sorted((trial for trial in trials if not _passed(trial)), key=_chance_of_failing)[:1]
+
+
+def _chance_of_failing(trial: Trial) -> float:
+    verdict = trial.verdict
+    return 1.0 if verdict is None or verdict.p_value is None else verdict.p_value
 
 
 def _fastest(search: Search, trials: Sequence[Trial]) -> set[int]:

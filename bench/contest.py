@@ -17,7 +17,7 @@ from bench.rows import cached, code_version, versions
 from bench.scores import Scale, scale
 from leanly.errors import DataError, LoweringError
 from leanly.files import sha256
-from leanly.measurement.latency import time_in_turns
+from leanly.measurement.latency import PROCESSES, time_in_turns
 from leanly.measurement.records import Latency
 from leanly.target import Target
 
@@ -147,6 +147,7 @@ def race(ground: Ground, everyone: Sequence[Entrant], settings: Settings, seed: 
             ground.timing_inputs(),
             seconds=settings.final,
             seed=seed,
+            processes=PROCESSES,
         )
         pairs = zip(everyone, found, strict=True)
         return {entrant.label: [latency.to_json() for latency in by_size.values()] for entrant, by_size in pairs}

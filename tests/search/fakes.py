@@ -138,7 +138,7 @@ class World:
             split=split, metric=metric, predictions=np.zeros((3, 2), np.float32),
         )  # fmt: skip
 
-    def retime(self, artifacts: Sequence[Artifact], seconds: float) -> list[dict[int, Latency]]:
+    def retime(self, artifacts: Sequence[Artifact], seconds: float, processes: int) -> list[dict[int, Latency]]:
         self.clock.now += seconds
         self.retimed.append([artifact.notes[0] for artifact in artifacts])
         return [self._latency(self.idea(artifact)) for artifact in artifacts]

@@ -26,6 +26,8 @@ ROUNDS, FEWEST_ROUNDS = 10, 5
 """A bootstrap over rounds wants ten; where ten take longer than `PATIENCE` times the time asked, five must do."""
 PATIENCE = 1.5
 WARM_SECONDS = 1.0
+PROCESSES = 2
+"""Of each artifact, where a choice hangs on the timing."""
 Inputs = Mapping[int, Sequence[np.ndarray]]
 Progress = Callable[[float], None]
 
@@ -37,23 +39,44 @@ def time_in_turns(
     *,
     seconds: float = 2.0,
     seed: int = 0,
+    processes: int = 1,
     on_progress: Progress | None = None,
 ) -> list[dict[int, Latency]]:
     """Time artifacts against each other: block i of every artifact and batch size is of the same round.
 
     Args:
-        artifacts: each gets a process of its own.
+        artifacts: each gets a process of its own, or several.
         target: its threads.
         inputs_by_batch: flat arrays in the artifacts' order, by batch size.
         seconds: for each pair of artifact and batch size.
         seed: of the order inside the rounds.
+        processes: of each artifact; the time is shared among them. The same files differ by some percent from one
+            process to the next, by where their memory comes to lie.
         on_progress: called with the share that is done.
 
     Raises:
         WorkerError: an artifact can't be opened or dies.
     """
-    with open_workers(artifacts, target.threads) as workers:
-        return time_workers(workers, inputs_by_batch, seconds=seconds, seed=seed, on_progress=on_progress)
+    with open_workers([*artifacts] * processes, target.threads) as workers:
+        found = time_workers(workers, inputs_by_batch, seconds=seconds / processes, seed=seed, on_progress=on_progress)
+    return together(found, processes)
+
+
+def together(found: Sequence[dict[int, Latency]], processes: int) -> list[dict[int, Latency]]:
+    """Put the rounds of all processes of an artifact one after the other.
+
+    Args:
+        found: of all artifacts in one process each, then of all in another, and so on.
+        processes: of each artifact.
+    """
+    count = len(found) // processes
+    return [
+        {
+            size: Latency(size, tuple(block for part in found[number::count] for block in part[size].blocks))
+            for size in found[number]
+        }
+        for number in range(count)
+    ]
 
 
 @contextlib.contextmanager

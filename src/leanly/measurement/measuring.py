@@ -12,7 +12,7 @@ import numpy as np
 from leanly.artifact import Artifact
 from leanly.errors import DataError, WorkerError
 from leanly.measurement.inputs import carries_batch, flat_arrays, timing_inputs
-from leanly.measurement.latency import Progress, open_workers, time_workers
+from leanly.measurement.latency import PROCESSES, Progress, open_workers, time_workers, together
 from leanly.measurement.records import Comparison, Latency, Measurement, PairedDrop
 from leanly.measurement.statistics import paired_drop, ratio_intervals
 from leanly.measurement.workers import Worker
@@ -59,6 +59,7 @@ def measure_in_turns(
     split: str = "validation",
     seconds: float = 2.0,
     seed: int = 0,
+    processes: int = 1,
     on_progress: Progress | None = None,
 ) -> list[Measurement]:
     """Measure several artifacts, timed in turns so that their latencies pair up by round.
@@ -70,6 +71,7 @@ def measure_in_turns(
         split: which split is predicted and scored, where the task has it.
         seconds: of timing for each artifact and batch size.
         seed: of the order of the turns.
+        processes: in which each artifact is timed; the time is shared among them.
         on_progress: called with the share of the timing that is done.
 
     Raises:
@@ -78,9 +80,9 @@ def measure_in_turns(
     rows = task.split(split) if task is not None else None
     inputs = timing_inputs(artifacts[0], task, rows, target.batch_sizes)
     found: list[Measurement] = []
-    with open_workers(artifacts, target.threads) as workers:
-        latencies = time_workers(workers, inputs, seconds=seconds, seed=seed, on_progress=on_progress)
-        for worker, latency in zip(workers, latencies, strict=True):
+    with open_workers([*artifacts] * processes, target.threads) as workers:
+        timed = time_workers(workers, inputs, seconds=seconds / processes, seed=seed, on_progress=on_progress)
+        for worker, latency in zip(workers[: len(artifacts)], together(timed, processes), strict=True):
             # Read before predicting: a larger batch there would count as the artifact's own need.
             peak = worker.peak_memory()
             began = time.monotonic()
@@ -105,6 +107,8 @@ def compare(
 ) -> Comparison:
     """Compare two artifacts: the paired ratio of their latencies, and the drop in the metric from `b` to `a`.
 
+    Each is timed in two processes: what differs from one to the next is no difference between the artifacts.
+
     Args:
         a, b: artifacts of the same task; a ratio below 1 says that `a` is faster.
         target: its batch sizes and threads.
@@ -119,7 +123,7 @@ def compare(
         WorkerError: an artifact can't be opened, or its process dies.
     """
     first, second = measure_in_turns(
-        [a, b], target, task, split=split, seconds=seconds, seed=seed, on_progress=on_progress
+        [a, b], target, task, split=split, seconds=seconds, seed=seed, processes=PROCESSES, on_progress=on_progress
     )
     ratios, mean = ratio_intervals(first.latency, second.latency, confidence, seed=seed)
     drop: PairedDrop | None = None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from leanly.budget import Budget
 from leanly.errors import LeanlyError
 from leanly.measurement.judge import certify_walk, within
+from leanly.measurement.latency import PROCESSES
 from leanly.measurement.records import Interval, Verdict
 from leanly.measurement.statistics import ratio_intervals
 from leanly.search import words
@@ -130,12 +131,15 @@ def _time(search: Search) -> None:
     most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / start))
     chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
     least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
-    ready = (start + search.warm_seconds()) * len(chosen)
+    # one process more of each where starting them leaves room for timing them
+    several = not search.interrupted and PROCESSES * start * len(chosen) <= STARTING_SHARE * room
+    processes = PROCESSES if several else 1
+    ready = (processes * start + search.warm_seconds()) * len(chosen)
     wanted = search.retime_seconds / 3 if search.interrupted else search.retime_seconds
     seconds = min(wanted, max(room - ready, least))
     artifacts = [trial.artifact for trial in chosen if trial.artifact is not None]
     search.listener.begin(f"timing {len(chosen)} finalists in turns", seconds + ready, search.forecast.left)
-    timed = search.instruments.retime(artifacts, seconds)
+    timed = search.instruments.retime(artifacts, seconds, processes)
     for trial, latency in zip(chosen, timed, strict=True):
         search.put(trial.replace(final=latency))
     spread, label, size = max(

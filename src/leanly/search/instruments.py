@@ -11,7 +11,7 @@ from leanly.budget import Budget
 from leanly.errors import DataError
 from leanly.measurement.inputs import timing_inputs
 from leanly.measurement.judge import judge
-from leanly.measurement.latency import open_workers, time_workers
+from leanly.measurement.latency import open_workers, time_in_turns, time_workers
 from leanly.measurement.measuring import describe, predict_rows
 from leanly.measurement.records import Interval, Latency, Measurement, Verdict
 from leanly.measurement.statistics import ratio_intervals
@@ -77,13 +77,12 @@ class Bench:
         ratio = ratio_intervals(latencies[0], latencies[1], self._budget.confidence)[0] if anchor is not None else {}
         return measurement, ratio
 
-    def retime(self, artifacts: Sequence[Artifact], seconds: float) -> list[dict[int, Latency]]:
-        """Time artifacts in turns, `seconds` for all of them together."""
+    def retime(self, artifacts: Sequence[Artifact], seconds: float, processes: int) -> list[dict[int, Latency]]:
+        """Time artifacts in turns, each in so many processes, `seconds` for all of them together."""
         self._drop_anchor()
         inputs = timing_inputs(artifacts[0], self._task, self._split("validation"), self._target.batch_sizes)
-        with open_workers(artifacts, self._target.threads) as workers:
-            each = seconds / (len(workers) * len(inputs))
-            return time_workers(workers, inputs, seconds=each, seed=self._seed + 1)
+        each = seconds / (len(artifacts) * len(inputs))
+        return time_in_turns(artifacts, self._target, inputs, seconds=each, seed=self._seed + 1, processes=processes)
 
     def prove(self, artifact: Artifact) -> Measurement:
         """Predict and score `test`."""

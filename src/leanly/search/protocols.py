@@ -48,13 +48,13 @@ class Instruments:
     Args:
         measure: (artifact, anchor, seconds) -> what was measured on `validation`, with a short timing; with an anchor
             the two are timed in turns, and the ratio of their latencies comes too, by batch size.
-        retime: (artifacts, seconds) -> fresh timings of all of them in turns, by batch size.
+        retime: (artifacts, seconds, processes of each) -> fresh timings of all of them in turns, by batch size.
         prove: artifact -> predictions and metric on `test`, without timing.
         judge: (reference, candidate), both on the same split -> the verdict on the drop.
     """
 
     measure: Callable[[Artifact, Artifact | None, float], tuple[Measurement, dict[int, Interval]]]
-    retime: Callable[[Sequence[Artifact], float], list[dict[int, Latency]]]
+    retime: Callable[[Sequence[Artifact], float, int], list[dict[int, Latency]]]
     prove: Callable[[Artifact], Measurement]
     judge: Callable[[Measurement, Measurement], Verdict]
 

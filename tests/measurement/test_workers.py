@@ -137,7 +137,9 @@ def test_files_are_removed(make_artifact: Any) -> None:
 
 
 PARENT = """
-    import sys, time
+    import signal, sys, time
+    # as in a terminal: a runner in the background starts its children with Ctrl-C ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from leanly.artifact import Artifact
     from leanly.measurement.workers import Worker
     with Worker(Artifact.open(sys.argv[1]), 1) as worker:

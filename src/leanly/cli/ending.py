@@ -22,12 +22,12 @@ def end(result: Result, folder: Path, bundle: Path, key: Path | None = None) -> 
     report = folder / "report.html"
     result.report(report)
     print(result.sentence)
+    for note in result.notes:
+        print(f"note: {note}")
     print(f"report: {report}")
     if result.choices:
         result.save(bundle, key=key)
         print(f"bundle: {bundle}\nnext:   leanly verify {bundle}")
-    for note in result.notes:
-        print(f"note: {note}")
     for reason in result.missed:
         print(f"not met: {reason}")
     if not result.met:

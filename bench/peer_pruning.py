@@ -106,14 +106,14 @@ def _taught(ground: Ground, data_dir: Path, folder: Path, seconds: float, seed: 
     folder.mkdir(parents=True, exist_ok=True)
     original = subject.model(data_dir)
     about = task(ground, subject.train(data_dir), original)
-    teacher = leanly.capture(original, example=about.example).eval()
+    teacher = leanly.capture(original, example=_example(ground)).eval()
     settings = dataclasses.replace(settings_for(teacher, about), seed=seed)
     reference = _validation(teacher, about)
     networks: list[Pruned] = []
     graphs: dict[float, tuple[float, Graph]] = {}
     for share in SHARES:
-        module, ratio = cut(subject.model(data_dir), about.example, share)
-        graph = BatchNorm()(leanly.capture(module, example=about.example), about)
+        module, ratio = cut(subject.model(data_dir), _example(ground), share)
+        graph = BatchNorm()(leanly.capture(module, example=_example(ground)), about)
         left = FIRST * seconds - (time.monotonic() - began)
         each = max(left, 1.0) / (len(SHARES) - len(graphs))
         graph = Distill(epochs=MOST_EPOCHS, time=each, settings=settings)(graph, about)

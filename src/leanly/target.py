@@ -9,11 +9,11 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 
 from leanly.artifact import RUNTIMES
 from leanly.errors import LeanlyWarning, MissingExtra, SettingError
 from leanly.machine import Machine, allowed_cores, allowed_processors, cuda_name, read_machine
-from leanly.scalars import is_whole
 from leanly.suggest import suggestion
 
 _PACKAGES = ("leanly", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino")
@@ -47,7 +47,7 @@ class Target:
     ) -> None:
         _check_device(device)
         cores = allowed_cores()
-        if threads is not None and (not is_whole(threads, 1)):
+        if threads is not None and (not _is_count(threads)):
             raise SettingError(
                 f"threads is {threads!r}, which is not a whole number above 0",
                 where="Target.threads",
@@ -61,7 +61,7 @@ class Target:
                 stacklevel=2,
             )
         sizes = tuple(batch_sizes) if isinstance(batch_sizes, Iterable) else (batch_sizes,)
-        if not sizes or not all(is_whole(size, 1) for size in sizes) or len(set(sizes)) != len(sizes):
+        if not sizes or not all(map(_is_count, sizes)) or len(set(sizes)) != len(sizes):
             raise SettingError(
                 f"batch_sizes is {sizes!r}, which is not one or more different whole numbers above 0",
                 where="Target.batch_sizes",
@@ -120,6 +120,10 @@ class Target:
             except importlib.metadata.PackageNotFoundError:
                 continue
         return found
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 def _is_cuda(device: str) -> bool:

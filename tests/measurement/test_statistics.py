@@ -175,13 +175,12 @@ def test_bootstrap_takes_rows_of_structured_predictions_together() -> None:
     seen: list[bool] = []
 
     def score(predictions: dict, wanted: np.ndarray) -> float:
-        together = np.allclose(predictions["value"][:, 0], wanted, atol=0.1)
-        seen.append(together and predictions["table"].shape == (7,))
-        return float(wanted.mean())
+        seen.append(bool((predictions["value"][:, 0] == wanted).all()) and predictions["table"].shape == (7,))
+        return float(wanted.mean() * predictions["table"].mean())
 
-    predictions = {"value": targets[:, None], "table": np.zeros(7)}
+    reference, candidate = ({"value": targets[:, None], "table": np.full(7, value)} for value in (0.0, 1.0))
     metric = Metric("mine", score)
-    paired_drop_bootstrap(metric, predictions, predictions, targets, 0.1, resamples=50)
+    paired_drop_bootstrap(metric, reference, candidate, targets, 0.1, resamples=50)
     assert len(seen) > 100
     assert all(seen)
 

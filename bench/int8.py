@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench import peers
@@ -25,7 +24,8 @@ from bench.entrants import BATCHES, THREADS, Entrant
 from bench.models.subjects import SUBJECTS, Subject
 from bench.ours import FAMILY, optimize
 from bench.pooled import Pooled, mean_of, pooled_median, pooled_ratio
-from bench.rows import Row, at_least, at_most, exit_code, print_lines, print_table, write_results
+from bench.raced import print_raced, raced
+from bench.rows import Row, at_least, at_most, exit_code, print_table, write_results
 from bench.scores import SIGNAL_TO_NOISE, Scale
 from leanly.measurement.records import Latency
 from leanly.target import Target
@@ -140,42 +140,17 @@ def _mean_row(speeds: Sequence[Speed], seeds: int) -> Row:
 def _details(found: dict[str, Any]) -> dict[str, Any]:
     """Return what stands behind the rows: every finalist's times and test metric, and who did not race."""
     ground, field, rounds = found["ground"], found["field"], found["rounds"]
-    scale = ground.test_scale
-    entrants = {entrant.label: entrant for entrant in field.finalists}
-    for part in rounds:
-        entrants |= {entrant.label: entrant for entrant in part.ours.values()}
-    table = {
-        label: {
-            "metric on test": scale.score(test_outputs(ground, entrant)),
-            "milliseconds": {
-                size: [part.latencies[label][size].interval().to_json() for part in rounds if label in part.latencies]
-                for size in BATCHES
-            },
-        }
-        for label, entrant in entrants.items()
-    }
+    everyone = (*field.finalists, *(entrant for part in rounds for entrant in part.ours.values()))
     return {
-        "float metric on test": scale.score(ground.float_test),
+        "float metric on test": ground.test_scale.score(ground.float_test),
         "most accurate int8 peer": field.most_accurate.label,
-        "entrants": table,
+        "entrants": raced(ground, everyone, [part.latencies for part in rounds]),
         "fastest": {size: fastest(rounds[0].latencies, [e.label for e in field.finalists], size) for size in BATCHES},
         "int8 peers on validation": field.validation,
         "lost too much to race": field.left_out,
         "refused by their runtime": field.refused,
         "leanly": [part.facts for part in rounds],
     }
-
-
-def _print_entrants(subject: Subject, details: dict[str, Any]) -> None:
-    lines = [["PyTorch float32", f"{details['float metric on test'] * 100:.2f}", "", ""]]
-    for label, facts in details["entrants"].items():
-        times = [
-            f"{np.exp(np.mean([np.log(part['value']) for part in found])) * 1e3:.3f}" if found else ""
-            for found in facts["milliseconds"].values()
-        ]
-        lines.append([label, f"{facts['metric on test'] * 100:.2f}", *times])
-    headings = ["entrant", f"{subject.measure} on test", *(f"ms, batch {size}" for size in BATCHES)]
-    print_lines(f"{subject.title}: the fastest of each family, and leanly", headings, lines)
 
 
 def main() -> int:
@@ -207,7 +182,7 @@ def main() -> int:
         speeds.extend(found["speeds"])
         new = [*(speed.row for speed in found["speeds"]), *found["drops"]]
         details[subject.name] = _details(found)
-        _print_entrants(subject, details[subject.name])
+        print_raced(found["ground"], details[subject.name]["entrants"], "the fastest of each family, and leanly")
         print_table(subject.title, new)
         rows.extend(new)
     rows.append(_mean_row(speeds, seeds))

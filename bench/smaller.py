@@ -25,9 +25,10 @@ from bench.drops import drop_row
 from bench.entrants import BATCHES, THREADS, Entrant
 from bench.models.subjects import MINILM_SST2, SUBJECTS, Subject
 from bench.ours import FAMILY, optimize
-from bench.peer_pruning import pruned_entrants
+from bench.peer_pruning import MAX_POINTS, pruned_entrants
 from bench.pooled import pooled_median, pooled_ratio
-from bench.rows import Row, at_least, exit_code, print_lines, print_table, write_results
+from bench.raced import print_raced, raced
+from bench.rows import Row, at_least, exit_code, print_table, write_results
 from leanly.measurement.records import Latency
 from leanly.target import Target
 
@@ -37,7 +38,6 @@ AIMS = {"small-cnn": (1.5, 1.8), "resnet56": (1.8, 1.8), "minilm-sst2": (1.6, 1.
 OVER_PRUNED = 1.3
 TIMES = {"small-cnn": "5min", "resnet56": "45min", "minilm-sst2": "30min"}
 SEEDS = {"small-cnn": 3, "resnet56": 1, "minilm-sst2": 1}
-MAX_DROP = 0.01
 QUICK_TIME = "60s"
 CUT = "cut"
 
@@ -72,7 +72,9 @@ def compete(subject: Subject, data_dir: Path, settings: Settings, time: str, see
     rows = [_over_whole(subject, whole, rounds, size) for size in BATCHES]
     rows += [_over_pruned(subject, rounds, size) for size in BATCHES]
     rows += _drops(ground, field, rounds)
-    return rows, _details(ground, field, whole, rounds)
+    details = _details(ground, field, whole, rounds)
+    print_raced(ground, details["entrants"], "what raced")
+    return rows, details
 
 
 def _over_whole(subject: Subject, whole: Sequence[Entrant], rounds: Sequence[Round], size: int) -> Row:
@@ -129,7 +131,7 @@ def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
     subject, scale = ground.subject, ground.test_scale
     shipped = {entrant.key: entrant for part in rounds for entrant in part.ours.values()}
     ours = [(entrant.name, test_outputs(ground, entrant)) for entrant in shipped.values()]
-    against = [("float32", ("PyTorch float32", ground.float_test), MAX_DROP)]
+    against = [("float32", ("PyTorch float32", ground.float_test), MAX_POINTS)]
     pruned = {entrant.key: entrant for part in rounds for size in BATCHES for entrant in [part.fastest_pruned(size)]}
     best = max(pruned.values(), key=lambda entrant: scale.score(test_outputs(ground, entrant)))
     against.append(("Torch-Pruning's fastest", (best.label, test_outputs(ground, best)), subject.margin))
@@ -148,36 +150,13 @@ def _drops(ground: Ground, field: Field, rounds: Sequence[Round]) -> list[Row]:
 
 
 def _details(ground: Ground, field: Field, whole: Sequence[Entrant], rounds: Sequence[Round]) -> dict[str, Any]:
-    scale = ground.test_scale
-    entrants = {entrant.label: entrant for entrant in whole}
-    for part in rounds:
-        entrants |= {entrant.label: entrant for entrant in (*part.pruned, *part.ours.values())}
+    theirs_and_ours = (entrant for part in rounds for entrant in (*part.pruned, *part.ours.values()))
     return {
-        "float metric on test": scale.score(ground.float_test),
-        "entrants": {
-            label: {
-                "metric on test": scale.score(test_outputs(ground, entrant)),
-                "milliseconds": {
-                    size: [
-                        part.latencies[label][size].interval().to_json() for part in rounds if label in part.latencies
-                    ]
-                    for size in BATCHES
-                },
-            }
-            for label, entrant in entrants.items()
-        },
+        "float metric on test": ground.test_scale.score(ground.float_test),
+        "entrants": raced(ground, (*whole, *theirs_and_ours), [part.latencies for part in rounds]),
         "lost too much to race": field.left_out,
         "runs": [part.facts for part in rounds],
     }
-
-
-def _print_entrants(subject: Subject, details: dict[str, Any]) -> None:
-    lines = [["PyTorch float32", f"{details['float metric on test'] * 100:.2f}", "", ""]]
-    for label, facts in details["entrants"].items():
-        times = [f"{found[0]['value'] * 1e3:.3f}" if found else "" for found in facts["milliseconds"].values()]
-        lines.append([label, f"{facts['metric on test'] * 100:.2f}", *times])
-    headings = ["entrant", "accuracy on test, %", *(f"ms, batch {size}, first seed" for size in BATCHES)]
-    print_lines(f"{subject.title}: what raced", headings, lines)
 
 
 def main() -> int:
@@ -208,7 +187,6 @@ def main() -> int:
         new, details[subject.name] = compete(
             subject, options.data_dir, settings, times[subject.name], seeds[subject.name]
         )
-        _print_entrants(subject, details[subject.name])
         print_table(subject.title, new)
         rows.extend(new)
     if CUT in names:

@@ -80,6 +80,7 @@ class World:
     built: list[str] = field(default_factory=list)
     proven: list[str] = field(default_factory=list)
     retimed: list[list[str]] = field(default_factory=list)
+    processes: list[int] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     interrupt_at: str = ""
     allowed: float = 0.01
@@ -140,6 +141,7 @@ class World:
 
     def retime(self, artifacts: Sequence[Artifact], seconds: float, processes: int) -> list[dict[int, Latency]]:
         self.clock.now += seconds
+        self.processes.append(processes)
         self.retimed.append([artifact.notes[0] for artifact in artifacts])
         return [self._latency(self.idea(artifact)) for artifact in artifacts]
 

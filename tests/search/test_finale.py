@@ -79,6 +79,13 @@ def test_of_the_undecided_the_one_nearest_to_passing_is_walked_first(tmp_path: P
     assert [trial.label for trial in order(search, 5)] == [FLOAT.name, near.name, far.name]
 
 
+def test_finalists_get_a_second_process_where_there_is_time(tmp_path: Path) -> None:
+    for hurry, processes in ((0.0, 2), (10_000.0, 1)):
+        world = World([FLOAT, FAST])
+        run(world, tmp_path / str(processes), hurry=hurry)
+        assert world.processes == [processes]
+
+
 def test_timings_beside_other_work_are_noted(tmp_path: Path) -> None:
     world = World([FLOAT, FAST])
     _, finale = run(world, tmp_path / "quiet")

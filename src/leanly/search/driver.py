@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from leanly.budget import Budget
 from leanly.errors import LeanlyError, LeanlyWarning
 from leanly.families.candidate import PLAN, Candidate
-from leanly.measurement.latency import PROCESSES, WARM_SECONDS
+from leanly.measurement.latency import WARM_SECONDS
 from leanly.search import words
 from leanly.search.folder import RunFolder
 from leanly.search.forecast import Forecast
@@ -112,7 +112,7 @@ class Search:
 
     def reserve(self) -> float:
         """Return the seconds kept back for the end: the finalists timed together and certified."""
-        needed = self.retime_seconds + EXPECTED_FINALISTS * (PROCESSES * self.start_seconds() + self.warm_seconds())
+        needed = self.retime_seconds + EXPECTED_FINALISTS * (self.start_seconds() + self.warm_seconds())
         needed += self.certify_seconds()
         return min(needed, RESERVE_MOST * self.forecast.total)
 

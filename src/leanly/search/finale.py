@@ -128,10 +128,10 @@ def finalists(search: Search, most: int) -> list[Trial]:
 def _time(search: Search) -> None:
     start = search.start_seconds()
     room = search.forecast.left - search.certify_seconds()
-    most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / start))
+    most = MOST_TIMED if start <= 0 else min(MOST_TIMED, int(STARTING_SHARE * max(room, 0.0) / (PROCESSES * start)))
     chosen = finalists(search, FEW_TIMED if search.interrupted else max(most, FEW_TIMED))
     least = LEAST_PAIR_SECONDS * len(chosen) * len(search.batch_sizes)
-    # one process more of each where starting them leaves room for timing them
+    # a second process of each where the room allows; it is nothing that the search has to keep time for
     several = not search.interrupted and PROCESSES * start * len(chosen) <= STARTING_SHARE * room
     processes = PROCESSES if several else 1
     ready = (processes * start + search.warm_seconds()) * len(chosen)

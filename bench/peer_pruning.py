@@ -48,8 +48,12 @@ MAX_POINTS = 0.01
 PROMISING = 3.0
 """A network that lost at most this many times what it may lose is worth the rest of the time."""
 MOST_EPOCHS = 64
-HALVINGS = 7
-"""Steps of the search for the ratio that takes a share of the MACs off."""
+MULTIPLES = (8, 4, 1)
+"""What widths are multiples of, the best first: integer kernels work through channels in groups. A multiple
+that a narrow layer can't keep leaves that layer whole."""
+RATIOS = [number / 20 for number in range(2, 20)]
+NEAR = 0.1
+"""A way may miss the share asked for by this share of it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Pruned:
     label: str
     share: float
     ratio: float
+    multiple: int
     weights: str
     metric: float
 
@@ -100,33 +105,33 @@ def pruned_entrants(
 
 def _taught(ground: Ground, data_dir: Path, folder: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Teach every cut a while, then the most promising one for the rest of the time."""
-    began = time.monotonic()
     subject = ground.subject
     assert subject.train is not None
     folder.mkdir(parents=True, exist_ok=True)
     original = subject.model(data_dir)
+    found = ways(original, _example(ground))
+    began = time.monotonic()
     about = task(ground, subject.train(data_dir), original)
     teacher = leanly.capture(original, example=_example(ground)).eval()
     settings = dataclasses.replace(settings_for(teacher, about), seed=seed)
     reference = _validation(teacher, about)
     networks: list[Pruned] = []
-    graphs: dict[float, tuple[float, Graph]] = {}
-    for share in SHARES:
-        module, ratio = cut(subject.model(data_dir), _example(ground), share)
+    graphs: dict[Way, Graph] = {}
+    chosen = list(dict.fromkeys(nearest_way(found, share) for share in SHARES))
+    for way in chosen:
+        module = prune(original, _example(ground), way.ratio, way.multiple)
         graph = BatchNorm()(leanly.capture(module, example=_example(ground)), about)
         left = FIRST * seconds - (time.monotonic() - began)
-        each = max(left, 1.0) / (len(SHARES) - len(graphs))
-        graph = Distill(epochs=MOST_EPOCHS, time=each, settings=settings)(graph, about)
-        graphs[share] = ratio, graph
-        networks.append(_kept(f"{share:.0%} of MACs", share, ratio, graph, about, folder))
+        each = max(left, 1.0) / (len(chosen) - len(graphs))
+        graphs[way] = Distill(epochs=MOST_EPOCHS, time=each, settings=settings)(graph, about)
+        networks.append(_kept(f"{way.gone:.0%} of MACs", way, graphs[way], about, folder))
         print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)
     allowed = reference - PROMISING * MAX_POINTS
-    promising = [network for network in networks if network.metric >= allowed] or networks[:1]
-    chosen = max(promising, key=lambda network: network.share)
-    ratio, graph = graphs[chosen.share]
+    promising = [way for way, network in zip(chosen, networks, strict=True) if network.metric >= allowed] or chosen[:1]
+    way = max(promising, key=lambda way: way.gone)
     left = seconds - (time.monotonic() - began)
-    graph = Distill(epochs=MOST_EPOCHS, time=max(left, 1.0), settings=settings)(graph, about)
-    networks.append(_kept(f"{chosen.label}, taught on", chosen.share, ratio, graph, about, folder))
+    graph = Distill(epochs=MOST_EPOCHS, time=max(left, 1.0), settings=settings)(graphs[way], about)
+    networks.append(_kept(f"{way.gone:.0%} of MACs, taught on", way, graph, about, folder))
     print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)
     return {
         "original": reference,
@@ -141,11 +146,11 @@ def _validation(graph: Graph, about: leanly.Task) -> float:
     return evaluate(graph, about, split)
 
 
-def _kept(label: str, share: float, ratio: float, graph: Graph, about: leanly.Task, folder: Path) -> Pruned:
+def _kept(label: str, way: Way, graph: Graph, about: leanly.Task, folder: Path) -> Pruned:
     name = f"{digest(label)[:8]}.safetensors"
     state = {key: tensor.detach().clone().contiguous() for key, tensor in graph.state_dict().items()}
     save_file(state, folder / name)
-    return Pruned(label, share, ratio, name, _validation(graph, about))
+    return Pruned(label, way.gone, way.ratio, way.multiple, name, _validation(graph, about))
 
 
 def _quantized(ground: Ground, data_dir: Path, folder: Path, entry: Pruned, settings: Settings) -> Iterator[Entrant]:
@@ -153,7 +158,7 @@ def _quantized(ground: Ground, data_dir: Path, folder: Path, entry: Pruned, sett
     whole = ground.subject
 
     def model(_: Path) -> nn.Module:
-        module = prune(whole.model(data_dir), _example(ground), entry.ratio)
+        module = prune(whole.model(data_dir), _example(ground), entry.ratio, entry.multiple)
         module.load_state_dict(load_file(folder / entry.weights), strict=False)
         return module.eval()
 
@@ -167,18 +172,36 @@ def _quantized(ground: Ground, data_dir: Path, folder: Path, entry: Pruned, sett
             yield dataclasses.replace(entrant, family=FAMILY, name=f"{entry.label}, {entrant.label}")
 
 
-def cut(model: nn.Module, example: tuple[torch.Tensor, ...], share: float) -> tuple[nn.Module, float]:
-    """Return the model with about this share of its MACs cut, and the ratio of channels that does it."""
+@dataclass(frozen=True)
+class Way:
+    """Settings of Torch-Pruning and the share of the MACs that goes with them."""
+
+    multiple: int
+    ratio: float
+    gone: float
+
+
+def ways(model: nn.Module, example: tuple[torch.Tensor, ...]) -> list[Way]:
+    """Try all ratios and multiples: rounding makes what a ratio takes off neither even nor steady."""
     whole, _ = tp.utils.count_ops_and_params(model, _inputs(example))
-    low, high = 0.0, 0.95
-    for _ in range(HALVINGS):
-        ratio = (low + high) / 2
-        left, _ = tp.utils.count_ops_and_params(prune(model, example, ratio), _inputs(example))
-        low, high = (ratio, high) if left > (1 - share) * whole else (low, ratio)
-    return prune(model, example, high), high
+    found = []
+    for multiple in MULTIPLES:
+        for ratio in RATIOS:
+            small = prune(model, example, ratio, multiple)
+            left, _ = tp.utils.count_ops_and_params(small, _inputs(example))
+            found.append(Way(multiple, ratio, 1 - left / whole))
+    return found
 
 
-def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float) -> nn.Module:
+def nearest_way(found: list[Way], share: float) -> Way:
+    """Return the way to about this share with the widest multiple; where none comes near, the nearest."""
+    near = [way for way in found if abs(way.gone - share) <= NEAR * share]
+    widest = max((way.multiple for way in near), default=None)
+    usable = [way for way in near if way.multiple == widest] or found
+    return min(usable, key=lambda way: abs(way.gone - share))
+
+
+def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float, multiple: int) -> nn.Module:
     """Return a copy with this ratio of its channels cut by Torch-Pruning; the same one each time."""
     if isinstance(model, SmallCNN):
         flat = FlatCNN()
@@ -200,6 +223,7 @@ def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float) -> 
             global_pruning=True,
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
+            round_to=multiple,
             ignored_layers=_left_alone(model),
             num_heads=dict(heads),
             prune_num_heads=bool(heads),

@@ -119,7 +119,7 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
             path.parent.mkdir(parents=True, exist_ok=True)
             flags = ["--fast-bias-correction" if fast else "--no-fast-bias-correction"]
             flags += ["--vnni"] if vnni else []
-            flags += ["--transformer"] if subject.name == "minilm" else []
+            flags += ["--transformer"] if subject.name.startswith("minilm") else []
             command = [python(), HERE / "peer_nncf.py", "--model", sources[source], "--preset", preset, *flags]
             command += ["--calibration", *_calibration_files(subject), "--inputs", *subject.input_names, "--out", path]
             done = subprocess.run(

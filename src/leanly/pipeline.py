@@ -198,9 +198,10 @@ def _run(
     try:
         listener.begin("capturing the model", 0.0, forecast.left)
         graph = _captured(task, folder)
+        past = past_trials(journal.events, folder.path)
         with Bench(task, target, budget, seed=seed, note=forecast.see) as bench:
             search = Search(
-                family=Networks(graph, task, target, folder.graphs, smaller=smaller),
+                family=Networks(graph, task, target, folder.graphs, smaller=smaller, past=past),
                 instruments=bench.instruments(),
                 budget=budget,
                 batch_sizes=target.batch_sizes,
@@ -209,7 +210,7 @@ def _run(
                 forecast=forecast,
                 listener=listener,
                 test=_certifying(task),
-                past=past_trials(journal.events, folder.path),
+                past=past,
             )
             search.explore()
             finale = finish(search)

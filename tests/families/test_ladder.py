@@ -24,15 +24,17 @@ class Network:
     capacity: float
     final_drop: float
 
+    slow: float = 1.0
+
     def drop(self, epochs: int) -> float:
-        return self.final_drop + 0.5 * math.exp(-epochs)
+        return self.final_drop + 0.5 * math.exp(-epochs / self.slow)
 
 
 def cut_pass(number: int) -> Static:
     return Static(samples=1000 + number)
 
 
-def teach(epochs: int) -> Static:
+def teach(epochs: int, place: int) -> Static:
     return Static(samples=epochs)
 
 
@@ -47,6 +49,7 @@ class Run:
     epoch: float = 1.0
     unsure: float = 0.0
     """Drops this far above the budget can't be told from those inside."""
+    past: frozenset[str] = frozenset()
     trials: list[Trial] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class Run:
             teach,
             lambda cut: self.networks[self.cuts.index(cut)].capacity,
             lambda cut: self.epoch,
+            self.past,
         )
 
     def explore(self, whole: float = 1.0, each: float = 0.0) -> Run:
@@ -164,9 +168,22 @@ def test_teaching_stays_inside_the_time(seconds: float) -> None:
         assert not run.taught, "no time for one epoch"
 
 
-def test_a_second_process_comes_to_the_same_networks() -> None:
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 5])
+def test_a_second_process_comes_to_the_same_networks(killed_after: int) -> None:
     networks = [Network(0.8, 0.8, GOOD), Network(0.4, 0.4, 0.02)]
     once = Run(networks, seconds=100).explore()
-    again = Run(networks, seconds=90).explore()
-    shared = {t.candidate.key for t in once.trials} & {t.candidate.key for t in again.trials}
-    assert len(shared) >= len(networks) + 2, "epochs are powers of two: a little less time asks for the same"
+    done = [trial.candidate.key for trial in once.trials[:killed_after]]
+    again = Run(networks, seconds=61, past=frozenset(done)).explore()
+    assert [trial.candidate.key for trial in again.trials[:killed_after]] == done
+
+
+def test_time_that_is_left_goes_to_a_faster_one_that_was_left_behind() -> None:
+    networks = [Network(0.8, 0.8, GOOD), Network(0.6, 0.6, GOOD), Network(0.3, 0.3, GOOD, slow=20.0)]
+    run = Run(networks, seconds=300).explore()
+    assert run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 2,"), "slow to learn, but it gets there"
+
+
+def test_what_learns_nothing_any_more_gets_no_more_time() -> None:
+    networks = [Network(0.8, 0.8, GOOD), Network(0.3, 0.3, BAD, slow=0.01)]
+    run = Run(networks, seconds=1000).explore()
+    assert run.left > 500

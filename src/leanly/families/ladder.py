@@ -8,7 +8,7 @@ training, since the weights don't change the time; which stay accurate shows whi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from leanly.families.candidate import Candidate, Seen, mean_latency
@@ -17,8 +17,9 @@ from leanly.recipe import Pass
 WORTH = 0.95
 """A smaller network is taught only if it takes at most this share of the time of the whole one."""
 
-SHARE = 0.75
-"""Share of the spare time that teaching may take; the rest goes to quantizing and running the winner otherwise."""
+SHARE, LATER = 0.75, 10
+"""Teaching may take this share of the spare time, or all but what so many trials take if that is more: the winner is
+quantized and run otherwise in it."""
 
 UNTAUGHT_SHARE = 0.3
 """Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
@@ -60,16 +61,18 @@ class Ladder:
     Args:
         cuts: the smaller networks, in any order.
         candidate: (passes, label, seconds of training) -> the candidate to measure, quantized as the best was.
-        teach: epochs -> the pass that teaches.
+        teach: (epochs, number of the round) -> the pass that teaches.
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
+        past: keys of the candidates that an earlier process measured; they are asked for again.
     """
 
     cuts: Sequence[Cut]
     candidate: Callable[[tuple[Pass, ...], str, float], Candidate]
-    teach: Callable[[int], Pass]
+    teach: Callable[[int, int], Pass]
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
+    past: Collection[str] = ()
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
 
@@ -84,7 +87,9 @@ class Ladder:
         seen = {trial.candidate.key: trial for trial in trials}
         if not self._measured:
             affordable = int(UNTAUGHT_SHARE * seconds / max(whole.seconds, 1e-9))
-            self._measured = spread(range(len(self.cuts)), min(max(affordable, LEAST_UNTAUGHT), len(self.cuts)))
+            chosen = spread(range(len(self.cuts)), min(max(affordable, LEAST_UNTAUGHT), len(self.cuts)))
+            before = [n for n in range(len(self.cuts)) if self._untaught(self.cuts[n]).key in self.past]
+            self._measured = sorted({*chosen, *before})
         untaught = {number: self._untaught(self.cuts[number]) for number in self._measured}
         yield from untaught.values()
         times = {
@@ -95,14 +100,14 @@ class Ladder:
         if not self._rungs:
             limit = WORTH * mean_latency(whole)
             first = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
-            self._begin(first, seconds * SHARE)
+            self._begin(first, _for_teaching(whole, seconds))
         position = 0
         while position < len(self._rungs):
             rung = self._rungs[position]
             taught = {number: self._taught(number, rung) for number in rung.epochs}
             yield from taught.values()
             if position + 1 == len(self._rungs):
-                self._go_on(rung, {n: seen[c.key] for n, c in taught.items() if c.key in seen}, seconds * SHARE)
+                self._go_on(seen, _for_teaching(whole, seconds))
             position += 1
 
     def winners(self, trials: Sequence[Seen]) -> list[Seen]:
@@ -118,7 +123,7 @@ class Ladder:
 
     def _taught(self, number: int, rung: _Rung) -> Candidate:
         cut, epochs = self.cuts[number], (*rung.before[number], rung.epochs[number])
-        passes = (*cut.passes, *(self.teach(count) for count in epochs))
+        passes = (*cut.passes, *(self.teach(count, place) for place, count in enumerate(epochs)))
         label = f"{cut.label}, taught {sum(epochs)} epoch{'s' if sum(epochs) > 1 else ''}"
         return self.candidate(passes, label, rung.epochs[number] * self.epoch_seconds(cut))
 
@@ -136,33 +141,73 @@ class Ladder:
 
     def _begin(self, chosen: list[int], seconds: float) -> None:
         """Start with as many cuts as can be taught an epoch each in a first round; the most moderate stay."""
-        while chosen and sum(self.epoch_seconds(self.cuts[n]) for n in chosen) > seconds / min(ROUNDS, len(chosen)):
+        while chosen and (each := self._round_seconds(chosen)) > seconds / min(ROUNDS, len(chosen)):
             chosen = chosen[:-1]
         if chosen:
-            self._add(dict.fromkeys(chosen, ()), seconds / ROUNDS)
+            self._add(dict.fromkeys(chosen, ()), max(each, seconds / ROUNDS))
 
-    def _go_on(self, rung: _Rung, taught: dict[int, Seen], seconds: float) -> None:
-        """Teach the better half of what is faster than the fastest one inside the budget a round longer."""
-        judged = {number: trial for number, trial in taught.items() if trial.medians and trial.drop is not None}
-        inside = [mean_latency(trial) for trial in judged.values() if trial.outcome == "pass"]
+    def _go_on(self, seen: dict[str, Seen], seconds: float) -> None:
+        """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one."""
+        latest = {number: self._seen(number, seen) for rung in self._rungs for number in rung.epochs}
+        inside = [mean_latency(trials[-1]) for trials in latest.values() if trials and trials[-1].outcome == "pass"]
         limit = min(inside, default=math.inf)
-        open_ = [n for n, trial in judged.items() if trial.outcome != "pass" and mean_latency(trial) < limit]
-        if not open_:
-            return
-        keep = sorted(open_, key=lambda n: judged[n].drop or 0.0)[: max(1, len(rung.epochs) // 2)]
-        before = {n: (*rung.before[n], rung.epochs[n]) for n in keep}
-        # the last round gets all the time there is
-        rounds_left = max(1, ROUNDS - len(self._rungs))
-        self._add(before, seconds / rounds_left)
+        open_ = [
+            number
+            for number, trials in latest.items()
+            if trials and trials[-1].outcome != "pass" and mean_latency(trials[-1]) < limit and _still_learns(trials)
+        ]
+        open_.sort(key=lambda number: latest[number][-1].drop or 0.0)
+        rung = self._rungs[-1]
+        half = [number for number in open_ if number in rung.epochs][: max(1, len(rung.epochs) // 2)]
+        rounds_left = ROUNDS - len(self._rungs)
+        if rounds_left > 1 and half:
+            chosen, seconds = half, seconds / rounds_left
+        else:
+            # what a round left behind is taken up again where a slower one got inside the budget
+            chosen = (half or open_)[:1]
+        self._add({number: self._epochs(number) for number in chosen}, seconds)
+
+    def _seen(self, number: int, seen: dict[str, Seen]) -> list[Seen]:
+        """Return what was measured of a cut after each round of teaching."""
+        candidates = [self._taught(number, rung) for rung in self._rungs if number in rung.epochs]
+        trials = [seen[candidate.key] for candidate in candidates if candidate.key in seen]
+        return [trial for trial in trials if trial.medians and trial.drop is not None]
+
+    def _epochs(self, number: int) -> tuple[int, ...]:
+        return tuple(rung.epochs[number] for rung in self._rungs if number in rung.epochs)
 
     def _add(self, before: dict[int, tuple[int, ...]], seconds: float) -> None:
-        """Add a round of about so many seconds, in epochs that are powers of two, so that a resumed run finds it."""
-        each = sum(self.epoch_seconds(self.cuts[number]) for number in before)
-        affordable = int(seconds / max(each, 1e-9))
-        if affordable < 1:
-            return
-        count = min(1 << (affordable.bit_length() - 1), MOST_EPOCHS)
-        self._rungs.append(_Rung(dict.fromkeys(before, count), before))
+        """Add a round of about so many seconds for as many of the cuts as it can teach, the first ones."""
+        if (count := self._taught_before(before)) is None:
+            while before and (each := self._round_seconds(before)) > seconds:
+                before = dict(list(before.items())[:-1])
+            count = min(int(seconds / max(each, 1e-9)), MOST_EPOCHS) if before else 0
+        if count:
+            self._rungs.append(_Rung(dict.fromkeys(before, count), before))
+
+    def _round_seconds(self, numbers: Iterable[int]) -> float:
+        """Return what an epoch of each takes."""
+        return sum(self.epoch_seconds(self.cuts[number]) for number in numbers)
+
+    def _taught_before(self, before: dict[int, tuple[int, ...]]) -> int | None:
+        """Return the epochs that an earlier process gave to this round."""
+        if self.past:
+            for count in range(1, MOST_EPOCHS + 1):
+                rung = _Rung(dict.fromkeys(before, count), before)
+                if any(self._taught(number, rung).key in self.past for number in before):
+                    return count
+        return None
+
+
+def _for_teaching(whole: Seen, seconds: float) -> float:
+    """Return how much of the spare time teaching may take."""
+    return max(SHARE * seconds, seconds - LATER * whole.seconds)
+
+
+def _still_learns(trials: Sequence[Seen]) -> bool:
+    """Say whether the last round brought a cut nearer to the original, if it had more than one."""
+    drops = [trial.drop or 0.0 for trial in trials]
+    return len(drops) < 2 or drops[-1] < drops[-2]
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:

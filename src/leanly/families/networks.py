@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +49,21 @@ class Networks:
         target: allowed runtimes, and what the machine is good at.
         graphs: folder in which graphs that took long to train are kept; None keeps none.
         smaller: whether smaller networks are tried, where the task has training rows.
+        past: keys of the candidates that an earlier process of the run measured.
     """
 
     def __init__(
-        self, graph: Graph, task: Task, target: Target, graphs: Path | None = None, *, smaller: bool = True
+        self,
+        graph: Graph,
+        task: Task,
+        target: Target,
+        graphs: Path | None = None,
+        *,
+        smaller: bool = True,
+        past: Collection[str] = (),
     ) -> None:
         self._graph, self._task, self._target = graph, task, target
+        self._past = frozenset(past)
         self._may_be_smaller = smaller and task.split("train") is not None
         self._ladder: Ladder | None = None
         self._runtimes = target.allowed()
@@ -282,14 +291,18 @@ class Networks:
 
         @functools.cache
         def seconds(cut: Cut) -> float:
-            return epoch_seconds(self._outcome(Recipe(cut.passes)), self._task, settings, self._target)
+            student = self._outcome(Recipe(cut.passes))
+            return epoch_seconds(student, self._graph, self._task, settings, self._target)
 
         return Ladder(
             cuts=cuts(self._graph),
             candidate=candidate,
-            teach=lambda epochs: Distill(teacher="original", epochs=epochs, settings=settings),
+            teach=lambda epochs, place: Distill(
+                teacher="original", epochs=epochs, settings=replace(settings, seed=settings.seed + place)
+            ),
             capacity=capacity,
             epoch_seconds=seconds,
+            past=self._past,
         )
 
     def _other_ways(self, trials: Sequence[Seen]) -> Iterator[Candidate]:

@@ -110,6 +110,17 @@ def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: T
     assert streams.plans[1].streams == 1
 
 
+def test_other_ways_to_run_are_tried_for_the_fastest_at_each_batch_size(graph: Graph, task: Task) -> None:
+    speeds = {"onnxruntime": {1: 1.0, 5: 6.0}, "openvino": {1: 2.0, 5: 4.0}}
+
+    def judge(candidate: Candidate) -> Trial:
+        return Trial(candidate, speeds.get(candidate.runtime, {1: 9.0, 5: 9.0}), "pass", 0.0)
+
+    found = ask(Networks(graph, task, Target(threads=2, batch_sizes=(1, 5))), judge)
+    tried = {trial.candidate.runtime for trial in found if "one thread" in trial.candidate.label}
+    assert tried == {"onnxruntime", "openvino"}
+
+
 def test_build_lowers_and_runs_the_same_files_otherwise(graph: Graph, task: Task, tmp_path: Path) -> None:
     family = Networks(graph, task, Target(threads=1))
     candidate = Candidate("float32 onnxruntime", Recipe(), "onnxruntime", "float32")

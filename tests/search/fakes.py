@@ -86,6 +86,8 @@ class World:
     allowed: float = 0.01
     measure_seconds: float = 1.0
     noise: float = 0.01
+    pace: dict[str, float] = field(default_factory=dict)
+    """How many times slower the machine is while an idea is measured."""
 
     def idea(self, artifact: Artifact) -> Idea:
         return next(idea for idea in (EAGER, *self.ideas) if idea.name == artifact.notes[0])
@@ -131,7 +133,13 @@ class World:
         if anchor is not None:
             other = self.idea(anchor)
             ratio = {size: near(idea.seconds(size) / other.seconds(size)) for size in SIZES}
-        return self._measurement(idea, "validation", idea.metric), ratio
+        measured = self._measurement(idea, "validation", idea.metric)
+        slower = self.pace.get(idea.name, 1.0)
+        latency = {
+            size: Latency(size, tuple((slower * block[0],) for block in latency.blocks))
+            for size, latency in measured.latency.items()
+        }
+        return replace(measured, latency=latency), ratio
 
     def _measurement(self, idea: Idea, split: str, metric: float) -> Measurement:
         return Measurement(

@@ -73,6 +73,20 @@ def test_what_does_not_fit_in_the_time_is_not_tried_and_a_shorter_one_is(tmp_pat
     assert any("not tried" in note for note in search.notes)
 
 
+def test_a_machine_that_was_slow_for_a_while_does_not_mislead(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST, Idea("int8 b", 0.0012, 0.895)], pace={FAST.name: 1.5, FLOAT.name: 3.0}, noise=0.0)
+    search = begin(world, tmp_path / "run")
+    search.explore()
+    best = search.best_so_far()
+    assert best is not None and best.label == FAST.name
+    assert best.latency[1].median == pytest.approx(1.5 * FAST.latency), "what is shown is what was timed"
+    assert best.medians[1] == pytest.approx(FAST.latency)
+    search.journal.close()
+    again = begin(world, tmp_path / "run", resume=True)
+    again.explore()
+    assert again.best_so_far().medians == best.medians  # type: ignore[union-attr]
+
+
 def test_time_for_the_end_is_kept_back(tmp_path: Path) -> None:
     world = World([FLOAT, *(Idea(f"int8 {n}", 0.001 + n / 1e4, 0.9) for n in range(100))])
     search = begin(world, tmp_path / "run", time=60.0)

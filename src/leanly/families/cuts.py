@@ -12,7 +12,7 @@ from leanly.recipe import Pass
 from leanly.training import BatchNorm
 
 LAYER_SHARES = (0.25, 0.4, 0.48, 0.55, 0.62, 0.7)
-CHANNEL_SHARES = (0.3, 0.5, 0.7, 0.85, 0.93)
+CHANNEL_SHARES = (0.3, 0.5, 0.7, 0.85, 0.93, 0.96)
 BOTH = ((0.4, 0.4), (0.55, 0.5))
 """Share of the layers, then of the MACs left in channels."""
 MULTIPLE = 8

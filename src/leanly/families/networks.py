@@ -313,10 +313,9 @@ class Networks:
         for name, plans in self._plans():
             # the float artifact first: what would help both must not count as a gain of int8
             for group in (floats, good):
-                fastest = min(group, key=mean_latency, default=None)
-                if fastest is not None and (name, fastest.candidate.runtime) != ("fixed shapes", "openvino"):
-                    base = fastest.candidate
-                    yield replace(base, label=_label(base.label, name), plans=plans)
+                for base in _fastest_by_size(group):
+                    if (name, base.runtime) != ("fixed shapes", "openvino"):
+                        yield replace(base, label=_label(base.label, name), plans=plans)
 
     def _plans(self) -> Iterator[tuple[str, dict[int, Plan]]]:
         threads, sizes = self._target.threads, self._target.batch_sizes
@@ -350,6 +349,15 @@ def _label(name: str, *details: str) -> str:
     """Add details to a name, in brackets behind it."""
     start, bracket, rest = name.partition(" (")
     return f"{start} ({', '.join([*([rest[:-1]] if bracket else []), *details])})"
+
+
+def _fastest_by_size(trials: Sequence[Seen]) -> list[Candidate]:
+    """Return the fastest over all batch sizes, and the fastest at each."""
+    if not trials:
+        return []
+    fastest = [min(trials, key=mean_latency)]
+    fastest += [min(trials, key=lambda trial: trial.medians[size]) for size in trials[0].medians]
+    return list({trial.candidate.key: trial.candidate for trial in fastest}.values())
 
 
 def _static(candidate: Candidate) -> Static:

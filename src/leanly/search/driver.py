@@ -213,11 +213,9 @@ class Search:
             )
         measurement.save(folder / MEASUREMENT)
         self.forecast.see("open", measurement.open_seconds)
-        seconds = self.forecast.clock() - began
-        trial = Trial(
-            number, candidate, "measured", artifact=artifact, measurement=measurement, ratio=ratio, seconds=seconds
-        )
-        return self.judged(trial)
+        trial = Trial(number, candidate, "measured", artifact=artifact, measurement=measurement, ratio=ratio)
+        steady = {size: interval.value * anchor.medians[size] for size, interval in ratio.items()} if anchor else {}
+        return self.judged(trial.replace(steady=steady, seconds=self.forecast.clock() - began))
 
     def _attempt(self, candidate: Candidate) -> Trial:
         number = self._begin(candidate)
@@ -286,7 +284,7 @@ class Search:
         """Return the product of a trial's median latencies: it orders as their geometric mean does."""
         product = 1.0
         for size in self.batch_sizes:
-            product *= trial.latency[size].median
+            product *= trial.medians[size]
         return product
 
 

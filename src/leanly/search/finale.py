@@ -88,7 +88,7 @@ def _passed(trial: Trial) -> bool:
 
 
 def _point(search: Search, trial: Trial) -> Point:
-    latency = {size: trial.latency[size].median for size in search.batch_sizes}
+    latency = {size: trial.medians[size] for size in search.batch_sizes}
     return Point(trial.number, latency, -math.inf if trial.metric is None else trial.metric)
 
 
@@ -109,15 +109,15 @@ def finalists(search: Search, most: int) -> list[Trial]:
     sure = [trial for trial in fit if _passed(trial)] or floats
     for group in (floats, exact, whole, sure, fit):
         for size in search.batch_sizes:
-            trial = min(group, key=lambda trial: trial.latency[size].median)
+            trial = min(group, key=lambda trial: trial.medians[size])
             chosen.setdefault(trial.number, trial)
     for trial in _likeliest(fit):
         chosen.setdefault(trial.number, trial)
     points = [_point(search, trial) for trial in fit]
     kept = {point.number for point in fronts(points, search.batch_sizes, slack=SLACK)}
     for size in search.batch_sizes:
-        fastest = min(trial.latency[size].median for trial in floats)
-        kept |= {trial.number for trial in floats if trial.latency[size].median <= fastest * SLACK}
+        fastest = min(trial.medians[size] for trial in floats)
+        kept |= {trial.number for trial in floats if trial.medians[size] <= fastest * SLACK}
     for trial in sorted((trial for trial in fit if trial.number in kept), key=search.mean_latency):
         if len(chosen) >= most:
             break

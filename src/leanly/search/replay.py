@@ -49,6 +49,7 @@ def trial_json(trial: Trial, root: Path) -> dict[str, Any]:
         "verdict": trial.verdict.to_json() if trial.verdict else None,
         "certified": trial.certified.to_json() if trial.certified else None,
         "ratio": {str(size): interval.to_json() for size, interval in trial.ratio.items()},
+        "steady": {str(size): seconds for size, seconds in trial.steady.items()},
         "final": [latency.to_json() for latency in trial.final.values()],
     }
 
@@ -91,6 +92,7 @@ def read_trial(data: dict[str, Any], root: Path) -> Trial:
             measurement=Measurement.open(folder / MEASUREMENT) if data["measured"] else None,
             verdict=Verdict.from_json(data["verdict"]) if data["verdict"] else None,
             ratio={int(size): Interval.from_json(entry) for size, entry in data["ratio"].items()},
+            steady={int(size): float(seconds) for size, seconds in data.get("steady", {}).items()},
             final={entry["batch_size"]: Latency.from_json(entry) for entry in data["final"]},
             proof=Measurement.open(folder / PROOF) if data["proven"] else None,
             certified=Verdict.from_json(data["certified"]) if data["certified"] else None,

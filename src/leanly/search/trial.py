@@ -27,6 +27,8 @@ class Trial:
         measurement: what was measured on `validation`, with the short timing of the search.
         verdict: the judge's word on `validation`.
         ratio: by batch size, its latency over that of the fastest float artifact then known, timed in turns.
+        steady: seconds a call by batch size, as if timed when the reference was: its ratio times what that artifact
+            takes then. The machine's pace changes within a run; this does not.
         final: fresh and longer timings from the end of the run, in turns with the other finalists.
         proof: predictions and metric on `test`.
         certified: the judge's word on `test`.
@@ -41,6 +43,7 @@ class Trial:
     measurement: Measurement | None = None
     verdict: Verdict | None = None
     ratio: dict[int, Interval] = field(default_factory=dict)
+    steady: dict[int, float] = field(default_factory=dict)
     final: dict[int, Latency] = field(default_factory=dict)
     proof: Measurement | None = None
     certified: Verdict | None = None
@@ -83,7 +86,9 @@ class Trial:
 
     @property
     def medians(self) -> dict[int, float]:
-        """Seconds a call by batch size; empty where it was not measured."""
+        """Seconds a call by batch size, to be compared with those of other trials; empty where it was not measured."""
+        if self.steady and not self.final:
+            return self.steady
         return {size: latency.median for size, latency in self.latency.items()}
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from leanly.budget import read_time
+from leanly.distill.hidden import Pair, hidden_pairs
 from leanly.distill.objectives import taught
 from leanly.distill.teachers import Teacher, check_alike, check_teacher, find_teacher
 from leanly.errors import LeanlyWarning, SettingError
@@ -38,6 +39,10 @@ class Distill:
         epochs: how often all training rows are seen, at most.
         temperature: by which logits are divided before they are compared.
         alpha: share of the teacher, the rest is the labels'; 1 needs no labels, 0 is training on labels alone.
+        features: what hidden values count beside the outputs: their squared error as a share of the teacher's power. A
+            student that was cut out of its teacher learns in far fewer epochs by them; of the teacher's channels those
+            count that it still has. 0 compares outputs alone. Romero et al. 2015, "FitNets: Hints for Thin Deep Nets",
+            without their regressors.
         time: seconds, "90s" or "10min" for everything; the schedule is fitted into it.
         settings: how; see `leanly.training.Settings`.
         folder: where checkpoints lie; no part of a recipe.
@@ -51,6 +56,7 @@ class Distill:
     epochs: int = 3
     temperature: float = 4.0
     alpha: float = 0.9
+    features: float = 0.0
     time: float | str | None = None
     settings: Settings = field(default_factory=Settings)
     folder: str | Path | None = field(default=None, compare=False, metadata={"recipe": False})
@@ -66,6 +72,8 @@ class Distill:
             raise SettingError(f"temperature is {self.temperature!r}", where="Distill", remedy="give a number above 0")
         if not (is_number(self.alpha) and 0 <= self.alpha <= 1):
             raise SettingError(f"alpha is {self.alpha!r}", where="Distill", remedy="give a share from 0 to 1")
+        if not (is_number(self.features) and self.features >= 0):
+            raise SettingError(f"features is {self.features!r}", where="Distill", remedy="give 0 or a number above")
         if self.time is not None:
             read_time(self.time)
 
@@ -83,15 +91,27 @@ class Distill:
         about: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha}
         listener = self.progress
         objective: Objective = supervised(graph, task)
-        if self.alpha > 0:
+        hidden: tuple[str, ...] = ()
+        if self.alpha > 0 or self.features > 0:
             teacher = find_teacher(self.teacher, task)
             check_alike(graph, teacher)
             if teacher.device != graph.device:
                 teacher = teacher.clone().to(graph.device)
             seconds = None if self.time is None else read_time(self.time)
-            teach = Teacher(teacher, split, self.settings, self.epochs, seconds, target)
-            objective = taught(graph, task, teach, temperature=self.temperature, alpha=self.alpha)
-            about["teacher"] = teacher.fingerprint()
+            pairs = self._pairs(graph, teacher)
+            hidden = tuple(pair.student for pair in pairs)
+            theirs = tuple(pair.teacher for pair in pairs)
+            teach = Teacher(teacher, split, self.settings, self.epochs, seconds, target, theirs)
+            objective = taught(
+                graph,
+                task,
+                teach,
+                temperature=self.temperature,
+                alpha=self.alpha,
+                features=self.features,
+                pairs=pairs,
+            )
+            about |= {"teacher": teacher.fingerprint(), "features": self.features}
             listener = _Watch(teacher, task, self.progress)
         return fit(
             graph,
@@ -105,7 +125,21 @@ class Distill:
             folder=self.folder,
             progress=listener,
             about=about,
+            hidden=hidden,
         )
+
+    def _pairs(self, graph: Graph, teacher: Graph) -> tuple[Pair, ...]:
+        if self.features == 0:
+            return ()
+        pairs = hidden_pairs(graph, teacher)
+        if not pairs:
+            warnings.warn(
+                "No hidden value of the student has its like in the teacher: only outputs are compared. "
+                "What to do: nothing, or features=0.",
+                LeanlyWarning,
+                stacklevel=4,
+            )
+        return pairs
 
 
 class _Watch:

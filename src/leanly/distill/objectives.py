@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from leanly.checks import class_count
+from leanly.distill.hidden import Pair
 from leanly.graph import Graph
 from leanly.metrics import first_output
 from leanly.structure import build
@@ -70,33 +71,47 @@ def main_output(graph: Graph) -> int:
 
 
 def taught(
-    graph: Graph, task: Task, teach: Callable[[TrainBatch], tuple[Tensor, ...]], *, temperature: float, alpha: float
+    graph: Graph,
+    task: Task,
+    teach: Callable[[TrainBatch], tuple[Tensor, ...]],
+    *,
+    temperature: float,
+    alpha: float,
+    features: float = 0.0,
+    pairs: Sequence[Pair] = (),
 ) -> Objective:
-    """Return the objective `alpha * teacher + (1 - alpha) * labels`.
+    """Return the objective `alpha * teacher + (1 - alpha) * labels + features * hidden values`.
 
     Beside the main output, every other output of floats is compared by its values.
 
     Args:
         graph: the student, whose structure of outputs the loss is given.
         task: its loss compares with the labels.
-        teach: gives the teacher's flat outputs of a batch.
+        teach: gives the teacher's flat outputs of a batch, behind them its values of the pairs.
         temperature: by which logits are divided before they are compared.
         alpha: the teacher's share, 0 to 1.
+        features: what the mean error of the pairs counts.
+        pairs: the values that follow the outputs of both.
     """
     main, compare = main_output(graph), comparison(graph, task)
     floats = [index for index, spec in enumerate(graph.outputs) if spec.dtype.startswith(("float", "bfloat"))]
     loss = task.loss_function
 
+    count = len(graph.outputs)
+
     def objective(outputs: tuple[Tensor, ...], batch: TrainBatch) -> Tensor:
         parts: list[Tensor] = []
+        wanted = teach(batch) if alpha > 0 or pairs else ()
         if alpha > 0:
-            wanted = teach(batch)
             parts += [
                 alpha * (compare if index == main else values)(outputs[index], wanted[index], temperature)
                 for index in floats
             ]
         if alpha < 1:
-            parts.append((1 - alpha) * loss(build(graph.returns, outputs), batch.targets))
+            parts.append((1 - alpha) * loss(build(graph.returns, outputs[:count]), batch.targets))
+        if pairs:
+            found = zip(pairs, outputs[count:], wanted[count:], strict=True)
+            parts.append(features / len(pairs) * torch.stack([pair.loss(*values) for pair, *values in found]).sum())
         return torch.stack(parts).sum()
 
     return objective

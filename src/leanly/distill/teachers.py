@@ -14,6 +14,7 @@ from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, capture
 from leanly.graph.tensors import every
+from leanly.graph.watching import Watched
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.evaluation import ROWS, outputs_of
@@ -109,14 +110,23 @@ class Teacher:
         epochs: how often the rows are seen.
         seconds: the time of the whole run; None sets no limit.
         target: what the machine is good at.
+        hidden: names of nodes whose values are given behind the outputs; they are too many to be kept.
     """
 
     def __init__(
-        self, graph: Graph, split: Split, settings: Settings, epochs: int, seconds: float | None, target: Target | None
+        self,
+        graph: Graph,
+        split: Split,
+        settings: Settings,
+        epochs: int,
+        seconds: float | None,
+        target: Target | None,
+        hidden: tuple[str, ...] = (),
     ) -> None:
         self._graph = graph
+        self._runs = Watched(graph, hidden) if hidden else graph
         self._dtype = chosen_dtype(graph, settings.precision, target)
-        again = epochs > 1 and not settings.augment and split.counted and split.same_again()
+        again = epochs > 1 and not (hidden or settings.augment) and split.counted and split.same_again()
         self._kept = _kept_outputs(graph, split, seconds) if again and _fits(graph, len(split)) else None
 
     @property
@@ -129,7 +139,7 @@ class Teacher:
         if self._kept is not None and batch.rows is not None:
             return tuple(output[batch.rows].to(self._graph.device) for output in self._kept)
         with torch.no_grad():
-            return run(self._graph, batch.inputs, self._dtype)
+            return run(self._runs, batch.inputs, self._dtype)
 
 
 def _fits(graph: Graph, rows: int) -> bool:

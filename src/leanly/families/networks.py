@@ -17,7 +17,7 @@ from leanly.families.cuts import cuts
 from leanly.families.keeping import Kept
 from leanly.families.ladder import Cut, Ladder
 from leanly.families.sensitivity import layer_errors
-from leanly.families.teaching import epoch_seconds, settings_for
+from leanly.families.teaching import FEATURES, epoch_seconds, settings_for
 from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
@@ -298,7 +298,10 @@ class Networks:
             cuts=cuts(self._graph),
             candidate=candidate,
             teach=lambda epochs, place: Distill(
-                teacher="original", epochs=epochs, settings=replace(settings, seed=settings.seed + place)
+                teacher="original",
+                epochs=epochs,
+                features=FEATURES,
+                settings=replace(settings, seed=settings.seed + place),
             ),
             capacity=capacity,
             epoch_seconds=seconds,

@@ -43,6 +43,7 @@ def fit(
     folder: str | Path | None = None,
     progress: Listener | None = None,
     about: Mapping[str, Any] | None = None,
+    hidden: tuple[str, ...] = (),
 ) -> Graph:
     """Minimize an objective over the training rows and return the best state that validation saw.
 
@@ -60,6 +61,7 @@ def fit(
         folder: where checkpoints lie; a run that was killed goes on from them, one that ended is not done again.
         progress: is called after each step and each evaluation.
         about: JSON that says what the objective is, so that a checkpoint of another one is refused.
+        hidden: names of nodes whose values the objective is given behind the outputs.
 
     Raises:
         DataError: the task has no training rows.
@@ -79,7 +81,7 @@ def fit(
             folder, _key(graph, task, epochs, seconds, settings, {"dtype": dtype, **(about or {})})
         )
     with fixed_random(), deterministic():
-        stepper = Stepper(graph.clone().train(), objective, settings, target)
+        stepper = Stepper(graph.clone().train(), objective, settings, target, hidden)
         rows = Rows(split, settings.batch_size, settings.seed)
         pace = Pace(epochs * rows.steps, seconds, spent=spent)
         run = _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leanly.graph import Graph
 from leanly.graph.tensors import dtype_named
+from leanly.graph.watching import Watched
 from leanly.target import Target
 
 aten = torch.ops.aten
@@ -42,7 +43,7 @@ def placed(inputs: list[Tensor], device: torch.device, channels_last: bool) -> l
     return [tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor for tensor in moved]
 
 
-def run(graph: Graph, inputs: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def run(graph: Graph | Watched, inputs: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Run a graph with its matrix products in `dtype`; the outputs come in their own dtype."""
     with torch.autocast(graph.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         outputs = graph.flat(*inputs)

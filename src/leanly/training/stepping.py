@@ -12,6 +12,7 @@ from torch import Tensor
 from leanly.errors import DataError, LeanlyError, LeanlyWarning
 from leanly.graph import Graph
 from leanly.graph.explaining import first_line
+from leanly.graph.watching import Watched
 from leanly.target import Target
 from leanly.training.augmentation import augmented, check_augment, image_inputs
 from leanly.training.optimizers import make_optimizer
@@ -21,7 +22,8 @@ from leanly.training.seeding import reseed, seed_of
 from leanly.training.settings import Settings
 
 Objective = Callable[[tuple[Tensor, ...], TrainBatch], Tensor]
-"""What is minimized: `(flat outputs, batch) -> scalar tensor`, everything on the graph's device."""
+"""What is minimized: `(flat outputs, batch) -> scalar tensor`, everything on the graph's device; the hidden values that
+were asked for follow the outputs."""
 
 
 class Diverged(Exception):
@@ -40,14 +42,23 @@ class Stepper:
         objective: what is minimized.
         settings: how.
         target: what the machine is good at; by default this one.
+        hidden: names of nodes whose values the objective is given behind the outputs.
 
     Raises:
         SettingError: no parameter can be trained, or augmentation without images.
     """
 
-    def __init__(self, graph: Graph, objective: Objective, settings: Settings, target: Target | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        objective: Objective,
+        settings: Settings,
+        target: Target | None = None,
+        hidden: tuple[str, ...] = (),
+    ) -> None:
         check_augment(graph, settings.augment)
         self.graph, self._objective, self._settings = graph, objective, settings
+        self._runs = Watched(graph, hidden) if hidden else graph
         self.optimizer = make_optimizer(graph, settings)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._channels_last = takes_channels_last(graph)
@@ -98,7 +109,7 @@ class Stepper:
         batch = batch._replace(inputs=inputs, targets=batch.targets.to(device))
         reseed(self._settings.seed, "step", batch.epoch, batch.number)
         try:
-            loss = self._objective(run(self.graph, inputs, self._dtype), batch)
+            loss = self._objective(run(self._runs, inputs, self._dtype), batch)
         except LeanlyError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:

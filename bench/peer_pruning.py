@@ -32,7 +32,7 @@ from bench.ours import task
 from bench.rows import cached, code_version
 from leanly.budget import read_time
 from leanly.distill import Distill
-from leanly.families.teaching import FEATURES, settings_for
+from leanly.families.teaching import settings_for
 from leanly.files import digest
 from leanly.graph import Graph
 from leanly.training import BatchNorm
@@ -123,14 +123,14 @@ def _taught(ground: Ground, data_dir: Path, folder: Path, seconds: float, seed: 
         graph = BatchNorm()(leanly.capture(module, example=_example(ground)), about)
         left = FIRST * seconds - (time.monotonic() - began)
         each = max(left, 1.0) / (len(chosen) - len(graphs))
-        graphs[way] = Distill(epochs=MOST_EPOCHS, time=each, features=FEATURES, settings=settings)(graph, about)
+        graphs[way] = Distill(epochs=MOST_EPOCHS, time=each, settings=settings)(graph, about)
         networks.append(_kept(f"{way.gone:.0%} of MACs", way, graphs[way], about, folder))
         print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)
     allowed = reference - PROMISING * MAX_POINTS
     promising = [way for way, network in zip(chosen, networks, strict=True) if network.metric >= allowed] or chosen[:1]
     way = max(promising, key=lambda way: way.gone)
     left = seconds - (time.monotonic() - began)
-    teach = Distill(epochs=MOST_EPOCHS, time=max(left, 1.0), features=FEATURES, settings=settings)
+    teach = Distill(epochs=MOST_EPOCHS, time=max(left, 1.0), settings=settings)
     graph = teach(graphs[way], about)
     networks.append(_kept(f"{way.gone:.0%} of MACs, taught on", way, graph, about, folder))
     print(f"{subject.name}: Torch-Pruning {networks[-1].label}: {networks[-1].metric:.4f}", flush=True)

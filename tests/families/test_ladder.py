@@ -34,7 +34,7 @@ def cut_pass(number: int) -> Static:
     return Static(samples=1000 + number)
 
 
-def teach(epochs: int, place: int) -> Static:
+def teach(cut: Cut, epochs: int, place: int) -> Static:
     return Static(samples=epochs)
 
 

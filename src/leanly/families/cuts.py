@@ -15,6 +15,9 @@ LAYER_SHARES = (0.25, 0.4, 0.48, 0.55, 0.62, 0.7)
 CHANNEL_SHARES = (0.3, 0.5, 0.7, 0.85, 0.93, 0.96)
 BOTH = ((0.4, 0.4), (0.55, 0.5))
 """Share of the layers, then of the MACs left in channels."""
+FEATURES = 200.0
+"""What hidden values count where layers are gone: what is left can give them all. Where channels are gone it can't, and
+learns worse by trying."""
 MULTIPLE = 8
 """Integer kernels work through channels in groups: 17 take as long as 24. Networks that are narrower than four groups
 in most layers are cut in smaller steps."""
@@ -25,7 +28,7 @@ def cuts(graph: Graph) -> list[Cut]:
     blocks, multiple = len(find_blocks(graph)), _multiple(graph)
     counts = {round(share * blocks) for share in LAYER_SHARES}
     found = [
-        Cut(f"{blocks - count} of {blocks} layers", (_layers(count), BatchNorm()))
+        Cut(f"{blocks - count} of {blocks} layers", (_layers(count), BatchNorm()), FEATURES)
         for count in sorted(counts)
         if 0 < count <= blocks
     ]

@@ -38,10 +38,12 @@ class Cut:
     Args:
         label: how people read it: "half of the channels".
         passes: the passes.
+        features: what hidden values count while it is taught.
     """
 
     label: str
     passes: tuple[Pass, ...]
+    features: float = 0.0
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Ladder:
     Args:
         cuts: the smaller networks, in any order.
         candidate: (passes, label, seconds of training) -> the candidate to measure, quantized as the best was.
-        teach: (epochs, number of the round) -> the pass that teaches.
+        teach: (cut, epochs, number of the round) -> the pass that teaches.
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
         past: keys of the candidates that an earlier process measured; they are asked for again.
@@ -69,7 +71,7 @@ class Ladder:
 
     cuts: Sequence[Cut]
     candidate: Callable[[tuple[Pass, ...], str, float], Candidate]
-    teach: Callable[[int, int], Pass]
+    teach: Callable[[Cut, int, int], Pass]
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
     past: Collection[str] = ()
@@ -123,7 +125,7 @@ class Ladder:
 
     def _taught(self, number: int, rung: _Rung) -> Candidate:
         cut, epochs = self.cuts[number], (*rung.before[number], rung.epochs[number])
-        passes = (*cut.passes, *(self.teach(count, place) for place, count in enumerate(epochs)))
+        passes = (*cut.passes, *(self.teach(cut, count, place) for place, count in enumerate(epochs)))
         label = f"{cut.label}, taught {sum(epochs)} epoch{'s' if sum(epochs) > 1 else ''}"
         return self.candidate(passes, label, rung.epochs[number] * self.epoch_seconds(cut))
 

@@ -17,7 +17,7 @@ from leanly.families.cuts import cuts
 from leanly.families.keeping import Kept
 from leanly.families.ladder import Cut, Ladder
 from leanly.families.sensitivity import layer_errors
-from leanly.families.teaching import FEATURES, epoch_seconds, settings_for
+from leanly.families.teaching import epoch_seconds, settings_for
 from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
@@ -292,15 +292,16 @@ class Networks:
         @functools.cache
         def seconds(cut: Cut) -> float:
             student = self._outcome(Recipe(cut.passes))
-            return epoch_seconds(student, self._graph, self._task, settings, self._target)
+            hidden = cut.features > 0
+            return epoch_seconds(student, self._graph, self._task, settings, self._target, hidden=hidden)
 
         return Ladder(
             cuts=cuts(self._graph),
             candidate=candidate,
-            teach=lambda epochs, place: Distill(
+            teach=lambda cut, epochs, place: Distill(
                 teacher="original",
                 epochs=epochs,
-                features=FEATURES,
+                features=cut.features,
                 settings=replace(settings, seed=settings.seed + place),
             ),
             capacity=capacity,

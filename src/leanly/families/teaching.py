@@ -26,9 +26,6 @@ LOOKED_AT = 512
 HARMLESS = 0.03
 """Share of the metric that an augmentation may cost the teacher; mirrored digits cost far more."""
 
-FEATURES = 200.0
-"""What hidden values count for a cut network: more than its outputs, since they teach each part on its own."""
-
 STEPS = 3
 OVERHEAD = 1.3
 """An epoch over its steps: hidden values are compared, and validation is scored."""
@@ -44,10 +41,12 @@ def settings_for(graph: Graph, task: Task, batch_size: int = 64) -> Settings:
     return Settings(batch_size=batch_size, augment=harmless)
 
 
-def epoch_seconds(graph: Graph, teacher: Graph, task: Task, settings: Settings, target: Target) -> float:
+def epoch_seconds(
+    graph: Graph, teacher: Graph, task: Task, settings: Settings, target: Target, *, hidden: bool
+) -> float:
     """Return about how long an epoch of teaching takes: a few steps are taken on a clone and thrown away.
 
-    The teacher runs along, since hidden values are compared.
+    The teacher runs along where rows are augmented or hidden values compared; else it runs once for all students.
     """
     rows = Rows(training_rows(task), settings.batch_size, settings.seed)
     with deterministic():
@@ -58,8 +57,9 @@ def epoch_seconds(graph: Graph, teacher: Graph, task: Task, settings: Settings, 
         for batch in itertools.islice(rows.epoch(0), STEPS):
             began = time.monotonic()
             stepper(batch, 0.0)
-            with torch.no_grad():
-                run(teacher, placed(batch.inputs, teacher.device, takes_channels_last(teacher)), dtype)
+            if settings.augment or hidden:
+                with torch.no_grad():
+                    run(teacher, placed(batch.inputs, teacher.device, takes_channels_last(teacher)), dtype)
             times.append(time.monotonic() - began)
     return OVERHEAD * rows.steps * min(times)
 

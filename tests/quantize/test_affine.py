@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from leanly.errors import SettingError
 from leanly.quantize.affine import Affine, fixed_point, from_range, integer_range
+from leanly.quantize.static import weight_affine
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 
@@ -16,11 +17,12 @@ FINITE = st.floats(-1e6, 1e6, width=32)
 def affines(draw: st.DrawFn) -> tuple[Affine, float, float]:
     low, high = sorted((draw(FINITE), draw(FINITE)))
     signed = draw(st.booleans())
+    bits = draw(st.integers(1, 8))
     affine = from_range(
         torch.tensor(low),
         torch.tensor(high),
-        bits=draw(st.integers(2, 8)),
-        symmetric=draw(st.booleans()),
+        bits=bits,
+        symmetric=draw(st.booleans()) and bits > 1,
         signed=signed,
     )
     return affine, min(low, 0.0), max(high, 0.0)
@@ -106,7 +108,69 @@ def test_fixed_point_is_within_half_a_unit(values, bits):
     assert np.abs(fixed_point(y, bits) / 2.0**bits - y).max() <= 0.5 / 2**bits
 
 
-@pytest.mark.parametrize("bits", [0, 1, 9, -3])
+@pytest.mark.parametrize("bits", [0, 9, -3, 2.5, True])
 def test_bits_out_of_range(bits):
     with pytest.raises(SettingError, match="bits"):
         integer_range(bits, signed=True)
+
+
+def test_one_narrow_bit_is_none():
+    with pytest.raises(SettingError, match="one bit"):
+        integer_range(1, signed=True, narrow=True)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_one_symmetric_bit_stands_for_the_two_ends(signed):
+    affine = from_range(torch.tensor(-1.5), torch.tensor(2.0), bits=1, symmetric=True, signed=signed)
+    x = torch.tensor([-9.0, -2.0, -0.1, 0.1, 2.0, 9.0])
+    assert affine.dequantize(affine.quantize(x)).tolist() == [-2, -2, -2, 2, 2, 2]
+    assert affine.high - affine.low == 1
+    with pytest.raises(SettingError, match="no zero point"):
+        affine.zero_point_form()
+
+
+@settings(max_examples=30)
+@given(st.integers(2, 8), st.booleans(), st.sampled_from([1, 2, 4, 8]))
+def test_groups_are_independent(bits, symmetric, groups):
+    weight = torch.randn(3, 8, generator=torch.Generator().manual_seed(bits)) * torch.logspace(-3, 3, 8)
+    pieces = weight.reshape(3, groups, -1)
+    affine = from_range(pieces.amin(2), pieces.amax(2), bits=bits, symmetric=symmetric, signed=True, axis=0)
+    whole = affine.dequantize(affine.quantize(weight)).reshape(pieces.shape)
+    for row in range(3):
+        for group in range(groups):
+            piece = pieces[row, group]
+            alone = from_range(piece.amin(), piece.amax(), bits=bits, symmetric=symmetric, signed=True)
+            assert torch.equal(alone.dequantize(alone.quantize(piece)), whole[row, group])
+
+
+def test_the_operator_of_the_graph_does_the_same_arithmetic_in_groups():
+    weight = torch.randn(4, 6)
+    pieces = weight.reshape(4, 2, 3)
+    affine = from_range(pieces.amin(2), pieces.amax(2), bits=4, symmetric=True, signed=True, axis=0)
+    found = torch.ops.leanly.fake_quantize(weight, affine.scale, affine.shift, 0, affine.low, affine.high)
+    assert torch.equal(found, affine.dequantize(affine.quantize(weight)))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_an_empty_channel_and_a_huge_outlier_leave_the_others_alone(bits):
+    weight = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    weight[1] = 0
+    weight[2, 7] = 1e6
+    affine = weight_affine(weight, bits, "channel")
+    restored = affine.dequantize(affine.quantize(weight))
+    assert restored[1].abs().max() == 0
+    kept = [0, 3]
+    alone = weight_affine(weight[kept], bits, "channel")
+    assert torch.equal(restored[kept], alone.dequantize(alone.quantize(weight[kept])))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_few_bits_of_a_weight_take_the_range_with_the_least_error(bits, granularity):
+    weight = torch.randn(8, 400, generator=torch.Generator().manual_seed(bits))
+    bound = weight.abs().amax(1) if granularity == "channel" else weight.abs().amax()
+    axis = 0 if granularity == "channel" else -1
+    widest = from_range(-bound, bound, bits=bits, symmetric=True, signed=True, narrow=True, axis=axis)
+    chosen = weight_affine(weight, bits, granularity)
+    errors = [((a.dequantize(a.quantize(weight)) - weight) ** 2).sum(1) for a in (chosen, widest)]
+    assert (errors[0].sum() if axis < 0 else errors[0]).lt(0.9 * (errors[1].sum() if axis < 0 else errors[1])).all()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from leanly.errors import DataError, SettingError
 from leanly.graph.statistics import BINS, Histogram
 from leanly.quantize.affine import from_range
-from leanly.quantize.observers import minmax, mse, observer_named, percentile
+from leanly.quantize.observers import entropy, minmax, mse, observer_named, percentile
 
 
 def histogram_of(x: torch.Tensor, pieces: int = 1) -> Histogram:
@@ -50,6 +50,20 @@ def test_mse_is_no_worse_than_minmax(bits):
         assert error_of(x, mse(histogram, bits, False), bits) < 0.5 * error_of(x, minmax(histogram, bits, False), bits)
 
 
+def test_entropy_leaves_rare_outliers_out_and_keeps_what_is_even():
+    generator = torch.Generator().manual_seed(0)
+    rare = torch.cat([torch.randn(100_000, generator=generator), 40 * torch.rand(20, generator=generator)])
+    low, high = entropy(histogram_of(rare, 3), 4, False)
+    assert 2 < high < 20 and low < -2
+    even = torch.rand(100_000, generator=generator)
+    low, high = entropy(histogram_of(even, 3), 8, False)
+    assert high > 0.95 and low >= 0
+
+
+def test_entropy_of_a_constant_is_its_own_range():
+    assert entropy(histogram_of(torch.full((100,), 3.0)), 8, False)[1] == pytest.approx(3.0, rel=1e-2)
+
+
 def test_nan_names_tensor_and_batch():
     histogram = Histogram("layer1.relu")
     histogram.update(torch.ones(3), 0)
@@ -64,5 +78,5 @@ def test_constant_zero_has_a_range():
 
 
 def test_unknown_observer_lists_the_known():
-    with pytest.raises(SettingError, match="mse, percentile, minmax"):
+    with pytest.raises(SettingError, match="mse, percentile, entropy, minmax"):
         observer_named("median")

@@ -191,3 +191,37 @@ def test_a_layer_used_twice_has_one_weight_quantizer():
     weights = [n for n in int8.module.graph.nodes if n.target is FAKE and n.args[0].op == "get_attr"]
     assert len(weights) == 2, "one for the shared layer, one for the head"
     assert torch.allclose(int8(x), graph(x), atol=0.1)
+
+
+def bits_of(graph: Graph) -> dict[str, int]:
+    return {
+        str(node.args[0].name): (node.args[5] - node.args[4]).bit_length()
+        for node in graph.module.graph.nodes
+        if node.target is FAKE
+    }
+
+
+def test_layers_have_bits_of_their_own():
+    graph, task = block()
+    plain = bits_of(Static(weights=4, activations=4, kernels="openvino")(graph, task))
+    assert set(plain.values()) == {4}
+    mixed = bits_of(Static(weights=4, activations=4, layer_bits=(("conv2d_1", 8),), kernels="openvino")(graph, task))
+    changed = {name for name in plain if mixed[name] != plain[name]}
+    assert changed == {"two_weight", "relu"}, "its weight and what it reads"
+
+
+def test_first_and_last_layer_may_have_more_bits():
+    graph, task = block()
+    ends = bits_of(Static(weights=2, activations=2, end_bits=8, kernels="openvino")(graph, task))
+    assert ends["one_weight"] == ends["head_weight"] == ends["x"] == 8
+    assert ends["two_weight"] == 2 and ends["relu"] == 2
+
+
+def test_bits_of_a_layer_that_is_not_there_name_the_nearest():
+    graph, task = block()
+    with pytest.raises(SettingError, match=r"layer_bits names 'conv2d_9'.*conv2d_1"):
+        Static(layer_bits=(("conv2d_9", 8),))(graph, task)
+    with pytest.raises(SettingError, match="end_bits=9"):
+        Static(end_bits=9)
+    step = Static(layer_bits=(("conv2d", 4),))
+    assert Recipe.from_json(Recipe((step,)).to_json()).passes == (step,)

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 
-def _along(values: Tensor, like: Tensor, axis: int) -> Tensor:
+def along(values: Tensor, like: Tensor, axis: int) -> Tensor:
+    """Return scales or shifts in a shape that goes with a tensor.
+
+    Args:
+        values: a scalar, one value per index of dimension `axis`, or `[channels, groups]`: one value a group of the
+            last dimension of each channel.
+        like: the tensor.
+        axis: the dimension that has values of its own; -1 for none.
+    """
+    if values.ndim == 2:
+        return values.repeat_interleave(like.shape[-1] // values.shape[1], 1)
     if values.ndim == 0 or axis < 0:
         return values
     return values.reshape([-1 if i == axis else 1 for i in range(like.ndim)])
@@ -24,13 +34,13 @@ def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, 
 
     Args:
         x: float tensor of any shape.
-        scale: steps per unit, a scalar, or one value per index of dimension `axis`.
-        shift: zero point in steps, shaped like `scale`, a whole number.
+        scale: steps per unit, as `along` takes them.
+        shift: zero point in steps, shaped like `scale`; it is rounded.
         axis: dimension that has values of its own; -1 for none.
         low: smallest integer.
         high: largest integer.
     """
-    s, z = _along(scale, x, axis), _along(shift, x, axis)
+    s, z = along(scale, x, axis), along(torch.round(shift), x, axis)
     return ((torch.round(x * s) + z).clamp(low, high) - z) / s
 
 
@@ -41,14 +51,32 @@ def _(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, high: int) -
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, scale, shift, axis, low, high = inputs
-    s, z = _along(scale, x, axis), _along(shift, x, axis)
-    steps = x * s + z
-    ctx.save_for_backward((steps >= low - 0.5) & (steps <= high + 0.5))
+    ctx.save_for_backward(x, scale, shift, output)
+    ctx.settings = axis, low, high
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (inside,) = ctx.saved_tensors
-    return grad * inside, None, None, None, None, None
+    """The rounding passes gradients straight through; scale and shift get theirs as Esser et al. 2020 derive them."""
+    x, scale, shift, output = ctx.saved_tensors
+    axis, low, high = ctx.settings
+    s, z = along(scale, x, axis), along(torch.round(shift), x, axis)
+    steps = x * s + z
+    inside = (steps >= low - 0.5) & (steps <= high + 0.5)
+    for_scale = for_shift = None
+    if ctx.needs_input_grad[1]:
+        for_scale = _collected(grad * (torch.where(inside, x, 0.0) - output) / s, scale, axis)
+    if ctx.needs_input_grad[2]:
+        for_shift = _collected(torch.where(inside, 0.0, -grad / s), shift, axis)
+    return grad * inside, for_scale, for_shift, None, None, None
+
+
+def _collected(values: Tensor, like: Tensor, axis: int) -> Tensor:
+    """Sum over all that shares one scale: the reverse of `along`."""
+    if like.ndim == 2:
+        return values.reshape(*like.shape, -1).sum(-1)
+    if like.ndim == 0 or axis < 0:
+        return values.sum().reshape(like.shape)
+    return values.sum([place for place in range(values.ndim) if place != axis])
 
 
 fake_quantize.register_autograd(_backward, setup_context=_setup)
@@ -60,11 +88,11 @@ def dequantize(x_int: Tensor, scale: Tensor, shift: Tensor, axis: int) -> Tensor
 
     Args:
         x_int: int8, uint8 or int32 tensor.
-        scale: steps per unit, a scalar, or one value per index of dimension `axis`.
+        scale: steps per unit, as `along` takes them.
         shift: zero point in steps, shaped like `scale`.
         axis: dimension that has values of its own; -1 for none.
     """
-    return (x_int.to(scale.dtype) - _along(shift, x_int, axis)) / _along(scale, x_int, axis)
+    return (x_int.to(scale.dtype) - along(shift, x_int, axis)) / along(scale, x_int, axis)
 
 
 @dequantize.register_fake

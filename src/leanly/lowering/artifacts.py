@@ -6,14 +6,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from leanly.artifact import RUNTIMES, Artifact, Plan
 from leanly.errors import LoweringError, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
-from leanly.lowering.integers import store_integers
+from leanly.lowering.integers import computes_in_integers, store_integers
 from leanly.lowering.proof import prove
+from leanly.quantize.quantizers import of_weight
 from leanly.runtimes.torch import EAGER
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -47,9 +46,9 @@ def lower(
         MissingExtra: the runtime is not installed.
         LoweringError: the exporter failed, or the artifact differs from the graph.
     """
-    quantized = _is_quantized(graph)
-    precision = precision or ("int8" if quantized else "float32")
-    _check(runtime, precision, rest, quantized)
+    integer, packed = computes_in_integers(graph), _has_packed_weights(graph)
+    precision = precision or ("int8" if integer else "float32")
+    _check(runtime, precision, rest, integer, packed)
     to = Path(to)
     with replacing_folder(to) as folder:
         if runtime == "torch":
@@ -65,7 +64,8 @@ def lower(
                     shutil.copyfile(exported.folder / name, folder / name)
             else:
                 integers, stored = store_integers(graph)
-                files = export(integers, folder / "model.onnx")
+                products = packed and precision == "int8"
+                files = export(integers, folder / "model.onnx", integer_products=products)
         artifact = Artifact(
             folder=folder,
             runtime=runtime,
@@ -89,20 +89,20 @@ def lower(
     return replace(artifact, folder=to)
 
 
-def _is_quantized(graph: Graph) -> bool:
-    return any(node.target is torch.ops.leanly.fake_quantize.default for node in graph.module.graph.nodes)
+def _has_packed_weights(graph: Graph) -> bool:
+    return not computes_in_integers(graph) and any(of_weight(node) for node in graph.module.graph.nodes)
 
 
-def _check(runtime: str, precision: str, rest: str, quantized: bool) -> None:
+def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool) -> None:
     if runtime not in RUNTIMES:
         raise SettingError(f"unknown runtime {runtime!r}", where="lower", remedy=f"use one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS or rest not in PRECISIONS[:2]:
         raise SettingError(
             f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}"
         )
-    if quantized != (precision == "int8"):
+    if integer != (precision == "int8") and not packed:
         raise SettingError(
-            f"precision {precision} does not fit a graph {'with' if quantized else 'without'} quantizers",
+            f"precision {precision} does not fit a graph {'with' if integer else 'without'} quantizers",
             where="lower",
             remedy="apply quantize.Static for int8, leave it out for float",
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
+from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
@@ -18,6 +19,8 @@ from leanly.quantize.placement import root
 aten = torch.ops.aten
 FAKE = torch.ops.leanly.fake_quantize.default
 DEQUANTIZE = torch.ops.leanly.dequantize.default
+PACKED_LINEAR = torch.ops.leanly.packed_linear.default
+PACKED_EMBEDDING = torch.ops.leanly.packed_embedding.default
 BIASED = frozenset({
     aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default,
 })  # fmt: skip
@@ -33,9 +36,14 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
     graph.eval()
     module = graph.module
     bits: Bits = {}
+    integer = computes_in_integers(graph)
     for node in list(module.graph.nodes):
-        if node.target is FAKE and reads_tensor(argument(node, "x")):
-            _store_weight(module, node, bits)
+        if node.target is FAKE:
+            shift = str(argument(node, "shift").target)
+            put(module, shift, torch.round(find(module, shift).detach()))
+            if reads_tensor(argument(node, "x")):
+                store = _store_weight if integer else _pack_weight
+                store(module, node, bits)
     for node in list(module.graph.nodes):
         if node.target in BIASED:
             _store_bias(module, node, bits)
@@ -49,9 +57,43 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
     return graph, bits
 
 
+def computes_in_integers(graph: Graph) -> bool:
+    """Say whether activations are quantized too: else the weights are decoded and products stay float."""
+    return any(node.target is FAKE and not reads_tensor(argument(node, "x")) for node in graph.module.graph.nodes)
+
+
+def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
+    """Let the layers that read a weight decode it themselves."""
+    source, scale, shift, axis, low, high = node.args
+    affine = Affine(_read(module, scale).detach(), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
+    name, weight = str(source.target), _read(module, source).detach()  # type: ignore[union-attr]
+    codes, width = affine.quantize(weight), (affine.high - affine.low).bit_length()
+    bits[f"{name}_int"] = (width, weight.numel())
+    step = f"{name}_step"
+    put(module, step, 1 / affine.scale)
+    for reader in list(node.users):
+        with module.graph.inserting_before(reader):
+            if reader.target is aten.embedding.default:
+                put(module, f"{name}_int", codes.to(torch.int8))
+                table = (read_attr(module, f"{name}_int"), read_attr(module, step))
+                new = module.graph.call_function(PACKED_EMBEDDING, (argument(reader, "indices"), *table))
+            else:
+                put(module, f"{name}_int", (codes - affine.low).to(torch.uint8))
+                put(module, f"{name}_zero", (affine.shift - affine.low).to(torch.uint8))
+                reads = (read_attr(module, f"{name}{part}") for part in ("_int", "_step", "_zero"))
+                new = module.graph.call_function(
+                    PACKED_LINEAR, (argument(reader, "input"), *reads, argument(reader, "bias"), width)
+                )
+                bits[f"{name}_zero"] = (width, affine.shift.numel())
+        new.meta = dict(reader.meta)
+        reader.replace_all_uses_with(new)
+        module.graph.erase_node(reader)
+    module.graph.erase_node(node)
+
+
 def _store_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     source, scale, shift, axis, low, high = node.args
-    affine = Affine(_read(module, scale), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
+    affine = Affine(_read(module, scale).detach(), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
     name = f"{source.target}_int"  # type: ignore[union-attr]
     weight = _read(module, source)
     put(module, name, affine.quantize(weight.detach()).to(torch.int8 if affine.low < 0 else torch.uint8))
@@ -72,7 +114,7 @@ def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     if source.target is not FAKE or weight.target is not DEQUANTIZE:
         return
     values = _read(module, bias)
-    scales = [_read(module, argument(quantizer, "scale")) for quantizer in (source, weight)]
+    scales = [_read(module, argument(quantizer, "scale")).detach() for quantizer in (source, weight)]
     scale = (scales[0] * scales[1]).expand(values.shape).clone()
     integers = torch.round(values.detach().double() * scale.double())
     if integers.numel() == 0 or float(integers.abs().max()) > BIAS_LIMIT:

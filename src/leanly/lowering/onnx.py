@@ -16,6 +16,7 @@ from onnxscript import opset21
 
 from leanly.errors import LoweringError
 from leanly.graph import Graph
+from leanly.lowering.packing import pack_linear_layers
 
 OPSET = 21
 op: Any = opset21
@@ -38,20 +39,39 @@ def _dequantize(x_int: Any, scale: Any, shift: Any, axis: int) -> Any:
     return op.DequantizeLinear(x_int, step, zero_point, axis=axis)
 
 
+def _packed_linear(x: Any, codes: Any, step: Any, zero_point: Any, bias: Any, bits: int) -> Any:
+    """A form that every runtime reads; `pack_linear_layers` makes one node of it."""
+    group = codes.shape[1] // step.shape[1]
+    weight = op.DequantizeLinear(codes, step, zero_point, axis=1, block_size=group)
+    product = op.MatMul(x, op.Transpose(weight, perm=[1, 0]))
+    return product if bias is None else op.Add(product, bias)
+
+
+def _packed_embedding(ids: Any, codes: Any, step: Any) -> Any:
+    rows = op.Cast(op.Gather(codes, ids, axis=0), to=onnx.TensorProto.FLOAT)
+    return op.Mul(rows, op.Unsqueeze(op.Gather(step, ids, axis=0), op.Constant(value_ints=[-1])))
+
+
 def _zero_point_form(scale: Any, shift: Any, kind: int) -> tuple[Any, Any]:
     return op.Reciprocal(scale), op.Cast(shift, to=kind)
 
 
-def export(graph: Graph, path: Path) -> tuple[str, ...]:
+def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple[str, ...]:
     """Write a graph in eval mode as ONNX and return the names of the files written.
 
     Args:
         graph: what `store_integers` gave, or a float graph.
         path: the `.onnx` file.
+        integer_products: layers with packed weights may round what they are given to int8 as they multiply.
 
     Raises:
         LoweringError: the exporter has no translation for an operator; the node and its source line are named.
     """
+    widths = {
+        str(node.args[1].target): node.args[5]
+        for node in graph.module.graph.nodes
+        if node.target is torch.ops.leanly.packed_linear.default
+    }
     shapes = [
         {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in graph.inputs
@@ -70,6 +90,8 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
                 custom_translation_table={
                     torch.ops.leanly.fake_quantize.default: _fake_quantize,
                     torch.ops.leanly.dequantize.default: _dequantize,
+                    torch.ops.leanly.packed_linear.default: _packed_linear,
+                    torch.ops.leanly.packed_embedding.default: _packed_embedding,
                 },
                 verbose=False,
             )
@@ -82,6 +104,7 @@ def export(graph: Graph, path: Path) -> tuple[str, ...]:
     assert program is not None
     model = program.model_proto
     _name_dimensions(model, graph)
+    pack_linear_layers(model, bits=widths, integer_products=integer_products)
     del model.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]

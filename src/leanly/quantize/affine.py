@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from leanly.errors import SettingError
+from leanly.graph.quantizer import along
+from leanly.scalars import is_whole
 
 SMALLEST_RANGE = 1e-30
 """A narrower range than this has no float32 scale; a constant tensor gets a range of its own size instead."""
@@ -19,10 +21,11 @@ class Affine:
     """Integers that stand for floats: `clamp(round(x * scale + shift), low, high)`.
 
     Args:
-        scale: steps per unit, a scalar tensor or one value a channel (float32).
-        shift: the zero point in steps, a whole number, shaped like `scale`.
+        scale: steps per unit (float32): a scalar tensor, one value a channel, or `[channels, groups]` for one value a
+            group of a channel's last dimension.
+        shift: the zero point in steps, shaped like `scale`; a whole number unless zero is no level (one symmetric bit).
         low, high: smallest and largest integer.
-        axis: the channel dimension, -1 for one scale.
+        axis: the channel dimension, -1 for one scale; 0 with groups.
     """
 
     scale: Tensor
@@ -33,22 +36,31 @@ class Affine:
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return the integers of `x`, as int32."""
-        s, z = self._along(x)
-        return (torch.round(x * s) + z).clamp(self.low, self.high).to(torch.int32)
+        s, z = self.along(x)
+        whole = torch.floor(z)
+        return (torch.round(x * s + (z - whole)) + whole).clamp(self.low, self.high).to(torch.int32)
 
     def dequantize(self, x_int: Tensor) -> Tensor:
         """Return the floats that the integers stand for."""
-        s, z = self._along(x_int)
+        s, z = self.along(x_int)
         return (x_int.to(s.dtype) - z) / s
 
-    def _along(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.axis < 0:
-            return self.scale, self.shift
-        shape = [-1 if i == self.axis else 1 for i in range(x.ndim)]
-        return self.scale.reshape(shape), self.shift.reshape(shape)
+    def along(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale and shift in a shape that goes with `x`."""
+        return along(self.scale, x, self.axis), along(self.shift, x, self.axis)
 
     def zero_point_form(self) -> tuple[Tensor, Tensor]:
-        """Return (step, zero point) with `x = (x_int - zero point) * step`, ONNX's form."""
+        """Return (step, zero point) with `x = (x_int - zero point) * step`, ONNX's form.
+
+        Raises:
+            SettingError: zero is no level, so that there is no whole zero point.
+        """
+        if not torch.equal(self.shift, torch.floor(self.shift)):
+            raise SettingError(
+                "a shift between two integers has no zero point",
+                where="Affine.zero_point_form",
+                remedy="use two bits or more, or an asymmetric range",
+            )
         return 1.0 / self.scale, self.shift.to(torch.int32)
 
     @staticmethod
@@ -61,10 +73,12 @@ def integer_range(bits: int, signed: bool, narrow: bool = False) -> tuple[int, i
     """Return the smallest and largest integer of `bits` bits; narrow leaves the smallest out (-127 to 127).
 
     Raises:
-        SettingError: bits outside 2 to 8.
+        SettingError: bits outside 1 to 8, or one narrow bit, which is none.
     """
-    if not 2 <= bits <= 8:
-        raise SettingError(f"{bits} bits can't be used", where="bits", remedy="use 2 to 8")
+    if not is_whole(bits, 1) or bits > 8:
+        raise SettingError(f"{bits} bits can't be used", where="bits", remedy="use 1 to 8")
+    if narrow and signed and bits == 1:
+        raise SettingError("one bit can't leave an integer out", where="narrow", remedy="use two bits or more")
     if signed:
         return -(2 ** (bits - 1)) + int(narrow), 2 ** (bits - 1) - 1
     return 0, 2**bits - 1
@@ -73,22 +87,27 @@ def integer_range(bits: int, signed: bool, narrow: bool = False) -> tuple[int, i
 def from_range(
     minimum: Tensor, maximum: Tensor, *, bits: int, symmetric: bool, signed: bool, narrow: bool = False, axis: int = -1
 ) -> Affine:
-    """Return the affine integers that cover a range; zero is always one of them, so that padding is exact.
+    """Return the affine integers that cover a range.
+
+    Zero is one of them, so that padding is exact; but one symmetric bit stands for the two ends and nothing else.
 
     Args:
-        minimum, maximum: the range, a scalar or one value a channel.
-        bits: 2 to 8.
+        minimum, maximum: the range: a scalar, one value a channel, or `[channels, groups]`.
+        bits: 1 to 8.
         symmetric: the range is made symmetric and zero sits in the middle.
         signed: integers from below zero.
         narrow: leave the smallest signed integer out.
         axis: channel dimension of the tensor, -1 for one scale.
+
+    Raises:
+        SettingError: bits out of their range.
     """
     low, high = integer_range(bits, signed, narrow)
     minimum, maximum = minimum.double().clamp(max=0), maximum.double().clamp(min=0)
     if symmetric:
         bound = torch.maximum(-minimum, maximum)
         bound = torch.where(bound < SMALLEST_RANGE, torch.ones_like(bound), bound)
-        middle = 0 if signed else 2 ** (bits - 1)
+        middle = (low + high) / 2 if bits == 1 else 0 if signed else 2 ** (bits - 1)
         scale = (high - middle) / bound
         shift = torch.full_like(scale, middle)
     else:

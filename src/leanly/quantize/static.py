@@ -7,21 +7,25 @@ from difflib import get_close_matches
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph import quantizer as _operators  # noqa: F401  (registers leanly::fake_quantize)
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
+from leanly.graph.nodes import argument
 from leanly.graph.statistics import Histogram
-from leanly.graph.tensors import find, put, read_attr
+from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named
-from leanly.quantize.placement import KERNELS, Placement, place
+from leanly.quantize.placement import KERNELS, Placement, place, root
+from leanly.quantize.quantizers import add_quantizer
+from leanly.scalars import is_whole
 from leanly.target import Target
 from leanly.task import Task
+
+SHARES = tuple(1.0 - 0.01 * step for step in range(80))
+"""Of a weight's largest value: the ranges that are tried for few bits."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,18 @@ class Static:
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
 
     Args:
-        weights: bits of weights; 8 becomes 7 where the machine has no VNNI (its 16-bit sums would saturate).
+        weights: bits of weights; 8 becomes 7 where the machine has no VNNI (its 16-bit sums would saturate). Below 8
+            the range is the one with the least mean squared error, at 8 all that was seen.
         activations: bits of activations.
-        observer: "mse", "percentile" or "minmax".
+        observer: "mse", "percentile", "entropy" or "minmax".
         granularity: "channel" for a scale an output channel of weights, "tensor" for one.
         kernels: whose integer kernels the quantizers are placed for: "onnxruntime", "openvino", or "" for the
             target's first.
         attention: quantize the products inside attention as well.
         symmetric: activations that go below zero get a symmetric range.
         float_nodes: names of nodes that stay float (see `graph.cost().nodes`).
+        layer_bits: (name of a node, bits) pairs: that layer's weights and what it reads get so many bits.
+        end_bits: bits of the first and the last layer, which suffer most from few; 0 gives them what the others have.
         samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
     """
 
@@ -52,12 +59,16 @@ class Static:
     attention: bool = True
     symmetric: bool = False
     float_nodes: tuple[str, ...] = ()
+    layer_bits: tuple[tuple[str, int], ...] = ()
+    end_bits: int = 0
     samples: int = 300
 
     def __post_init__(self) -> None:
         observer_named(self.observer)
-        for name, bits in (("weights", self.weights), ("activations", self.activations)):
-            if not 2 <= bits <= 8:
+        object.__setattr__(self, "layer_bits", tuple((str(name), bits) for name, bits in self.layer_bits))
+        ends = (("end_bits", self.end_bits),) if self.end_bits else ()
+        for name, bits in (("weights", self.weights), ("activations", self.activations), *ends, *self.layer_bits):
+            if not is_whole(bits, 2) or bits > 8:
                 raise SettingError(f"{name}={bits} bits can't be used", where="Static", remedy="use 2 to 8")
         if self.granularity not in ("channel", "tensor"):
             raise SettingError(
@@ -89,7 +100,7 @@ class Static:
                 remedy="shorten float_nodes or keep the model in float",
             )
         histograms = calibrate(graph, placement.activations.values(), task, self.samples)
-        self._insert(graph, placement, histograms, self._weight_bits(target))
+        self._insert(graph, placement, histograms, target)
         return graph
 
     def _kernels(self, target: Target | None) -> str:
@@ -98,41 +109,47 @@ class Static:
         allowed = target.allowed() if target is not None else KERNELS
         return next((name for name in allowed if name in KERNELS), KERNELS[0])
 
-    def _weight_bits(self, target: Target | None) -> int:
-        if target is not None and self.weights == 8 and not target.vnni:
-            return 7
-        return self.weights
+    def _weight_bits(self, bits: int, target: Target | None) -> int:
+        return 7 if bits == 8 and target is not None and not target.vnni else bits
 
     def _check_names(self, graph: Graph) -> None:
         names = [node.name for node in graph.module.graph.nodes]
-        for name in self.float_nodes:
+        asked = {"float_nodes": self.float_nodes, "layer_bits": [name for name, _ in self.layer_bits]}
+        for setting, name in ((setting, name) for setting, found in asked.items() for name in found):
             if name not in names:
                 near = ", ".join(get_close_matches(name, names, 3)) or "none"
                 raise SettingError(
-                    f"float_nodes names {name!r}, which is no node", where="Static", remedy=f"nearest names: {near}"
+                    f"{setting} names {name!r}, which is no node", where="Static", remedy=f"nearest names: {near}"
                 )
 
-    def _insert(self, graph: Graph, placement: Placement, histograms: dict[str, Histogram], weight_bits: int) -> None:
+    def _insert(
+        self, graph: Graph, placement: Placement, histograms: dict[str, Histogram], target: Target | None
+    ) -> None:
         module = graph.module
         nodes = {node.name: node for node in module.graph.nodes}
-        for name, source in placement.activations.items():
-            add_quantizer(graph, nodes[name], self._activation(histograms[source]))
+        ends = {placement.weights[0], placement.weights[-1]} if self.end_bits else set()
+        own = {**dict.fromkeys(ends, self.end_bits), **dict(self.layer_bits)}
+        read: dict[str, int] = {}
         for name in placement.weights:
-            weight = nodes[name].args[1]
-            assert isinstance(weight, Node)
+            source = root(argument(nodes[name], "input")).name
+            read[source] = max(read.get(source, 0), own.get(name, self.activations))
+        for name, source in placement.activations.items():
+            bits = read.get(source, self.activations)
+            add_quantizer(graph, nodes[name], self._activation(histograms[source], bits))
+        for name in placement.weights:
+            weight = argument(nodes[name], "weight")
             if weight.op != "get_attr":
                 continue  # a weight that two layers share has its quantizer already
             values = find(module, str(weight.target)).detach()
-            add_quantizer(graph, weight, weight_affine(values, weight_bits, self.granularity))
+            bits = self._weight_bits(own.get(name, self.weights), target)
+            add_quantizer(graph, weight, weight_affine(values, bits, self.granularity))
         module.graph.lint()
         module.recompile()
 
-    def _activation(self, histogram: Histogram) -> Affine:
+    def _activation(self, histogram: Histogram, bits: int) -> Affine:
         symmetric = self.symmetric and histogram.minimum < 0
-        low, high = observer_named(self.observer)(histogram, self.activations, symmetric)
-        return from_range(
-            torch.tensor(low), torch.tensor(high), bits=self.activations, symmetric=symmetric, signed=symmetric
-        )
+        low, high = observer_named(self.observer)(histogram, bits, symmetric)
+        return from_range(torch.tensor(low), torch.tensor(high), bits=bits, symmetric=symmetric, signed=symmetric)
 
 
 def prepare(graph: Graph, attention: bool) -> Graph:
@@ -143,28 +160,22 @@ def prepare(graph: Graph, attention: bool) -> Graph:
 
 def weight_affine(weight: Tensor, bits: int, granularity: str) -> Affine:
     """Return symmetric integers for a weight, dimension 0 being its output channels."""
-    if granularity == "channel":
-        flat = weight.reshape(weight.shape[0], -1)
-        low, high, axis = flat.amin(1), flat.amax(1), 0
-    else:
-        low, high, axis = weight.amin(), weight.amax(), -1
-    return from_range(low, high, bits=bits, symmetric=True, signed=True, narrow=True, axis=axis)
+    flat = weight.reshape(weight.shape[0], -1) if granularity == "channel" else weight.reshape(1, -1)
+    bound = flat.abs().amax(1)
+    if bits < 8:
+        bound = _least_error(flat, bound, bits)
+    axis = 0
+    if granularity != "channel":
+        bound, axis = bound[0], -1
+    return from_range(-bound, bound, bits=bits, symmetric=True, signed=True, narrow=True, axis=axis)
 
 
-def add_quantizer(graph: Graph, value: Node, affine: Affine) -> Node:
-    """Put a quantizer behind a node; all its readers read the quantized value."""
-    module = graph.module
-    name = f"quantizers.{value.name}"
-    put(module, f"{name}.scale", affine.scale)
-    put(module, f"{name}.shift", affine.shift)
-    with module.graph.inserting_after(value):
-        scale = read_attr(module, f"{name}.scale")
-    with module.graph.inserting_after(scale):
-        shift = read_attr(module, f"{name}.shift")
-    with module.graph.inserting_after(shift):
-        node = module.graph.call_function(
-            torch.ops.leanly.fake_quantize.default, (value, scale, shift, affine.axis, affine.low, affine.high)
-        )
-    node.meta = dict(value.meta)
-    value.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
-    return node
+def _least_error(rows: Tensor, bound: Tensor, bits: int) -> Tensor:
+    """Return for each row the symmetric range with the least squared error of rounding and clamping."""
+    best, least = bound, torch.full_like(bound, float("inf"))
+    for share in SHARES:
+        tried = bound * share
+        affine = from_range(-tried, tried, bits=bits, symmetric=True, signed=True, narrow=True, axis=0)
+        error = (affine.dequantize(affine.quantize(rows)) - rows).square().sum(1)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+    return best

@@ -104,7 +104,7 @@ class OnnxRuntimeEngine:
 def _precision(node: Any, types: dict[str, int]) -> str:
     import onnx
 
-    if node.op_type in INTEGER_OPERATORS:
+    if node.op_type in INTEGER_OPERATORS or _multiplies_integers(node):
         return "int8"
     names = [*node.input, *node.output]
     found = {types[name] for name in names if name in types}
@@ -112,3 +112,8 @@ def _precision(node: Any, types: dict[str, int]) -> str:
     if found & eight_bits and not found & {onnx.TensorProto.FLOAT}:
         return "int8"
     return "int64" if found and found <= {onnx.TensorProto.INT64, onnx.TensorProto.BOOL} else "float32"
+
+
+def _multiplies_integers(node: Any) -> bool:
+    """Say whether a layer with packed weights rounds what it is given to int8: accuracy level 4."""
+    return node.op_type == "MatMulNBits" and any(a.name == "accuracy_level" and a.i == 4 for a in node.attribute)

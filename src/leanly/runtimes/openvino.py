@@ -63,6 +63,9 @@ class OpenVinoEngine:
                     "NUM_STREAMS": streams,
                     "INFERENCE_PRECISION_HINT": PRECISIONS[wanted],
                 }
+                if artifact.precision != "int8":
+                    # products of packed weights stay float: else what they are given is rounded to int8 in groups
+                    settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
                 try:
                     model = self._core.read_model(str(artifact.model))
                     if static:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from leanly.training.settings import Settings
 
 MOMENTUM = 0.9
+QUANTIZERS = "quantizers."
+"""How the names of a quantizer's tensors begin."""
 RATES = {"sgd": 0.1, "adamw": 1e-3}
 DECAYS = {"sgd": 5e-4, "adamw": 1e-2}
 ATTENTION_RATE = 1e-4
@@ -53,11 +55,21 @@ def make_optimizer(graph: Graph, settings: Settings) -> Optimizer:
             remedy="capture a module whose parameters have requires_grad=True",
         )
     decay = DECAYS[settings.optimizer] if settings.weight_decay is None else settings.weight_decay
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
     rate = default_rate(graph, settings.optimizer) if settings.learning_rate is None else settings.learning_rate
+    quantizers = [p for name, p in graph.named_parameters() if p.requires_grad and name.startswith(QUANTIZERS)]
+    if quantizers and settings.optimizer == "sgd":
+        raise SettingError(
+            "the steps of quantizers can't be learned by sgd: their gradients are sums over whole tensors",
+            where="Settings.optimizer",
+            remedy='use optimizer="adamw", or leave quantize.LearnSteps out',
+        )
+    others = [p for p in trainable if not any(p is quantizer for quantizer in quantizers)]
+    groups = [
+        {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        # a step moves by a share of itself, whatever the unit of what it counts
+        *({"params": [p], "weight_decay": 0.0, "lr": rate * _size(p)} for p in quantizers),
+    ]
     groups = [group for group in groups if group["params"]]
     return OPTIMIZERS[settings.optimizer](groups, rate, all(map(_fusable, trainable)))
 
@@ -66,6 +78,10 @@ def default_rate(graph: Graph, optimizer: str) -> float:
     """Return the learning rate of an optimizer where none is given."""
     attends = any("scaled_dot_product_attention" in str(node.target) for node in graph.module.graph.nodes)
     return ATTENTION_RATE if optimizer == "adamw" and attends else RATES[optimizer]
+
+
+def _size(parameter: Tensor) -> float:
+    return max(float(parameter.detach().abs().mean()), 1e-12)
 
 
 def _fusable(parameter: Tensor) -> bool:

@@ -1,0 +1,91 @@
+"""Linear layers with few-bit weights in an ONNX file: codes packed several to a byte, one node a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+DOMAIN = "com.microsoft"
+INTEGER_PRODUCTS, FLOAT_PRODUCTS = 4, 1
+"""ONNX Runtime's accuracy levels: whether what is multiplied is rounded to int8 in blocks."""
+
+
+def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integer_products: bool) -> None:
+    """Replace each decoded, transposed and multiplied weight by ONNX Runtime's MatMulNBits, which OpenVINO reads too.
+
+    Args:
+        model: is changed in place.
+        bits: of a code, by the name of the codes' initializer.
+        integer_products: the runtime may round activations to int8 as it multiplies.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    made = {output: node for node in model.graph.node for output in node.output}
+    gone: set[str] = set()
+    nodes = []
+    for node in model.graph.node:
+        transpose = made.get(node.input[1]) if node.op_type == "MatMul" else None
+        decoded = made.get(transpose.input[0]) if transpose is not None and transpose.op_type == "Transpose" else None
+        packs = decoded is not None and decoded.op_type == "DequantizeLinear" and decoded.input[0] in bits
+        if transpose is None or decoded is None or not packs:
+            nodes.append(node)
+            continue
+        width = bits[decoded.input[0]]
+        group = next(helper.get_attribute_value(entry) for entry in decoded.attribute if entry.name == "block_size")
+        codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in decoded.input)
+        names = [f"{decoded.input[0]}_{part}" for part in ("packed", "step", "zero")]
+        arrays = (
+            pack(codes.reshape(len(codes), -1, group), width),
+            np.ascontiguousarray(step, dtype=np.float32).reshape(-1),
+            pack(zero, width).reshape(-1),
+        )
+        for name, array in zip(names, arrays, strict=True):
+            if name not in tensors:
+                tensors[name] = numpy_helper.from_array(array, name)
+                model.graph.initializer.append(tensors[name])
+        level = INTEGER_PRODUCTS if integer_products else FLOAT_PRODUCTS
+        sizes: dict[str, Any] = {"K": codes.shape[1], "N": codes.shape[0], "bits": width, "block_size": group}
+        nodes.append(
+            helper.make_node(
+                "MatMulNBits",
+                [node.input[0], *names],
+                list(node.output),
+                node.name,
+                domain=DOMAIN,
+                accuracy_level=level,
+                **sizes,
+            )
+        )
+        gone |= {decoded.output[0], transpose.output[0], *decoded.input}
+    if not gone:
+        return
+    del model.graph.node[:]
+    model.graph.node.extend(node for node in nodes if not set(node.output) & gone)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in gone]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    values = [value for value in model.graph.value_info if value.name not in gone]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values)
+    if not any(entry.domain == DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Pack codes along the last dimension, the first in the lowest bits; the last byte is filled with zeros.
+
+    Args:
+        codes: uint8, each below `2 ** bits`.
+        bits: 1, 2, 4 or 8.
+    """
+    each = 8 // bits
+    rest = -codes.shape[-1] % each
+    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
+    parts = padded.reshape(*codes.shape[:-1], -1, each).astype(np.uint8)
+    packed = np.zeros(parts.shape[:-1], np.uint8)
+    for place in range(each):
+        packed |= parts[..., place] << np.uint8(place * bits)
+    return packed

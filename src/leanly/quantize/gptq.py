@@ -1,0 +1,139 @@
+"""GPTQ: weights are rounded column by column, and what each rounding loses the columns after it make up for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import functional as F
+
+from leanly.errors import SettingError
+from leanly.graph import Graph
+from leanly.graph.nodes import argument
+from leanly.graph.segments import Runner
+from leanly.graph.tensors import find
+from leanly.quantize.affine import Affine
+from leanly.quantize.quantizers import is_quantizer, read_affine, weight_quantizers, write_weight
+from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
+from leanly.scalars import is_number, is_whole
+from leanly.target import Target
+from leanly.task import Task
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class GPTQ:
+    """Round the weights of linear layers and convolutions so that their outputs on calibration rows change least.
+
+    Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"; the
+    columns that matter most go first. Put it behind what places the quantizers of weights.
+
+    Args:
+        samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
+        damping: share of the mean of its diagonal that is added to a layer's Hessian.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    samples: int = 300
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.samples, 1):
+            raise SettingError(f"samples is {self.samples!r}", where="GPTQ", remedy="give a whole number, 1 or more")
+        if not (is_number(self.damping) and self.damping > 0):
+            raise SettingError(f"damping is {self.damping!r}", where="GPTQ", remedy="give a number above 0")
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return a graph whose quantized weights lie on their integers.
+
+        Raises:
+            SettingError: no weight is quantized.
+            DataError: the task has no calibration data.
+        """
+        graph = graph.clone().eval()
+        weight_quantizers(graph, "GPTQ")
+        walk = Walk(graph, task, self.samples)
+        rounded: set[Node] = set()
+        for stop in walk:
+            layers = [
+                node
+                for name in stop.segment.nodes
+                if reads_quantized_weight(node := walk.nodes[name])
+                and is_quantizer(argument(node, "weight"))
+                and _has_columns(node)
+                and argument(node, "weight") not in rounded
+            ]
+            for node, hessians in _hessians(walk, stop, layers).items():
+                quantizer = argument(node, "weight")
+                weight = find(graph.module, str(argument(quantizer, "x").target)).detach()
+                affine = read_affine(graph.module, quantizer)
+                write_weight(graph.module, quantizer, _rounded(weight, affine, hessians, self.damping))
+                rounded.add(quantizer)
+        return graph
+
+
+def _has_columns(node: Node) -> bool:
+    return node.target in (aten.linear.default, aten.conv2d.default)
+
+
+def _hessians(walk: Walk, stop: Stop, layers: list[Node]) -> dict[Node, Tensor]:
+    """Return for each layer the sum of its input's outer products, `[groups, columns, columns]`, one group a layer."""
+    found: dict[Node, Tensor] = {}
+
+    def see(running: Runner) -> None:
+        for node in layers:
+            kernel = running.value(argument(node, "weight")).shape[2:]
+            columns = _columns(running.value(argument(node, "input")), node, kernel)
+            products = columns @ columns.transpose(1, 2)
+            found[node] = products.double() if node not in found else found[node] + products
+
+    if layers:
+        walk.run(walk.roughly, stop.segment, stop.rough, see)
+    return found
+
+
+def _columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
+    """Return what each column of the weight is multiplied with, `[groups, columns, places]`."""
+    if node.target is aten.linear.default:
+        return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
+    groups = argument(node, "groups")
+    window = {name: argument(node, name) for name in ("dilation", "padding", "stride")}
+    unfolded = F.unfold(values, kernel, **window)
+    grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
+    return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
+def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:
+    """Round a weight; each group of its output channels by the Hessian of the inputs that it reads."""
+    rows = weight.reshape(len(hessians), -1, weight[0].numel()).double()
+    scale, shift = (values.expand(weight.shape).reshape(rows.shape).double() for values in affine.along(weight))
+    parts = [
+        _rounded_rows(one, Affine(s, z, affine.low, affine.high), hessian, damping)
+        for one, s, z, hessian in zip(rows, scale, shift, hessians, strict=True)
+    ]
+    return torch.stack(parts).reshape(weight.shape).to(weight.dtype)
+
+
+def _rounded_rows(rows: Tensor, affine: Affine, hessian: Tensor, damping: float) -> Tensor:
+    """Round `[channels, columns]`; the affine has a scale for every element."""
+    rows, hessian = rows.clone(), hessian.clone()
+    unused = hessian.diagonal() == 0
+    hessian.diagonal()[unused] = 1.0
+    order = torch.argsort(hessian.diagonal(), descending=True)
+    hessian.diagonal().add_(damping * hessian.diagonal().mean())
+    hessian = hessian[order][:, order]
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    for place, column in enumerate(order.tolist()):
+        one = Affine(affine.scale[:, column], affine.shift[:, column], affine.low, affine.high, 0)
+        rounded = one.dequantize(one.quantize(rows[:, column])).double()
+        lost = (rows[:, column] - rounded) / factor[place, place]
+        rest = order[place + 1 :]
+        rows[:, rest] -= lost[:, None] * factor[place, place + 1 :]
+        rows[:, column] = rounded
+    return rows

@@ -1,0 +1,74 @@
+"""The quantizers that stand in a graph: finding them, reading them, writing them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from leanly.errors import SettingError
+from leanly.graph import Graph
+from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operator named below)
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find, put, read_attr
+from leanly.quantize.affine import Affine
+
+FAKE = torch.ops.leanly.fake_quantize.default
+
+
+def is_quantizer(node: Node) -> bool:
+    """Say whether a node is a quantizer."""
+    return node.target is FAKE
+
+
+def of_weight(node: Node) -> bool:
+    """Say whether a node is a quantizer of a parameter."""
+    return is_quantizer(node) and reads_tensor(argument(node, "x"))
+
+
+def weight_quantizers(graph: Graph, asked_by: str) -> dict[str, Node]:
+    """Return the quantizers of weights by the names of the parameters, in order.
+
+    Raises:
+        SettingError: there are none.
+    """
+    found = {str(argument(node, "x").target): node for node in graph.module.graph.nodes if of_weight(node)}
+    if not found:
+        raise SettingError(
+            "the graph has no quantized weights", where=asked_by, remedy="put quantize.Static before it in the recipe"
+        )
+    return found
+
+
+def read_affine(module: GraphModule, node: Node) -> Affine:
+    """Return the integers that a quantizer rounds to."""
+    scale, shift = (find(module, str(argument(node, name).target)).detach() for name in ("scale", "shift"))
+    return Affine(scale, torch.round(shift), argument(node, "low"), argument(node, "high"), argument(node, "axis"))
+
+
+def write_scale(module: GraphModule, node: Node, scale: Tensor) -> None:
+    """Give a quantizer another scale."""
+    put(module, str(argument(node, "scale").target), scale.detach())
+
+
+def write_weight(module: GraphModule, node: Node, values: Tensor) -> None:
+    """Give the parameter behind a quantizer other values."""
+    with torch.no_grad():
+        find(module, str(argument(node, "x").target)).copy_(values)
+
+
+def add_quantizer(graph: Graph, value: Node, affine: Affine) -> Node:
+    """Put a quantizer behind a node; all its readers read the quantized value."""
+    module = graph.module
+    name = f"quantizers.{value.name}"
+    put(module, f"{name}.scale", affine.scale)
+    put(module, f"{name}.shift", affine.shift)
+    with module.graph.inserting_after(value):
+        scale = read_attr(module, f"{name}.scale")
+    with module.graph.inserting_after(scale):
+        shift = read_attr(module, f"{name}.shift")
+    with module.graph.inserting_after(shift):
+        node = module.graph.call_function(FAKE, (value, scale, shift, affine.axis, affine.low, affine.high))
+    node.meta = dict(value.meta)
+    value.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    return node

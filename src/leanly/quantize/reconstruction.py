@@ -1,0 +1,217 @@
+"""Reconstruct: weights are rounded up or down so that each part of the network gives what it gave in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.data import fixed_random
+from leanly.errors import SettingError
+from leanly.graph import Graph
+from leanly.graph.nodes import argument
+from leanly.graph.segments import Runner, Segment
+from leanly.graph.tensors import find
+from leanly.quantize.quantizers import (
+    is_quantizer,
+    of_weight,
+    read_affine,
+    weight_quantizers,
+    write_scale,
+    write_weight,
+)
+from leanly.quantize.rounding import Rounding, Step
+from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
+from leanly.scalars import is_number, is_whole
+from leanly.target import Target
+from leanly.task import Task
+
+UNITS = ("block", "layer")
+WARM = 0.2
+"""Share of the steps in which nothing is drawn towards a decision."""
+SHARPEST, BLUNTEST = 2.0, 20.0
+DECIDING = 0.01
+"""What an undecided rounding costs, beside the error of the outputs as a share of their power."""
+STEP_RATE = 1e-3
+"""Learning rate of the logarithm of an activation's scale."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Choose for each quantized weight whether it is rounded up or down; no labels are needed.
+
+    Part after part of the network is brought as near as can be to its float outputs, on the values that the quantized
+    parts before it give. With `unit="layer"`, `drop=0` and `steps=False` this is AdaRound (Nagel et al. 2020, "Up or
+    Down? Adaptive Rounding for Post-Training Quantization"); with whole blocks BRECQ (Li et al. 2021, "BRECQ: Pushing
+    the Limit of Post-Training Quantization by Block Reconstruction"); where activations are quantized at random, their
+    scales learned along, QDrop (Wei et al. 2022, "QDrop: Randomly Dropping Quantization for Extremely Low-bit
+    Post-Training Quantization").
+
+    Put it behind `quantize.Static`.
+
+    Args:
+        iterations: steps of learning for each part.
+        unit: "block" for residual blocks and what else lies between two points that everything passes, or "layer".
+        drop: share of the activations that are left unquantized at random while a part learns.
+        steps: learn the scales of the activations as well.
+        samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
+        batch_size: rows in a step.
+        rate: learning rate of the roundings.
+        seed: of the rows and of what is left unquantized.
+        progress: called with the share that is done; no part of a recipe.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    iterations: int = 2000
+    unit: str = "block"
+    drop: float = 0.5
+    steps: bool = True
+    samples: int = 1024
+    batch_size: int = 32
+    rate: float = 1e-2
+    seed: int = 0
+    progress: Callable[[float], None] | None = field(default=None, compare=False, metadata={"recipe": False})
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise SettingError(f"unit {self.unit!r} is unknown", where="Reconstruct", remedy='use "block" or "layer"')
+        for name, least in (("iterations", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
+            if not is_whole(getattr(self, name), least):
+                raise SettingError(
+                    f"{name} is {getattr(self, name)!r}",
+                    where="Reconstruct",
+                    remedy=f"give a whole number, {least} or more",
+                )
+        if not (is_number(self.drop) and 0 <= self.drop < 1):
+            raise SettingError(f"drop is {self.drop!r}", where="Reconstruct", remedy="give a share, 0 to below 1")
+        if not (is_number(self.rate) and self.rate > 0):
+            raise SettingError(f"rate is {self.rate!r}", where="Reconstruct", remedy="give a number above 0")
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return a graph whose weights lie on their integers, rounded as serves best.
+
+        Raises:
+            SettingError: no weight is quantized.
+            DataError: the task has no calibration data.
+        """
+        graph = graph.clone().eval()
+        weight_quantizers(graph, "Reconstruct")
+        with fixed_random(self.seed):
+            _Reconstruction(self, graph, Walk(graph, task, self.samples)).run()
+        return graph
+
+
+class _Part(NamedTuple):
+    """What is learned at once, and what goes into it."""
+
+    segment: Segment
+    exact: Tensor | None
+    rough: Tensor | None
+
+
+class _Reconstruction:
+    def __init__(self, how: Reconstruct, graph: Graph, walk: Walk) -> None:
+        self._how, self._module, self._walk = how, graph.module, walk
+        self._decided: set[Node] = set()
+
+    def run(self) -> None:
+        for number, stop in enumerate(self._walk):
+            for part in self._parts(stop):
+                self._learn(part)
+            if self._how.progress is not None:
+                self._how.progress((number + 1) / len(self._walk.segments))
+
+    def _parts(self, stop: Stop) -> Iterator[_Part]:
+        if self._how.unit == "block":
+            yield _Part(*stop)
+            return
+        for name in stop.segment.nodes:
+            if reads_quantized_weight(self._walk.nodes[name]):
+                yield self._layer(self._walk.nodes[name], stop)
+
+    def _layer(self, node: Node, stop: Stop) -> _Part:
+        """Return one layer, with the quantizer that it reads and the values that it is given."""
+        read = [source for source in node.all_input_nodes if source.op == "get_attr" or of_weight(source)]
+        (entry,) = (source for source in node.all_input_nodes if source not in read)
+        if is_quantizer(entry):
+            read.append(entry)
+            entry = argument(entry, "x")
+        tensors = {given for source in read for given in source.all_input_nodes if given.op == "get_attr"}
+        needed = {node, *read, *tensors}
+        nodes = tuple(name for name, other in self._walk.nodes.items() if other in needed)
+        segment = Segment("" if entry.op == "placeholder" else entry.name, node.name, nodes)
+        if segment.entry == stop.segment.entry:
+            return _Part(segment, stop.exact, stop.rough)
+        before = Segment(stop.segment.entry, entry.name, stop.segment.nodes)
+        walk = self._walk
+        return _Part(segment, walk.run(walk.exactly, before, stop.exact), walk.run(walk.roughly, before, stop.rough))
+
+    def _learn(self, part: _Part) -> None:
+        how, module, (segment, exact, rough) = self._how, self._module, part
+        quantizers = [node for name in segment.nodes if is_quantizer(node := self._walk.nodes[name])]
+        roundings = {
+            node: Rounding(find(module, str(argument(node, "x").target)), read_affine(module, node))
+            for node in quantizers
+            if of_weight(node) and node not in self._decided
+        }
+        if not roundings:
+            return
+        steps = {node: Step(read_affine(module, node)) for node in quantizers if how.steps and not of_weight(node)}
+        wanted = self._walk.run(self._walk.exactly, segment, exact)
+        power = float(wanted.square().mean().clamp(min=1e-12))
+        runner = Runner(module, lambda node, running: _relaxed(node, running, roundings, steps, how.drop))
+        groups: list[dict[str, Any]] = [{"params": [entry.variable for entry in roundings.values()], "lr": how.rate}]
+        if steps:
+            groups.append({"params": [entry.variable for entry in steps.values()], "lr": STEP_RATE})
+        optimizer = torch.optim.Adam(groups)
+        for iteration in range(how.iterations):
+            rows = torch.randint(len(wanted), (min(how.batch_size, len(wanted)),))
+            given: dict[str, Tensor] = {}
+            if exact is not None and rough is not None:
+                given = {segment.entry: _mixed(rough[rows], exact[rows], how.drop)}
+            output = runner.part(segment.nodes, [tensor[rows] for tensor in self._walk.rows], given, segment.exit)
+            loss = _error(output, wanted[rows]) / power
+            done = (iteration / how.iterations - WARM) / (1 - WARM)
+            if done >= 0:
+                sharpness = SHARPEST + (BLUNTEST - SHARPEST) * (1 - done)
+                loss = loss + DECIDING * torch.stack([r.undecided(sharpness) for r in roundings.values()]).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for node, rounding in roundings.items():
+            write_weight(module, node, rounding.hard())
+            self._decided.add(node)
+        for node, step in steps.items():
+            write_scale(module, node, step.scale)
+
+
+def _relaxed(
+    node: Node, running: Runner, roundings: Mapping[Node, Rounding], steps: Mapping[Node, Step], drop: float
+) -> Tensor | None:
+    """Return a weight on its way to a decision, or an activation of which a share stays as it is."""
+    if node in roundings:
+        return roundings[node].soft()
+    if not is_quantizer(node) or of_weight(node):
+        return None
+    value = running.value(argument(node, "x"))
+    quantized = steps[node].quantized(value) if node in steps else running.run_plain(node)
+    return _mixed(quantized, value, drop)
+
+
+def _mixed(quantized: Tensor, exact: Tensor, drop: float) -> Tensor:
+    """Return the quantized values, a share of them replaced by the exact ones at random."""
+    if drop == 0:
+        return quantized
+    return torch.where(torch.rand_like(quantized) < drop, exact, quantized)
+
+
+def _error(output: Tensor, wanted: Tensor) -> Tensor:
+    """Return the squared error, summed over channels and averaged over everything else."""
+    channel = 1 if output.ndim == 4 else -1
+    return (output - wanted).square().sum(channel).mean()

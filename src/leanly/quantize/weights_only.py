@@ -1,0 +1,142 @@
+"""WeightsOnly: few-bit weights of linear layers, decoded as they are multiplied with activations in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.errors import SettingError
+from leanly.graph import Graph
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find
+from leanly.quantize.affine import Affine, from_range
+from leanly.quantize.quantizers import add_quantizer
+from leanly.target import Target
+from leanly.task import Task
+
+aten = torch.ops.aten
+BITS, GROUPS = (4, 8), (16, 32, 64, 128, 256)
+"""What the runtimes decode on the fly."""
+RANGES = ("mse", "minmax")
+SHARES = tuple(1.0 - 0.02 * step for step in range(30))
+EMBEDDING_BITS = 8
+
+
+@dataclass(frozen=True)
+class WeightsOnly:
+    """Quantize the weights of linear layers in groups of neighbouring inputs, and embeddings to 8 bits a row.
+
+    Smaller files and less memory to read; the products stay float, so that nothing has to be calibrated. Weights are
+    rounded to the nearest; put `quantize.GPTQ` behind it to round them by what they are multiplied with.
+
+    Args:
+        bits: 4 or 8.
+        group: weights that share a scale: 16, 32, 64, 128 or 256. A layer whose width is no multiple stays float.
+        symmetric: zero sits in the middle; else each group has a zero point of its own.
+        range: "mse" for the range with the least squared error, "minmax" for all there is.
+        embeddings: quantize the tables of embeddings as well.
+        float_nodes: names of nodes that stay float.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    bits: int = 4
+    group: int = 32
+    symmetric: bool = False
+    range: str = "mse"
+    embeddings: bool = True
+    float_nodes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("bits", self.bits, BITS),
+            ("group", self.group, GROUPS),
+            ("range", self.range, RANGES),
+        ):
+            if value not in known:
+                raise SettingError(
+                    f"{name} is {value!r}", where="WeightsOnly", remedy=f"use {', '.join(map(str, known))}"
+                )
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return a graph with quantizers on weights alone; neither data nor target are needed.
+
+        Raises:
+            SettingError: no layer can be quantized.
+        """
+        graph = graph.clone()
+        left: list[str] = []
+        done: set[Node] = set()
+        for node in list(graph.module.graph.nodes):
+            weight = argument(node, "weight") if node.target in (aten.linear.default, aten.embedding.default) else None
+            if weight is None or not reads_tensor(weight) or weight in done or node.name in self.float_nodes:
+                continue
+            done.add(weight)
+            values = find(graph.module, str(weight.target)).detach()
+            if not _is_only_read_by(graph, weight, node.target):
+                left.append(f"{weight.target} (read by other operators too)")
+            elif node.target is aten.embedding.default:
+                if self.embeddings:
+                    bound = values.abs().amax(1)
+                    rows = from_range(
+                        -bound, bound, bits=EMBEDDING_BITS, symmetric=True, signed=True, narrow=True, axis=0
+                    )
+                    add_quantizer(graph, weight, rows)
+            elif values.shape[1] % self.group:
+                left.append(f"{weight.target} ({values.shape[1]} wide)")
+            else:
+                add_quantizer(graph, weight, self._grouped(values))
+        if not any("quantizers." in name for name, _ in graph.module.named_buffers()):
+            raise SettingError(
+                f"no layer can be quantized in groups of {self.group}",
+                where="WeightsOnly",
+                remedy=f"use a smaller group; left as they are: {', '.join(left[:5]) or 'no linear layer is there'}",
+            )
+        if left:
+            graph.notes = (*graph.notes, f"quantize.WeightsOnly left in float: {', '.join(left)}")
+        graph.module.graph.lint()
+        graph.module.recompile()
+        return graph
+
+    def _grouped(self, weight: Tensor) -> Affine:
+        groups = weight.reshape(weight.shape[0], -1, self.group)
+        low, high = groups.amin(2), groups.amax(2)
+        best = self._affine(low, high)
+        if self.range == "mse":
+            least = _errors(best, weight, self.group)
+            for share in SHARES[1:]:
+                tried = self._affine(low * share, high * share)
+                error = _errors(tried, weight, self.group)
+                better = error < least
+                least = torch.where(better, error, least)
+                best = Affine(
+                    torch.where(better, tried.scale, best.scale),
+                    torch.where(better, tried.shift, best.shift),
+                    best.low,
+                    best.high,
+                    0,
+                )
+        return best
+
+    def _affine(self, low: Tensor, high: Tensor) -> Affine:
+        return from_range(low, high, bits=self.bits, symmetric=self.symmetric, signed=False, axis=0)
+
+
+def _errors(affine: Affine, weight: Tensor, group: int) -> Tensor:
+    """Return the squared error of each group."""
+    lost = affine.dequantize(affine.quantize(weight)) - weight
+    return lost.square().reshape(weight.shape[0], -1, group).sum(2)
+
+
+def _is_only_read_by(graph: Graph, weight: Node, operator: object) -> bool:
+    readers = [
+        reader
+        for node in graph.module.graph.nodes
+        if node.op == "get_attr" and node.target == weight.target
+        for reader in node.users
+    ]
+    return all(reader.target is operator for reader in readers)

@@ -1,0 +1,58 @@
+"""GPTQ: on the integers, nearer than the nearest; and the best of all roundings where all can be tried."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from leanly.errors import SettingError
+from leanly.quantize import GPTQ, Static
+from leanly.quantize.affine import from_range
+from leanly.quantize.gptq import _rounded
+from tests.quantize.networks import error, off_grid, perceptron, residual
+
+
+@pytest.mark.parametrize("network", [residual, perceptron])
+def test_outputs_come_nearer_than_by_rounding_to_the_nearest(network):
+    graph, task = network()
+    nearest = Static(weights=3)(graph, task)
+    rounded = GPTQ()(nearest, task)
+    assert off_grid(rounded) < 1e-3
+    assert error(graph, rounded, task) < 0.8 * error(graph, nearest, task)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_columns_are_rounded_as_well_as_can_be(seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(1, 2, generator=generator)
+    x = torch.randn(2, 50, generator=generator)
+    x[1] = 0.9 * x[0] + 0.2 * x[1]
+    affine = from_range(torch.tensor([-2.0]), torch.tensor([2.0]), bits=4, symmetric=True, signed=True, axis=0)
+    found = _rounded(weight, affine, (x @ x.T)[None].double(), 1e-6)
+
+    def lost(rounded):
+        return float(((weight - rounded) @ x).square().sum())
+
+    integers = affine.quantize(weight)[0]
+    near = itertools.product(*(range(int(i) - 2, int(i) + 3) for i in integers))
+    best = min(lost(affine.dequantize(torch.tensor([pair]).clamp(affine.low, affine.high))) for pair in near)
+    nearest = lost(affine.dequantize(affine.quantize(weight)))
+    assert best - 1e-6 <= lost(found) <= nearest + 1e-6
+
+
+def test_inputs_that_are_never_anything_but_zero_do_no_harm():
+    weight, x = torch.randn(3, 4), torch.randn(4, 20)
+    x[2] = 0
+    affine = from_range(weight.amin(1), weight.amax(1), bits=4, symmetric=True, signed=True, axis=0)
+    assert torch.isfinite(_rounded(weight, affine, (x @ x.T)[None].double(), 0.01)).all()
+
+
+def test_settings_out_of_range_and_float_graphs_are_refused():
+    for settings in ({"samples": 0}, {"damping": 0.0}):
+        with pytest.raises(SettingError, match=next(iter(settings))):
+            GPTQ(**settings)
+    graph, task = perceptron()
+    with pytest.raises(SettingError, match="no quantized weights"):
+        GPTQ()(graph, task)

@@ -1,0 +1,100 @@
+"""Reconstruct: weights on their integers, outputs nearer to the float ones than by rounding to the nearest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leanly.errors import DataError, SettingError
+from leanly.quantize import Reconstruct, Static
+from leanly.quantize.quantizers import of_weight, read_affine
+from leanly.recipe import Recipe
+from tests.quantize.networks import error, off_grid, perceptron, residual
+
+QUICK = {"iterations": 150, "samples": 96, "batch_size": 32}
+
+
+@pytest.mark.parametrize("unit", ["block", "layer"])
+@pytest.mark.parametrize("network", [residual, perceptron])
+def test_outputs_come_nearer_than_by_rounding_to_the_nearest(network, unit):
+    graph, task = network()
+    nearest = Static(weights=3, activations=8)(graph, task)
+    rounded = Reconstruct(unit=unit, drop=0.0, **QUICK)(nearest, task)
+    assert off_grid(rounded) < 1e-3
+    assert error(graph, rounded, task) < 0.8 * error(graph, nearest, task)
+
+
+def test_every_weight_goes_up_or_down_by_less_than_a_step():
+    graph, task = residual()
+    nearest = Static(weights=3)(graph, task)
+    rounded = Reconstruct(**QUICK)(nearest, task)
+    for node in nearest.module.graph.nodes:
+        if of_weight(node):
+            name = str(node.args[0].target)
+            before, after = (g.module.get_parameter(name).detach() for g in (nearest, rounded))
+            affine = read_affine(nearest.module, node)
+            scale, _ = affine.along(before)
+            bound = affine.high / scale
+            clamped = torch.minimum(torch.maximum(before, -bound), bound)
+            assert ((after - clamped).abs() * scale).max() < 1 + 1e-4
+
+
+def test_scales_of_activations_are_learned_and_help_where_bits_are_few():
+    graph, task = residual()
+    few = Static(weights=8, activations=3, observer="minmax")(graph, task)
+    fixed = Reconstruct(steps=False, drop=0.5, **QUICK)(few, task)
+    learned = Reconstruct(steps=True, drop=0.5, **QUICK)(few, task)
+    assert error(graph, learned, task) < error(graph, fixed, task)
+
+
+def test_the_same_seed_gives_the_same_weights_and_the_input_stays():
+    graph, task = perceptron()
+    nearest = Static(weights=4)(graph, task)
+    before = nearest.fingerprint()
+    one, two = (Reconstruct(**QUICK)(nearest, task).fingerprint() for _ in range(2))
+    assert one == two != Reconstruct(seed=1, **QUICK)(nearest, task).fingerprint()
+    assert nearest.fingerprint() == before
+
+
+def test_it_is_data_in_a_recipe_and_tells_its_progress():
+    shares: list[float] = []
+    step = Reconstruct(iterations=5, samples=8, progress=shares.append)
+    graph, task = residual()
+    recipe = Recipe((Static(weights=4), step))
+    recipe(graph, task)
+    assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) == 3
+    assert Recipe.from_json(recipe.to_json()).passes == recipe.passes
+
+
+@pytest.mark.parametrize(
+    "settings", [{"iterations": 0}, {"unit": "net"}, {"drop": 1.0}, {"rate": 0.0}, {"samples": 0}, {"batch_size": True}]
+)
+def test_settings_out_of_range(settings):
+    with pytest.raises(SettingError, match=next(iter(settings))):
+        Reconstruct(**settings)
+
+
+def test_a_float_graph_and_a_task_without_rows_are_refused():
+    graph, task = perceptron()
+    with pytest.raises(SettingError, match="no quantized weights"):
+        Reconstruct()(graph, task)
+    with pytest.raises(DataError, match="calibration needs data"):
+        Reconstruct()(Static()(graph, task), None)
+
+
+def test_shared_weights_are_rounded_once():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.one(torch.relu(self.one(x)))
+
+    import leanly
+
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.randn(64, 16)
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.zeros(64)))
+    rounded = Reconstruct(**QUICK)(Static(weights=4)(leanly.capture(model, example=(x[:2],)), task), task)
+    assert off_grid(rounded) < 1e-3

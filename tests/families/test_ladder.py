@@ -183,6 +183,12 @@ def test_time_that_is_left_goes_to_a_faster_one_that_was_left_behind() -> None:
     assert run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 2,"), "slow to learn, but it gets there"
 
 
+def test_steps_between_those_first_taught_are_taken_while_there_is_time() -> None:
+    networks = [Network(0.1 * n, 0.1 * n, GOOD if n >= 3 else BAD) for n in range(1, 10)]
+    run = Run(networks, seconds=1000).explore()
+    assert run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 2,"), "the fastest that can get inside"
+
+
 def test_what_learns_nothing_any_more_gets_no_more_time() -> None:
     networks = [Network(0.8, 0.8, GOOD), Network(0.3, 0.3, BAD, slow=0.01)]
     run = Run(networks, seconds=1000).explore()

@@ -77,6 +77,7 @@ class Ladder:
     past: Collection[str] = ()
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
+    _front: list[int] = field(default_factory=list)
 
     def ideas(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> Iterator[Candidate]:
         """Yield what to try, in order, tried ones too.
@@ -101,15 +102,15 @@ class Ladder:
         }
         if not self._rungs:
             limit = WORTH * mean_latency(whole)
-            first = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
-            self._begin(first, _for_teaching(whole, seconds))
+            self._front = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
+            self._begin(spread(self._front, MOST_TAUGHT), _for_teaching(whole, seconds))
         position = 0
         while position < len(self._rungs):
             rung = self._rungs[position]
             taught = {number: self._taught(number, rung) for number in rung.epochs}
             yield from taught.values()
             if position + 1 == len(self._rungs):
-                self._go_on(seen, _for_teaching(whole, seconds))
+                self._go_on(seen, times, _for_teaching(whole, seconds))
             position += 1
 
     def winners(self, trials: Sequence[Seen]) -> list[Seen]:
@@ -130,7 +131,7 @@ class Ladder:
         return self.candidate(passes, label, rung.epochs[number] * self.epoch_seconds(cut))
 
     def _worth_teaching(self, times: dict[int, float]) -> list[int]:
-        """Return cuts no other of which is both faster and larger, few and evenly spread in latency, slowest first."""
+        """Return cuts no other of which is both faster and larger, slowest first."""
         front: list[int] = []
         for number in sorted(times, key=lambda n: times[n]):
             larger = not front or self.capacity(self.cuts[number]) > self.capacity(self.cuts[front[-1]])
@@ -138,18 +139,23 @@ class Ladder:
                 front[-1] = number
             elif larger:
                 front.append(number)
-        front.reverse()
-        return spread(front, MOST_TAUGHT)
+        return front[::-1]
 
     def _begin(self, chosen: list[int], seconds: float) -> None:
-        """Start with as many cuts as can be taught an epoch each in a first round; the most moderate stay."""
+        """Start with as many cuts as can be taught an epoch each in a first round; the most moderate stays."""
         while chosen and (each := self._round_seconds(chosen)) > seconds / min(ROUNDS, len(chosen)):
-            chosen = chosen[:-1]
+            chosen = spread(chosen, len(chosen) - 1)
         if chosen:
             self._add(dict.fromkeys(chosen, ()), max(each, seconds / ROUNDS))
 
-    def _go_on(self, seen: dict[str, Seen], seconds: float) -> None:
-        """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one."""
+    def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
+        """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
+
+        Args:
+            seen: what was measured, by the key of the candidate.
+            times: latency of each cut, untaught.
+            seconds: for teaching.
+        """
         latest = {number: self._seen(number, seen) for rung in self._rungs for number in rung.epochs}
         inside = [mean_latency(trials[-1]) for trials in latest.values() if trials and trials[-1].outcome == "pass"]
         limit = min(inside, default=math.inf)
@@ -164,9 +170,12 @@ class Ladder:
         rounds_left = ROUNDS - len(self._rungs)
         if rounds_left > 1 and half:
             chosen, seconds = half, seconds / rounds_left
-        else:
-            # what a round left behind is taken up again where a slower one got inside the budget
+        elif half or not inside:
             chosen = (half or open_)[:1]
+        else:
+            # a step further than what got inside the budget, be it one that a round left behind or a new one
+            new = [number for number in self._front if number not in latest and times.get(number, math.inf) < limit]
+            chosen = sorted((*open_, *new), key=lambda number: times.get(number, 0.0), reverse=True)[:1]
         self._add({number: self._epochs(number) for number in chosen}, seconds)
 
     def _seen(self, number: int, seen: dict[str, Seen]) -> list[Seen]:
@@ -216,4 +225,6 @@ def spread(items: Sequence[int], count: int) -> list[int]:
     """Return so many of the items, evenly spread, the first and the last among them."""
     if len(items) <= count:
         return list(items)
+    if count < 2:
+        return list(items[:count])
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -15,7 +15,7 @@ from leanly.distill.objectives import taught
 from leanly.distill.teachers import Teacher, check_alike, check_teacher, find_teacher
 from leanly.errors import LeanlyWarning, SettingError
 from leanly.graph import Graph
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.evaluation import evaluate
@@ -66,8 +66,7 @@ class Distill:
         check_teacher(self.teacher)
         if isinstance(self.settings, Mapping):
             object.__setattr__(self, "settings", _read_settings(self.settings))
-        if not is_whole(self.epochs, 1):
-            raise SettingError(f"epochs is {self.epochs!r}", where="Distill", remedy="give a whole number, 1 or more")
+        check_whole(self.epochs, 1, name="epochs", where="Distill")
         if not (is_number(self.temperature) and self.temperature > 0):
             raise SettingError(f"temperature is {self.temperature!r}", where="Distill", remedy="give a number above 0")
         if not (is_number(self.alpha) and 0 <= self.alpha <= 1):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from leanly.graph import Graph
+from leanly.quantize.walking import reads_quantized_weight
 
 
 def layer_errors(graph: Graph, quantized: Graph, inputs: Sequence[Tensor]) -> dict[str, float]:
@@ -57,16 +58,8 @@ class _Forced(Interpreter):
         expected = self.values.get(n.name)
         if not isinstance(expected, Tensor) or not isinstance(value, Tensor) or not expected.is_floating_point():
             return value if expected is None else expected
-        if _reads_quantized_weight(n):
+        if reads_quantized_weight(n):
             energy = float(expected.double().square().sum())
             lost = float((value.double() - expected.double()).square().sum())
             self.errors[n.name] = lost / energy if energy > 0 else 0.0
         return expected
-
-
-def _reads_quantized_weight(node: Node) -> bool:
-    fake_quantize = torch.ops.leanly.fake_quantize.default
-    return any(
-        source.target is fake_quantize and isinstance(source.args[0], Node) and source.args[0].op == "get_attr"
-        for source in node.all_input_nodes
-    )

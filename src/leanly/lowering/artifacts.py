@@ -46,7 +46,8 @@ def lower(
         MissingExtra: the runtime is not installed.
         LoweringError: the exporter failed, or the artifact differs from the graph.
     """
-    integer, packed = computes_in_integers(graph), _has_packed_weights(graph)
+    integer = computes_in_integers(graph)
+    packed = not integer and any(of_weight(node) for node in graph.module.graph.nodes)
     precision = precision or ("int8" if integer else "float32")
     _check(runtime, precision, rest, integer, packed)
     to = Path(to)
@@ -87,10 +88,6 @@ def lower(
             raise LoweringError(error.what, where=f"lowered for {runtime}", remedy=error.remedy) from error
         artifact.save()
     return replace(artifact, folder=to)
-
-
-def _has_packed_weights(graph: Graph) -> bool:
-    return not computes_in_integers(graph) and any(of_weight(node) for node in graph.module.graph.nodes)
 
 
 def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool) -> None:

@@ -10,14 +10,12 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
-from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
-from leanly.quantize.affine import Affine
 from leanly.quantize.placement import root
+from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 
 aten = torch.ops.aten
-FAKE = torch.ops.leanly.fake_quantize.default
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 PACKED_LINEAR = torch.ops.leanly.packed_linear.default
 PACKED_EMBEDDING = torch.ops.leanly.packed_embedding.default
@@ -38,10 +36,10 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
     bits: Bits = {}
     integer = computes_in_integers(graph)
     for node in list(module.graph.nodes):
-        if node.target is FAKE:
+        if is_quantizer(node):
             shift = str(argument(node, "shift").target)
             put(module, shift, torch.round(find(module, shift).detach()))
-            if reads_tensor(argument(node, "x")):
+            if of_weight(node):
                 store = _store_weight if integer else _pack_weight
                 store(module, node, bits)
     for node in list(module.graph.nodes):
@@ -59,14 +57,13 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
 
 def computes_in_integers(graph: Graph) -> bool:
     """Say whether activations are quantized too: else the weights are decoded and products stay float."""
-    return any(node.target is FAKE and not reads_tensor(argument(node, "x")) for node in graph.module.graph.nodes)
+    return any(is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes)
 
 
 def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     """Let the layers that read a weight decode it themselves."""
-    source, scale, shift, axis, low, high = node.args
-    affine = Affine(_read(module, scale).detach(), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
-    name, weight = str(source.target), _read(module, source).detach()  # type: ignore[union-attr]
+    source, affine = argument(node, "x"), read_affine(module, node)
+    name, weight = str(source.target), _read(module, source).detach()
     codes, width = affine.quantize(weight), (affine.high - affine.low).bit_length()
     bits[f"{name}_int"] = (width, weight.numel())
     step = f"{name}_step"
@@ -92,15 +89,15 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
 
 
 def _store_weight(module: GraphModule, node: Node, bits: Bits) -> None:
-    source, scale, shift, axis, low, high = node.args
-    affine = Affine(_read(module, scale).detach(), _read(module, shift), low, high, axis)  # type: ignore[arg-type]
-    name = f"{source.target}_int"  # type: ignore[union-attr]
+    source, scale, shift = (argument(node, name) for name in ("x", "scale", "shift"))
+    affine = read_affine(module, node)
+    name = f"{source.target}_int"
     weight = _read(module, source)
     put(module, name, affine.quantize(weight.detach()).to(torch.int8 if affine.low < 0 else torch.uint8))
     bits[name] = (8, weight.numel())
     with module.graph.inserting_before(node):
         value = read_attr(module, name)
-        new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, axis))
+        new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, affine.axis))
     node.replace_all_uses_with(new)
     module.graph.erase_node(node)
 
@@ -111,7 +108,7 @@ def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     if not reads_tensor(bias):
         return
     source = root(data)
-    if source.target is not FAKE or weight.target is not DEQUANTIZE:
+    if not is_quantizer(source) or weight.target is not DEQUANTIZE:
         return
     values = _read(module, bias)
     scales = [_read(module, argument(quantizer, "scale")).detach() for quantizer in (source, weight)]

@@ -14,7 +14,7 @@ from leanly.graph import Graph
 from leanly.graph.blocks import Block, find_blocks
 from leanly.graph.shortening import without_blocks
 from leanly.prune.importance import magnitude, resolve_importance
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -41,8 +41,7 @@ class Layers:
     importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
 
     def __post_init__(self) -> None:
-        if not is_whole(self.count, 1):
-            raise SettingError(f"count is {self.count!r}", where="Layers", remedy="give a whole number, 1 or more")
+        check_whole(self.count, 1, name="count", where="Layers")
         object.__setattr__(self, "importance", resolve_importance(self.importance))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

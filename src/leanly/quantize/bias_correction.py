@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.nodes import argument, argument_names, reads_tensor, set_argument
 from leanly.graph.segments import Segment
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.quantizers import weight_quantizers
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -37,10 +36,7 @@ class CorrectBias:
     samples: int = 300
 
     def __post_init__(self) -> None:
-        if not is_whole(self.samples, 1):
-            raise SettingError(
-                f"samples is {self.samples!r}", where="CorrectBias", remedy="give a whole number, 1 or more"
-            )
+        check_whole(self.samples, 1, name="samples", where="CorrectBias")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph whose layers give the float mean in every channel.

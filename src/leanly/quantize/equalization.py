@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.placement import CONVOLUTIONS, WEIGHTED
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -46,8 +45,7 @@ class Equalize:
     sweeps: int = 20
 
     def __post_init__(self) -> None:
-        if not is_whole(self.sweeps, 1):
-            raise SettingError(f"sweeps is {self.sweeps!r}", where="Equalize", remedy="give a whole number, 1 or more")
+        check_whole(self.sweeps, 1, name="sweeps", where="Equalize")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph that computes the same in eval mode; neither data nor target are needed."""

@@ -17,7 +17,7 @@ from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
 from leanly.quantize.quantizers import is_quantizer, read_affine, weight_quantizers, write_weight
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
 
@@ -43,8 +43,7 @@ class GPTQ:
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        if not is_whole(self.samples, 1):
-            raise SettingError(f"samples is {self.samples!r}", where="GPTQ", remedy="give a whole number, 1 or more")
+        check_whole(self.samples, 1, name="samples", where="GPTQ")
         if not (is_number(self.damping) and self.damping > 0):
             raise SettingError(f"damping is {self.damping!r}", where="GPTQ", remedy="give a number above 0")
 

@@ -26,7 +26,7 @@ from leanly.quantize.quantizers import (
 )
 from leanly.quantize.rounding import Rounding, Step
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
 
@@ -82,12 +82,7 @@ class Reconstruct:
         if self.unit not in UNITS:
             raise SettingError(f"unit {self.unit!r} is unknown", where="Reconstruct", remedy='use "block" or "layer"')
         for name, least in (("iterations", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
-            if not is_whole(getattr(self, name), least):
-                raise SettingError(
-                    f"{name} is {getattr(self, name)!r}",
-                    where="Reconstruct",
-                    remedy=f"give a whole number, {least} or more",
-                )
+            check_whole(getattr(self, name), least, name=name, where="Reconstruct")
         if not (is_number(self.drop) and 0 <= self.drop < 1):
             raise SettingError(f"drop is {self.drop!r}", where="Reconstruct", remedy="give a share, 0 to below 1")
         if not (is_number(self.rate) and self.rate > 0):

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from leanly.budget import read_time
 from leanly.data import Split, fixed_random
-from leanly.errors import DataError, LeanlyWarning, SettingError, TrainingError
+from leanly.errors import DataError, LeanlyWarning, TrainingError
 from leanly.files import digest
 from leanly.graph import Graph
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.checkpoints import Checkpoints, optimizer_tensors, restore, restore_optimizer, snapshot
@@ -70,8 +70,7 @@ def fit(
         RunError: the folder holds the checkpoint of another run.
     """
     settings = settings or Settings()
-    if not is_whole(epochs, 1):
-        raise SettingError(f"epochs is {epochs!r}", where="epochs", remedy="give a whole number, 1 or more")
+    check_whole(epochs, 1, name="epochs", where="epochs")
     seconds = None if time is None else read_time(time)
     split = training_rows(task)
     checkpoints = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
@@ -99,12 +100,30 @@ def write_results(
 ) -> Path:
     """Write `bench/results/NAME.json`: the rows, the settings, the machine, the versions and the thread count."""
     path = RESULTS / f"{name}.json"
+    write_json(path, {"benchmark": name, **_content(rows, target, settings, more)})
+    return path
+
+
+def write_part(
+    name: str, part: str, rows: Sequence[Row], target: Target, settings: dict[str, Any], more: dict[str, Any]
+) -> Path:
+    """Write one part of `bench/results/NAME.json`, with what `write_results` writes; other parts stay as they are.
+
+    A part takes hours, so that they are run one by one: each says on which machine and with which code that was.
+    """
+    path = RESULTS / f"{name}.json"
+    parts = read_json(path)["parts"] if path.exists() else {}
+    write_json(path, {"benchmark": name, "parts": {**parts, part: _content(rows, target, settings, more)}})
+    return path
+
+
+def _content(rows: Sequence[Row], target: Target, settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     machine = {
         key: sorted(value) if isinstance(value, frozenset) else value
         for key, value in dataclasses.asdict(target.machine).items()
     }
-    content = {
-        "benchmark": name,
+    return {
+        "date": datetime.date.today().isoformat(),
         "settings": settings,
         "threads": target.threads,
         "machine": machine,
@@ -113,8 +132,6 @@ def write_results(
         "rows": [dataclasses.asdict(row) for row in rows],
         **more,
     }
-    write_json(path, content)
-    return path
 
 
 def exit_code(rows: Iterable[Row]) -> int:

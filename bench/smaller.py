@@ -28,7 +28,7 @@ from bench.ours import FAMILY, optimize
 from bench.peer_pruning import MAX_POINTS, pruned_entrants
 from bench.pooled import pooled_median, pooled_ratio
 from bench.raced import print_raced, raced
-from bench.rows import Row, at_least, exit_code, print_table, write_results
+from bench.rows import Row, at_least, exit_code, print_table, write_part
 from leanly.measurement.records import Latency
 from leanly.target import Target
 
@@ -177,26 +177,23 @@ def main() -> int:
         parser.error(f"no such networks, data or seeds: {', '.join(unknown) or options.data_dir}, {options.seeds}")
     torch.set_num_threads(THREADS)
     rows: list[Row] = []
-    details: dict[str, Any] = {}
-    times, seeds = {}, {}
+    name = "smaller-quick" if options.quick else "smaller"
+    target = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
     for subject in NETWORKS:
         if subject.name not in names:
             continue
-        times[subject.name] = options.time or (QUICK_TIME if options.quick else TIMES[subject.name])
-        seeds[subject.name] = options.seeds or (1 if options.quick else SEEDS[subject.name])
-        new, details[subject.name] = compete(
-            subject, options.data_dir, settings, times[subject.name], seeds[subject.name]
-        )
+        time = options.time or (QUICK_TIME if options.quick else TIMES[subject.name])
+        seeds = options.seeds or (1 if options.quick else SEEDS[subject.name])
+        new, details = compete(subject, options.data_dir, settings, time, seeds)
         print_table(subject.title, new)
+        about = {"seeds": seeds, "time": time, **dataclasses.asdict(settings)}
+        print(f"written to {write_part(name, subject.name, new, target, about, details)}")
         rows.extend(new)
     if CUT in names:
         new = cut_time.rows()
         print_table("how long a cut takes", new)
+        print(f"written to {write_part(name, CUT, new, target, {}, {})}")
         rows.extend(new)
-    target = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
-    about = {"networks": names, "seeds": seeds, "time": times, **dataclasses.asdict(settings)}
-    name = "smaller-quick" if options.quick else "smaller"
-    print(f"written to {write_results(name, rows, target, about, {'networks': details})}")
     return exit_code(rows)
 
 

@@ -20,6 +20,7 @@ from leanly.target import Target
 from leanly.task import Task
 from leanly.training.evaluation import evaluate
 from leanly.training.loop import fit, training_rows
+from leanly.training.padding import find_padding
 from leanly.training.progress import Listener, Progress
 from leanly.training.settings import Settings
 from leanly.training.stepping import Objective
@@ -91,16 +92,19 @@ class Distill:
         listener = self.progress
         objective: Objective = supervised(graph, task)
         hidden: tuple[str, ...] = ()
+        teacher: Graph | None = None
         if self.alpha > 0 or self.features > 0:
             teacher = find_teacher(self.teacher, task)
             check_alike(graph, teacher)
             if teacher.device != graph.device:
                 teacher = teacher.clone().to(graph.device)
+        padding = find_padding([graph] if teacher is None else [graph, teacher], split)
+        if teacher is not None:
             seconds = None if self.time is None else read_time(self.time)
             pairs = self._pairs(graph, teacher)
             hidden = tuple(pair.student for pair in pairs)
             theirs = tuple(pair.teacher for pair in pairs)
-            teach = Teacher(teacher, split, self.settings, self.epochs, seconds, target, theirs)
+            teach = Teacher(teacher, split, self.settings, self.epochs, seconds, target, theirs, padding)
             objective = taught(
                 graph,
                 task,
@@ -125,6 +129,7 @@ class Distill:
             progress=listener,
             about=about,
             hidden=hidden,
+            padding=padding,
         )
 
     def _pairs(self, graph: Graph, teacher: Graph) -> tuple[Pair, ...]:

@@ -18,6 +18,7 @@ from leanly.graph.watching import Watched
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.evaluation import ROWS, outputs_of
+from leanly.training.padding import Padding
 from leanly.training.precision import chosen_dtype, run
 from leanly.training.rows import TrainBatch
 from leanly.training.settings import Settings
@@ -111,6 +112,7 @@ class Teacher:
         seconds: the time of the whole run; None sets no limit.
         target: what the machine is good at.
         hidden: names of nodes whose values are given behind the outputs; they are too many to be kept.
+        padding: what is left out of the rows it is given.
     """
 
     def __init__(
@@ -122,12 +124,13 @@ class Teacher:
         seconds: float | None,
         target: Target | None,
         hidden: tuple[str, ...] = (),
+        padding: Padding | None = None,
     ) -> None:
-        self._graph = graph
-        self._runs = Watched(graph, hidden) if hidden else graph
+        self._graph = padding.free(graph) if padding else graph
+        self._runs = Watched(self._graph, hidden) if hidden else self._graph
         self._dtype = chosen_dtype(graph, settings.precision, target)
         again = epochs > 1 and not (hidden or settings.augment) and split.counted and split.same_again()
-        self._kept = _kept_outputs(graph, split, seconds) if again and _fits(graph, len(split)) else None
+        self._kept = _kept_outputs(self._graph, split, seconds, padding) if again and _fits(graph, len(split)) else None
 
     @property
     def keeps(self) -> bool:
@@ -152,17 +155,19 @@ def _fits(graph: Graph, rows: int) -> bool:
     return size * rows <= LARGEST
 
 
-def _kept_outputs(graph: Graph, split: Split, seconds: float | None) -> list[Tensor] | None:
+def _kept_outputs(graph: Graph, split: Split, seconds: float | None, padding: Padding | None) -> list[Tensor] | None:
     """Return the outputs of all rows, kept from another student where the teacher is the same; None if too slow."""
     fingerprint = graph.fingerprint()
     if split in _OUTPUTS and _OUTPUTS[split][0] == fingerprint:
         return _OUTPUTS[split][1]
     if seconds is not None:
         inputs, _ = next(split.flat_batches(ROWS, ROWS))
+        if padding:
+            inputs = padding.without(inputs)
         begun = time.monotonic()
         with torch.no_grad():
             graph.flat(*(tensor.to(graph.device) for tensor in inputs))
         if (time.monotonic() - begun) * len(split) / len(inputs[0]) > SHARE * seconds:
             return None
-    _OUTPUTS[split] = (fingerprint, outputs_of(graph, split))
+    _OUTPUTS[split] = (fingerprint, outputs_of(graph, split, padding))
     return _OUTPUTS[split][1]

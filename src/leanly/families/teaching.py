@@ -15,6 +15,7 @@ from leanly.task import Task
 from leanly.training import Settings
 from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
 from leanly.training.loop import training_rows
+from leanly.training.padding import find_padding
 from leanly.training.precision import chosen_dtype, deterministic, placed, run, takes_channels_last
 from leanly.training.rows import Rows
 from leanly.training.stepping import Stepper
@@ -48,7 +49,11 @@ def epoch_seconds(
 
     The teacher runs along where rows are augmented or hidden values compared; else it runs once for all students.
     """
-    rows = Rows(training_rows(task), settings.batch_size, settings.seed)
+    split = training_rows(task)
+    padding = find_padding((graph, teacher), split)
+    if padding:
+        graph, teacher = padding.free(graph.clone()), padding.free(teacher)
+    rows = Rows(split, settings.batch_size, settings.seed, padding)
     with deterministic():
         clone = graph.clone().train()
         stepper = Stepper(clone, supervised(clone, task), settings, target)

@@ -10,22 +10,28 @@ from leanly.errors import DataError
 from leanly.graph import Graph
 from leanly.structure import build
 from leanly.task import Task
+from leanly.training.padding import Padding
 from leanly.training.precision import placed, takes_channels_last
 
 ROWS = 128
 
 
-def evaluate(graph: Graph, task: Task, split: Split) -> float:
-    """Return the task's metric of a graph over a whole split; the graph's mode is put back.
+def evaluate(graph: Graph, task: Task, split: Split, padding: Padding | None = None) -> float:
+    """Return the task's metric of a graph over a whole split, without its padding if so asked; its mode is put back.
 
     Raises:
         DataError: the metric fails, or the outputs of different batches don't fit together.
     """
-    return task.score(build(graph.returns, outputs_of(graph, split)), split.targets)
+    return task.score(build(graph.returns, outputs_of(graph, split, padding)), split.targets)
 
 
-def outputs_of(graph: Graph, split: Split) -> list[Tensor]:
+def outputs_of(graph: Graph, split: Split, padding: Padding | None = None) -> list[Tensor]:
     """Return the outputs of all rows in order, on the CPU; what does not carry the batch comes once.
+
+    Args:
+        graph: takes any length where padding is left out.
+        split: the rows.
+        padding: what is left out of text.
 
     Raises:
         DataError: the outputs of different batches don't fit together.
@@ -36,6 +42,8 @@ def outputs_of(graph: Graph, split: Split) -> list[Tensor]:
     try:
         with torch.no_grad():
             for inputs, _ in split.flat_batches(ROWS):
+                if padding:
+                    inputs = padding.without(inputs)
                 outputs = graph.flat(*placed(inputs, graph.device, channels_last))
                 for part, output in zip(parts, outputs, strict=True):
                     part.append(output.cpu().contiguous())

@@ -22,6 +22,7 @@ from leanly.task import Task
 from leanly.training.checkpoints import Checkpoints, optimizer_tensors, restore, restore_optimizer, snapshot
 from leanly.training.evaluation import evaluate
 from leanly.training.pace import Pace
+from leanly.training.padding import Padding
 from leanly.training.precision import chosen_dtype, deterministic
 from leanly.training.progress import Listener, Progress
 from leanly.training.rows import Rows
@@ -44,6 +45,7 @@ def fit(
     progress: Listener | None = None,
     about: Mapping[str, Any] | None = None,
     hidden: tuple[str, ...] = (),
+    padding: Padding | None = None,
 ) -> Graph:
     """Minimize an objective over the training rows and return the best state that validation saw.
 
@@ -62,6 +64,7 @@ def fit(
         progress: is called after each step and each evaluation.
         about: JSON that says what the objective is, so that a checkpoint of another one is refused.
         hidden: names of nodes whose values the objective is given behind the outputs.
+        padding: what is left out at the end of text; the objective is given rows without it.
 
     Raises:
         DataError: the task has no training rows.
@@ -77,14 +80,24 @@ def fit(
     if folder is not None:
         dtype = str(chosen_dtype(graph, settings.precision, target))
         checkpoints = Checkpoints(
-            folder, _key(graph, task, epochs, seconds, settings, {"dtype": dtype, **(about or {})})
+            folder,
+            _key(
+                graph,
+                task,
+                epochs,
+                seconds,
+                settings,
+                {"dtype": dtype, "padding": padding and asdict(padding), **(about or {})},
+            ),
         )
     with fixed_random(), deterministic():
-        stepper = Stepper(graph.clone().train(), objective, settings, target, hidden)
-        rows = Rows(split, settings.batch_size, settings.seed)
+        trained = graph.clone()
+        inside = padding.free(trained) if padding else trained
+        stepper = Stepper(inside.train(), objective, settings, target, hidden)
+        rows = Rows(split, settings.batch_size, settings.seed, padding)
         pace = Pace(epochs * rows.steps, seconds, spent=spent)
-        run = _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)
-        return run().eval()
+        _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)()
+        return trained.eval()
 
 
 def training_rows(task: Task | None) -> Split:
@@ -162,7 +175,7 @@ class _Run:
         self._best = snapshot(self._graph)
         self._resume()
 
-    def __call__(self) -> Graph:
+    def __call__(self) -> None:
         state = self._state
         if not state.finished:
             try:
@@ -172,7 +185,6 @@ class _Run:
             state.finished = True
             self._save()
         restore(self._graph, self._best)
-        return self._graph
 
     def _train(self) -> None:
         state = self._state
@@ -209,7 +221,7 @@ class _Run:
             raise Diverged(float("nan"), self._place)
         if self._validation is not None:
             with self._pace.evaluating():
-                state.metric = evaluate(self._graph, self._task, self._validation)
+                state.metric = evaluate(self._graph, self._task, self._validation, self._rows.padding)
         better = state.best is None or (state.metric is not None and state.metric > state.best)
         if state.metric is None or state.best is None or state.metric >= state.best:
             self._best, state.best = snapshot(self._graph), state.metric

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leanly.data import Split
 from leanly.reading import shown_rows
+from leanly.training.padding import Padding
 from leanly.training.seeding import reseed, seed_of
 
 WINDOW = 32
@@ -40,17 +41,19 @@ class Rows:
         split: training rows; a stream is mixed within a window of batches.
         size: rows in a batch.
         seed: of the order.
+        padding: what is left out of text.
     """
 
-    def __init__(self, split: Split, size: int, seed: int) -> None:
-        self._split, self._seed = split, seed
+    def __init__(self, split: Split, size: int, seed: int, padding: Padding | None = None) -> None:
+        self._split, self._seed, self.padding = split, seed, padding
         self._size = min(size, len(split))
         self.steps = len(split) // self._size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch from number `start` on; the same ones whenever it is asked for."""
         read = self._picked if self._split.counted else self._streamed
-        yield from read(epoch, start)
+        for batch in read(epoch, start):
+            yield batch._replace(inputs=self.padding.without(batch.inputs)) if self.padding else batch
 
     def _picked(self, epoch: int, start: int) -> Iterator[TrainBatch]:
         generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))

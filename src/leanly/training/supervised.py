@@ -11,6 +11,7 @@ from leanly.structure import build
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.loop import fit, training_rows
+from leanly.training.padding import find_padding
 from leanly.training.progress import Listener
 from leanly.training.rows import TrainBatch
 from leanly.training.settings import Settings
@@ -49,7 +50,7 @@ def train(
         TrainingError: the loss is no number before anything was gained; batch and rows are named.
         RunError: the folder holds the checkpoint of another run.
     """
-    training_rows(task)
+    split = training_rows(task)
     graph = graph if graph is not None else original(task)
     loss = task.loss if isinstance(task.loss, str) else getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
     return fit(
@@ -63,6 +64,7 @@ def train(
         folder=folder,
         progress=progress,
         about={"loss": loss},
+        padding=find_padding((graph,), split),
     )
 
 

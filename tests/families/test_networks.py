@@ -121,6 +121,16 @@ def test_other_ways_to_run_are_tried_for_the_fastest_at_each_batch_size(graph: G
     assert tried == {"onnxruntime", "openvino"}
 
 
+def test_the_fastest_whole_int8_is_calibrated_on_other_rows_where_there_are_some(graph: Graph, task: Task) -> None:
+    x = torch.randn(400, 1, 8, 8)
+    rows = Task(task.model, example=(x[:2],), train=(x, torch.arange(400) % 3), name="more rows than are needed")
+    for given, draws in ((rows, {0, 1, 2, 3}), (task, {0})):
+        found = ask(Networks(graph, given, Target(threads=1), smaller=False), judged)
+        steps = [step for trial in found for step in trial.candidate.recipe.passes if isinstance(step, Static)]
+        assert {step.draw for step in steps} == draws
+        assert len({(step.observer, step.kernels) for step in steps if step.draw}) <= 1
+
+
 def test_build_lowers_and_runs_the_same_files_otherwise(graph: Graph, task: Task, tmp_path: Path) -> None:
     family = Networks(graph, task, Target(threads=1))
     candidate = Candidate("float32 onnxruntime", Recipe(), "onnxruntime", "float32")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from leanly.families.sensitivity import layer_errors
+from leanly.families.sensitivity import layer_errors, metric_drops, only_quantized
 from leanly.graph import capture
 from leanly.quantize import Static
 from leanly.quantize.static import prepare
@@ -36,3 +36,18 @@ def test_the_layer_that_suffers_is_named() -> None:
     order = [node.name for node in graph.module.graph.nodes if str(node.target) == "aten.linear.default"]
     assert list(errors) == order and worst == order[1]
     assert errors[order[1]] > 20 * max(errors[order[0]], errors[order[2]])
+
+
+def test_one_layer_alone_is_quantized_and_the_one_that_suffers_loses_most() -> None:
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(256, 16)
+    task = Task(model, example=(x[:2],), train=(x, model(x).argmax(1)), validation=(x, model(x).argmax(1)))
+    graph = capture(task.model, example=task.example).eval()
+    quantized = Static(kernels="onnxruntime")(graph, task)
+    layers = [node.name for node in graph.module.graph.nodes if str(node.target) == "aten.linear.default"]
+    with torch.no_grad():
+        assert torch.equal(only_quantized(quantized, "")(x), graph(x))
+        for layer in layers:
+            assert not torch.equal(only_quantized(quantized, layer)(x), graph(x))
+    drops = list(metric_drops(quantized, layers, task, 256))
+    assert drops[1] == max(drops) > 0.1 and abs(drops[0]) < 0.05 and abs(drops[2]) < 0.05

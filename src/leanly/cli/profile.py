@@ -2,73 +2,183 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanly.cli.options import PublicKey
+from leanly.cli.options import TASK_HELP, PublicKey, Threads
 from leanly.cli.tables import table
+
+if TYPE_CHECKING:
+    from leanly.artifact import Artifact
+    from leanly.graph import Graph
+    from leanly.task import Task
+
+SENSITIVITY_ROWS = 512
+"""Validation rows on which one quantized layer at a time is scored."""
 
 
 def profile(
     a: Annotated[Path, typer.Argument(help="A bundle, or a folder that leanly.lower made.", metavar="A")],
     batch_size: Annotated[int, typer.Option(help="Rows in a call.", min=1)] = 1,
+    threads: Threads = None,
+    task: Annotated[
+        str, typer.Option(help=f"Say what each layer loses by being quantized alone, too. {TASK_HELP}")
+    ] = "",
     public_key: PublicKey = None,
 ) -> None:
-    """List each node as the runtime runs it here, with the precision of its kernel, and what each layer costs."""
-    from leanly.cli.finding import find_artifacts
+    """List each node as the runtime runs it here, its kernel and its time; then what each layer costs and loses.
+
+    A bundle's layers are timed in float32 too, in the same runtime. Times are the runtime's own count of one call.
+    """
+    from leanly.cli.finding import find_artifacts, find_task
+    from leanly.measurement import profile as node_seconds
     from leanly.runtimes import read_kernels
 
     artifact = find_artifacts(a, (batch_size,), public_key)[batch_size]
+    job = find_task(task) if task else None
+    threads = threads or _threads(artifact, batch_size)
     kernels = read_kernels(artifact)
+    seconds = node_seconds(artifact, job, batch_size=batch_size, threads=threads)
     print(
-        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}: {len(kernels)} nodes as run on this machine\n"
+        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}, {threads} threads: {len(kernels)} nodes as run "
+        "on this machine\n"
     )
     print(
         table(
-            ["node", "operator", "precision", "kernel"],
-            [[node.name, node.operator, node.precision, node.implementation] for node in kernels],
+            ["node", "operator", "precision", "kernel", "time"],
+            [
+                [node.name, node.operator, node.precision, node.implementation, _time(seconds.get(node.name))]
+                for node in kernels
+            ],
+            right=(4,),
         )
     )
     counted = Counter(node.precision for node in kernels)
     print("\n" + ", ".join(f"{count} {precision}" for precision, count in counted.most_common()))
     if (a / "graph").is_dir():
-        _print_cost(a / "graph", batch_size)
+        from leanly.graph import Graph
+
+        artifact = replace(artifact, proven=kernels)
+        _print_layers(Graph.open(a / "graph"), artifact, seconds, job, batch_size, threads)
 
 
-def _print_cost(folder: Path, batch_size: int) -> None:
-    from leanly.graph import Graph
+def _print_layers(
+    graph: Graph, artifact: Artifact, seconds: dict[str, float], job: Task | None, batch_size: int, threads: int
+) -> None:
+    from leanly.measurement.attribution import layer_seconds
     from leanly.search import words
 
-    cost = Graph.open(folder).cost(batch_size)
+    cost = graph.cost(batch_size)
     nodes = [node for node in cost.nodes if node.macs or node.parameters]
-    print(f"\nThe captured model, batch {batch_size}: what each layer multiplies and holds\n")
-    rows = [
-        [
-            node.name,
-            node.operator,
-            "x".join(map(str, node.output_shape)),
-            words.count(node.macs),
-            f"{100 * node.macs / max(cost.macs, 1):.1f} %",
-            words.count(node.parameters),
-            words.size(node.parameter_bytes),
-            node.source,
-        ]
-        for node in nodes
+    names = [node.name for node in nodes]
+    ours = layer_seconds(graph, names, artifact.proven, seconds)
+    theirs = {} if artifact.precision == "float32" else _float_seconds(graph, artifact, job, batch_size, threads, names)
+    losses = _losses(graph, artifact, job) if job is not None else {}
+    columns: list[tuple[str, bool, Any]] = [
+        ("layer", False, lambda node: node.name),
+        ("operator", False, lambda node: node.operator),
+        ("output", False, lambda node: "x".join(map(str, node.output_shape))),
+        ("MACs", True, lambda node: words.count(node.macs)),
+        ("share", True, lambda node: f"{100 * node.macs / max(cost.macs, 1):.1f} %"),
+        ("parameters", True, lambda node: words.count(node.parameters)),
+        ("bytes", True, lambda node: words.size(node.parameter_bytes)),
+        ("source", False, lambda node: node.source),
     ]
-    rows.append(
-        [
-            "all",
-            "",
-            "",
-            words.count(cost.macs),
-            "100 %",
-            words.count(cost.parameters),
-            words.size(cost.parameter_bytes),
-            "",
+    if losses:
+        assert job is not None
+        columns[5:5] = [
+            ("SQNR", True, lambda node: _sqnr(losses.get(node.name))),
+            (f"{job.metric.name} lost", True, lambda node: _lost(losses.get(node.name), job.metric.name)),
         ]
-    )
-    header = ["layer", "operator", "output", "MACs", "share", "parameters", "bytes", "source"]
-    print(table(header, rows, right=(3, 4, 5, 6)))
+    if theirs:
+        columns.insert(5, ("float32", True, lambda node: _time(theirs.get(node.name))))
+    if ours:
+        columns.insert(5, (artifact.precision, True, lambda node: _time(ours.get(node.name))))
+    print(f"\nThe captured model, batch {batch_size}: what each layer multiplies, takes and holds\n")
+    rows = [[read(node) for _, _, read in columns] for node in nodes]
+    whole = {
+        "layer": "all",
+        "MACs": words.count(cost.macs),
+        "share": "100 %",
+        artifact.precision: _time(sum(ours.values())),
+        "float32": _time(sum((theirs or ours).values())),
+        "parameters": words.count(cost.parameters),
+        "bytes": words.size(cost.parameter_bytes),
+    }
+    rows.append([whole.get(title, "") for title, _, _ in columns])
+    print(table([title for title, _, _ in columns], rows, right=[i for i, column in enumerate(columns) if column[1]]))
+    if losses:
+        print(
+            f"\nSQNR: signal to error in decibels of the layer's output where it alone is quantized; what is lost: the "
+            f"same over the first {SENSITIVITY_ROWS} rows of validation (below 0: gained)."
+        )
+
+
+def _float_seconds(
+    graph: Graph, artifact: Artifact, job: Task | None, batch_size: int, threads: int, names: list[str]
+) -> dict[str, float]:
+    """Time the layers of the captured model in float32, in the artifact's runtime."""
+    from leanly.graph.folding import fold_batch_norm
+    from leanly.lowering import lower
+    from leanly.measurement import profile as node_seconds
+    from leanly.measurement.attribution import layer_seconds
+
+    # layers keep their names where batch norm is folded before the runtime does it
+    whole = fold_batch_norm(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        twin = lower(whole, runtime=artifact.runtime, to=Path(folder) / "float32")
+        seconds = node_seconds(twin, job, batch_size=batch_size, threads=threads)
+    return layer_seconds(whole, [name for name in names if name in _names(whole)], twin.proven, seconds)
+
+
+def _losses(graph: Graph, artifact: Artifact, job: Task) -> dict[str, tuple[float, float]]:
+    """Return (error as a share of the output's energy, metric lost) of each layer that can be quantized."""
+    from rich.progress import Progress
+
+    from leanly.families.sensitivity import layer_errors, metric_drops
+    from leanly.quantize.calibration import calibration_batches
+    from leanly.quantize.placement import KERNELS
+    from leanly.quantize.static import Static, prepare
+
+    static = Static(kernels=artifact.runtime if artifact.runtime in KERNELS else "")
+    quantized = static(graph, job)
+    errors = layer_errors(prepare(graph, static.attention), quantized, next(iter(calibration_batches(job, 16))))
+    drops = []
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("one layer quantized at a time", total=len(errors))
+        for drop in metric_drops(quantized, list(errors), job, SENSITIVITY_ROWS):
+            drops.append(drop)
+            progress.advance(bar)
+    return {name: (error, drop) for (name, error), drop in zip(errors.items(), drops, strict=True)}
+
+
+def _threads(artifact: Artifact, batch_size: int) -> int:
+    plan = artifact.plans.get(batch_size)
+    return plan.threads if plan else os.cpu_count() or 1
+
+
+def _names(graph: Graph) -> set[str]:
+    return {node.name for node in graph.module.graph.nodes}
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e6 * seconds:.1f} us"
+
+
+def _sqnr(loss: tuple[float, float] | None) -> str:
+    if loss is None:
+        return "-"
+    return "exact" if loss[0] == 0 else f"{-10 * math.log10(loss[0]):.1f} dB"
+
+
+def _lost(loss: tuple[float, float] | None, metric: str) -> str:
+    from leanly.search import words
+
+    return "-" if loss is None else words.drop(loss[1], metric)

@@ -38,6 +38,8 @@ SENSITIVE_STEPS = (1, 2, 4, 8)
 """How many of the most sensitive layers stay float, one trial after the other."""
 CLOSE = 1.4
 """A runtime this many times slower than the fastest is tried again only when all else was."""
+DRAWS = (1, 2, 3)
+"""Other calibration rows than the first: their spread says how much of the metric is luck."""
 
 
 class Networks:
@@ -208,6 +210,8 @@ class Networks:
             parts.append("smoothed")
         if static.symmetric:
             parts.append("symmetric")
+        if static.draw:
+            parts.append(f"calibration draw {static.draw}")
         if static.float_nodes:
             shown = ", ".join(static.float_nodes[:2])
             more = len(static.float_nodes) - 2
@@ -347,6 +351,10 @@ class Networks:
         yield self._integer(replace(static, granularity="tensor"), candidate.runtime, candidate.rest)
         for observer in OBSERVERS:
             yield self._integer(replace(static, observer=observer), candidate.runtime, candidate.rest)
+        split = self._task.seen_split()
+        if split is not None and split.counted and len(split) > static.samples:
+            for draw in DRAWS:
+                yield self._integer(replace(static, draw=draw), candidate.runtime, candidate.rest)
 
 
 def _label(name: str, *details: str) -> str:

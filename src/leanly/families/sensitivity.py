@@ -1,16 +1,23 @@
-"""Which layers of a quantized network lose most: the error each adds on its own, measured on a few rows."""
+"""Which layers of a quantized network lose most: what each adds on its own, as error or in the metric."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from leanly.graph import Graph
+from leanly.graph.nodes import argument
+from leanly.quantize.placement import root
+from leanly.quantize.quantizers import is_quantizer
 from leanly.quantize.walking import reads_quantized_weight
+from leanly.training.evaluation import evaluate_first
+
+if TYPE_CHECKING:
+    from leanly.task import Task
 
 
 def layer_errors(graph: Graph, quantized: Graph, inputs: Sequence[Tensor]) -> dict[str, float]:
@@ -29,6 +36,35 @@ def layer_errors(graph: Graph, quantized: Graph, inputs: Sequence[Tensor]) -> di
         forced = _Forced(quantized.module, recorder.values)
         forced.run(*inputs)
     return forced.errors
+
+
+def metric_drops(quantized: Graph, layers: Sequence[str], task: Task, rows: int) -> Iterator[float]:
+    """Yield how much of the metric is lost where one layer alone is quantized, layer by layer.
+
+    Args:
+        quantized: the graph with quantizers.
+        layers: names of nodes whose weight is quantized.
+        task: `validation` with the metric.
+        rows: of `validation`, the first.
+    """
+    whole = evaluate_first(only_quantized(quantized, ""), task, rows)
+    for layer in layers:
+        yield whole - evaluate_first(only_quantized(quantized, layer), task, rows)
+
+
+def only_quantized(quantized: Graph, layer: str) -> Graph:
+    """Return the graph with the quantizers of one layer's weight and input, and no others."""
+    graph = quantized.clone()
+    module = graph.module
+    kept = {
+        root(argument(node, name)) for node in module.graph.nodes for name in ("input", "weight") if node.name == layer
+    }
+    for node in list(module.graph.nodes):
+        if is_quantizer(node) and node not in kept:
+            node.replace_all_uses_with(argument(node, "x"))
+            module.graph.erase_node(node)
+    module.recompile()
+    return graph
 
 
 class _Recorder(Interpreter):

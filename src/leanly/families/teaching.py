@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 
-import numpy as np
 import torch
 
 from leanly.graph import Graph
-from leanly.structure import build
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training import Settings
 from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
+from leanly.training.evaluation import evaluate_first
 from leanly.training.loop import training_rows
 from leanly.training.padding import find_padding
 from leanly.training.precision import chosen_dtype, deterministic, placed, run, takes_channels_last
@@ -71,13 +70,5 @@ def epoch_seconds(
 
 def _metric(graph: Graph, task: Task, operations: tuple[str, ...]) -> float:
     """Score the first validation rows, augmented."""
-    split = task.split("validation")
-    assert split is not None
-    parts, targets = [], []
-    with torch.no_grad():
-        for number, (inputs, labels) in enumerate(split.flat_batches(128, LOOKED_AT)):
-            seen = augmented(inputs, image_inputs(graph), operations, number)
-            parts.append(graph.flat(*seen))
-            targets.append(labels)
-    outputs = [torch.cat(part) for part in zip(*parts, strict=True)]
-    return task.score(build(graph.returns, outputs), np.concatenate([labels.numpy() for labels in targets]))
+    images = image_inputs(graph)
+    return evaluate_first(graph, task, LOOKED_AT, lambda inputs, number: augmented(inputs, images, operations, number))

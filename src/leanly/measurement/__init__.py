@@ -7,6 +7,7 @@ choosing what to measure in `search`.
 from leanly.measurement.judge import all_of, can_certify, certify_walk, judge, within
 from leanly.measurement.latency import time_in_turns
 from leanly.measurement.measuring import compare, measure, measure_in_turns, predict
+from leanly.measurement.profiling import profile
 from leanly.measurement.records import Comparison, Interval, Latency, Measurement, PairedDrop, Verdict
 from leanly.measurement.statistics import (
     paired_drop,
@@ -38,6 +39,7 @@ __all__ = [
     "paired_drop_bootstrap",
     "paired_drop_exact",
     "predict",
+    "profile",
     "ratio_interval",
     "ratio_intervals",
     "resolvable_drop",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from leanly.artifact import Predictor
+    from leanly.runtimes import RuntimePredictor
 
 STEADY = 0.05
 """Warm-up ends when the median of the last calls is within this share of the median before them."""
@@ -32,7 +32,7 @@ class Session:
     """What the worker holds between requests: the opened artifact and the inputs it is timed on."""
 
     def __init__(self) -> None:
-        self._predictor: Predictor | None = None
+        self._predictor: RuntimePredictor | None = None
         self._inputs: dict[str, list[np.ndarray]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -51,12 +51,14 @@ class Session:
                 return {"seconds": self.time(request["key"], request["discard"], request["calls"])}
             case "predict":
                 return {"files": self.predict(request["files"], request["prefix"])}
+            case "profile":
+                return {"nodes": self.predictor.node_seconds(self._inputs[request["key"]], request["calls"])}
             case "memory":
                 return {"peak": peak_memory()}
         raise ValueError(f"unknown request {request['do']!r}")
 
     @property
-    def predictor(self) -> Predictor:
+    def predictor(self) -> RuntimePredictor:
         """The opened artifact."""
         assert self._predictor is not None, "the artifact is opened first"
         return self._predictor

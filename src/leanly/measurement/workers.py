@@ -118,6 +118,10 @@ class Worker:
             Path(file).unlink()
         return outputs
 
+    def profile(self, key: str, calls: int) -> dict[str, float]:
+        """Return the median seconds of each node over some calls."""
+        return self.ask({"do": "profile", "key": key, "calls": calls})["nodes"]
+
     def peak_memory(self) -> int | None:
         """Return by how many bytes the peak resident memory has grown since just before the artifact was opened."""
         peak = self.ask({"do": "memory"})["peak"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter
 
-from leanly.errors import DataError
+from leanly.errors import DataError, LeanlyWarning
 from leanly.graph import Graph
 from leanly.graph.statistics import Histogram
 from leanly.quantize.placement import KERNELS, place
@@ -23,38 +24,67 @@ if TYPE_CHECKING:
 BATCH = 16
 MOST_REMEMBERED = 4
 
-_remembered: WeakKeyDictionary[Split, dict[tuple[str, int], dict[str, Histogram]]] = WeakKeyDictionary()
+FAR = 100.0
+"""Times by which the ranges of calibration and validation rows may differ: a forgotten division by 255 is more."""
+
+_remembered: WeakKeyDictionary[Split, dict[tuple[str, int, int], dict[str, Histogram]]] = WeakKeyDictionary()
 """By split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
 
 
-def calibration_batches(task: Task | None, samples: int) -> Iterator[list[Tensor]]:
-    """Yield flat input tensors of the first rows of the training data (validation where there is none).
+def calibration_batches(task: Task | None, samples: int, draw: int = 0) -> Iterator[list[Tensor]]:
+    """Yield flat input tensors of rows of the training data (of validation where there is none).
+
+    Args:
+        task: gives the rows.
+        samples: how many at most.
+        draw: 0 takes the first; any other number seeds which ones are drawn.
 
     Raises:
-        DataError: the task has neither.
+        DataError: the task has neither, or rows are to be drawn from a stream.
     """
+    split = _calibration_split(task)
+    if draw:
+        yield from _drawn(split, samples, draw)
+        return
     left = samples
-    for inputs, _ in _calibration_split(task).flat_batches(BATCH):
+    for inputs, _ in split.flat_batches(BATCH):
         yield [tensor[:left] for tensor in inputs]
         left -= BATCH
         if left <= 0:
             return
 
 
-def calibrate(graph: Graph, values: Iterable[str], task: Task | None, samples: int) -> dict[str, Histogram]:
+def _drawn(split: Split, samples: int, draw: int) -> Iterator[list[Tensor]]:
+    if not split.counted:
+        raise DataError(
+            "calibration rows can't be drawn from a stream",
+            where=f"split {split.name!r}",
+            remedy="draw=0 takes its first rows; or give arrays or a Dataset that knows its length",
+        )
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))[:samples]
+    for start in range(0, len(rows), BATCH):
+        yield split.take(rows[start : start + BATCH])[0]
+
+
+def calibrate(
+    graph: Graph, values: Iterable[str], task: Task | None, samples: int, draw: int = 0
+) -> dict[str, Histogram]:
     """Return a histogram of each named value, as the calibration rows run through the graph.
 
     Args:
         graph: batch norm folded, attention expanded.
         values: names of the nodes to watch.
-        task: gives the rows, the first of `train` (of `validation` where there is no `train`).
-        samples: rows.
+        task: gives the rows.
+        samples: how many.
+        draw: which ones, see `calibration_batches`.
 
     Raises:
         DataError: no calibration data, or NaN or infinity in a value.
     """
     seen = _remembered.setdefault(_calibration_split(task), {})
-    key = (graph.fingerprint(), samples)
+    if not seen:
+        _compare_ranges(graph, task)
+    key = (graph.fingerprint(), samples, draw)
     known = seen.pop(key, {})
     wanted = set(values)
     if not wanted <= known.keys():
@@ -62,11 +92,30 @@ def calibrate(graph: Graph, values: Iterable[str], task: Task | None, samples: i
         others = {
             name for kernels in KERNELS for name in place(graph.module.graph, kernels=kernels).activations.values()
         }
-        known |= _watch(graph, (wanted | others) - known.keys(), calibration_batches(task, samples))
+        known |= _watch(graph, (wanted | others) - known.keys(), calibration_batches(task, samples, draw))
     seen[key] = known
     while len(seen) > MOST_REMEMBERED:
         del seen[next(iter(seen))]
     return {name: known[name] for name in wanted}
+
+
+def _compare_ranges(graph: Graph, task: Task | None) -> None:
+    """Warn where calibration rows are scaled otherwise than the rows that accuracy is measured on."""
+    seen, validation = _calibration_split(task), task.split("validation") if task is not None else None
+    if validation is None or validation is seen:
+        return
+    pairs = zip(*(next(split.flat_batches(BATCH, BATCH))[0] for split in (seen, validation)), strict=True)
+    for spec, tensors in zip(graph.inputs, pairs, strict=True):
+        if not all(tensor.is_floating_point() and tensor.numel() for tensor in tensors):
+            continue
+        ours, theirs = (float(tensor.abs().max()) for tensor in tensors)
+        if max(ours, theirs) >= FAR * min(ours, theirs) > 0:
+            warnings.warn(
+                f"Input {spec.name} reaches {ours:.3g} in the calibration rows (split {seen.name!r}) and {theirs:.3g} "
+                "in split 'validation': one of them seems to be scaled otherwise. What to do: prepare both alike.",
+                LeanlyWarning,
+                stacklevel=5,
+            )
 
 
 def _calibration_split(task: Task | None) -> Split:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from leanly.errors import SettingError
+from leanly.errors import DataError, SettingError
 from leanly.graph.statistics import Histogram
 from leanly.quantize.affine import from_range
 
@@ -22,9 +23,20 @@ def minmax(histogram: Histogram, bits: int, symmetric: bool) -> Range:
 
 
 def percentile(histogram: Histogram, bits: int, symmetric: bool, share: float = 0.9999) -> Range:
-    """Return the range that holds `share` of the values on each side of zero, zero counted on neither."""
+    """Return the range that leaves out at most `1 - share` of the values at each end.
+
+    Raises:
+        DataError: fewer values than it takes for one of them to lie outside.
+    """
     centres, counts = histogram.bins()
     total = float(counts.sum())
+    needed = math.ceil(round(1 / (1 - share), 3))
+    if total < needed:
+        raise DataError(
+            f"{total:.0f} values were seen, a percentile of {100 * share:.6g} % needs {needed}",
+            where=histogram.name,
+            remedy="more calibration rows (samples=), a lower percentile=, or observer='mse'",
+        )
     below = torch.cumsum(counts, 0) / total
     low = float(centres[int(torch.searchsorted(below, torch.tensor(1 - share)).clamp(max=len(centres) - 1))])
     high = float(centres[int(torch.searchsorted(below, torch.tensor(share)).clamp(max=len(centres) - 1))])

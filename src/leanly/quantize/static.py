@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
-from leanly.quantize.observers import observer_named
+from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, root
 from leanly.quantize.quantizers import add_quantizer
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -36,10 +37,11 @@ class Static:
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
 
     Args:
-        weights: bits of weights; 8 becomes 7 where the machine has no VNNI (its 16-bit sums would saturate). Below 8
-            the range is the one with the least mean squared error, at 8 all that was seen.
+        weights: bits of weights; 8 becomes 7 where the target, by default this machine, has no VNNI (its 16-bit sums
+            would saturate). Below 8 the range is the one with the least mean squared error, at 8 all that was seen.
         activations: bits of activations.
         observer: "mse", "percentile", "entropy" or "minmax".
+        percentile: of the observer of that name: the share of the values that lies below the upper end, in percent.
         granularity: "channel" for a scale an output channel of weights, "tensor" for one.
         kernels: whose integer kernels the quantizers are placed for: "onnxruntime", "openvino", or "" for the
             target's first.
@@ -48,12 +50,14 @@ class Static:
         float_nodes: names of nodes that stay float (see `graph.cost().nodes`).
         layer_bits: (name of a node, bits) pairs: that layer's weights and what it reads get so many bits.
         end_bits: bits of the first and the last layer, which suffer most from few; 0 gives them what the others have.
-        samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
+        samples: calibration rows of `train` (of `validation` where there is no `train`).
+        draw: 0 takes the first rows; any other number draws rows at random, the same ones each time.
     """
 
     weights: int = 8
     activations: int = 8
     observer: str = "mse"
+    percentile: float = 99.99
     granularity: str = "channel"
     kernels: str = ""
     attention: bool = True
@@ -62,6 +66,7 @@ class Static:
     layer_bits: tuple[tuple[str, int], ...] = ()
     end_bits: int = 0
     samples: int = 300
+    draw: int = 0
 
     def __post_init__(self) -> None:
         observer_named(self.observer)
@@ -78,6 +83,11 @@ class Static:
             raise SettingError(
                 f"no integer kernels are known for {self.kernels!r}", where="Static", remedy=f"use {', '.join(KERNELS)}"
             )
+        if not (is_number(self.percentile) and 50 < self.percentile < 100):
+            raise SettingError(
+                f"percentile={self.percentile!r}", where="Static", remedy="use a number between 50 and 100, say 99.99"
+            )
+        check_whole(self.draw, 0, name="draw", where="Static")
         if self.samples < 1:
             raise SettingError(f"samples={self.samples}", where="Static", remedy="use at least one calibration row")
 
@@ -85,7 +95,7 @@ class Static:
         """Return a graph with a quantizer on every value that starts or ends an integer kernel.
 
         Raises:
-            DataError: no calibration data, or NaN while calibrating.
+            DataError: no calibration data, NaN while calibrating, or too little of it for the percentile.
             SettingError: nothing to quantize, or a float node that does not exist.
         """
         graph = prepare(graph, self.attention)
@@ -99,7 +109,7 @@ class Static:
                 where="Static",
                 remedy="shorten float_nodes or keep the model in float",
             )
-        histograms = calibrate(graph, placement.activations.values(), task, self.samples)
+        histograms = calibrate(graph, placement.activations.values(), task, self.samples, self.draw)
         self._insert(graph, placement, histograms, target)
         return graph
 
@@ -110,7 +120,7 @@ class Static:
         return next((name for name in allowed if name in KERNELS), KERNELS[0])
 
     def _weight_bits(self, bits: int, target: Target | None) -> int:
-        return 7 if bits == 8 and target is not None and not target.vnni else bits
+        return 7 if bits == 8 and not (target or Target()).vnni else bits
 
     def _check_names(self, graph: Graph) -> None:
         names = [node.name for node in graph.module.graph.nodes]
@@ -148,7 +158,10 @@ class Static:
 
     def _activation(self, histogram: Histogram, bits: int) -> Affine:
         symmetric = self.symmetric and histogram.minimum < 0
-        low, high = observer_named(self.observer)(histogram, bits, symmetric)
+        observer = observer_named(self.observer)
+        if observer is percentile:
+            observer = partial(percentile, share=self.percentile / 100)
+        low, high = observer(histogram, bits, symmetric)
         return from_range(torch.tensor(low), torch.tensor(high), bits=bits, symmetric=symmetric, signed=symmetric)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from leanly.artifact import Artifact, Kernel
 from leanly.errors import LeanlyError
-
-MULTIPLIES = re.compile(r"conv|matmul|gemm|fullyconnected|attention|linear|lstm|addmm|einsum", re.IGNORECASE)
+from leanly.measurement.attribution import MULTIPLIES, kernel_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def layers(whole: Path, network: Path | None, artifact: Artifact) -> Layers | No
         node = nodes[cost.name]
         names = [str(source.target) for source in node.all_input_nodes if source.op == "get_attr"]
         held = [stored[name] for name in names if name in stored]
-        kernel = _kernel(artifact.proven, _aliases(node))
+        kernel = kernel_of(graph, node, artifact.proven)
         first = before.get(cost.name, cost)
         found.append(
             Layer(
@@ -100,26 +98,3 @@ def kernel_counts(artifact: Artifact) -> list[tuple[str, str, int]]:
 
 def _is_data(kernel: Kernel) -> bool:
     return kernel.operator in ("Const", "Constant", "Input", "Output", "Parameter", "Result")
-
-
-def _aliases(node: object) -> list[str]:
-    """Names under which a runtime may show a node: its own, then those of what is fused behind it."""
-    names = []
-    for _ in range(4):
-        names.append(node.name)  # type: ignore[attr-defined]
-        users = list(node.users)  # type: ignore[attr-defined]
-        if len(users) != 1 or users[0].op == "output":
-            break
-        node = users[0]
-    return names
-
-
-def _kernel(kernels: Sequence[Kernel], names: Sequence[str]) -> Kernel | None:
-    """Find the multiplying kernel that bears one of the names; runtimes put things before and behind it."""
-    candidates = [kernel for kernel in kernels if MULTIPLIES.search(kernel.operator)]
-    for name in names:
-        pattern = re.compile(rf"(^|node_|/){re.escape(name)}($|/|_(token|nchwc|quant|kernel|bias|fused)|\.)")
-        for kernel in candidates:
-            if pattern.search(kernel.name):
-                return kernel
-    return None

@@ -10,6 +10,7 @@ from leanly.errors import MissingExtra
 from leanly.families.keeping import kept_network
 from leanly.measurement.records import Interval, Measurement
 from leanly.report.bars import latency_bars
+from leanly.report.draws import calibration_spread
 from leanly.report.layers import kernel_counts, layers
 from leanly.report.plot import NARROW, SHAPES, WIDE, confidence, pareto_plot
 from leanly.search import words
@@ -210,6 +211,9 @@ def facts(outcome: Outcome) -> list[tuple[str, str]]:
         ("allowed latency", words.seconds(budget["latency"]) if budget.get("latency") else ""),
         ("time asked and taken", f"{words.seconds(budget['time'])}, {words.seconds(outcome.seconds)}"),
     ]
+    for trial, metrics in calibration_spread(outcome.trials):
+        low, high = (words.metric(end(metrics), outcome.metric) for end in (min, max))
+        found.append((f"{len(metrics)} calibration draws, {trial.label}", f"{low} to {high} on validation"))
     if outcome.test is not None:
         found.append(("test split", f"{outcome.test['rows']:,} rows, SHA-256 {outcome.test['digest'][:16]}..."))
         found.append(("uses of the test split, here and in runs beside", str(outcome.test["uses"])))

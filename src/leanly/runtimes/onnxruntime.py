@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import onnxruntime as ort
 
 from leanly.artifact import Artifact, Kernel, Plan
 from leanly.errors import LoweringError
-from leanly.runtimes.predictor import Arrays, split_rows
+from leanly.runtimes.predictor import WARM_UP, Arrays, split_rows
 
 INTEGER_OPERATORS = frozenset({
     "QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QAttention",
@@ -74,6 +75,24 @@ class OnnxRuntimeEngine:
             Kernel(node.name or node.output[0], node.op_type, _precision(node, types), node.domain or "ai.onnx")
             for node in model.graph.node
         )
+
+    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+        """Return the seconds of each node in each call, in this process's threads."""
+        batch = next((len(a) for a, batched in zip(arrays, self._batched, strict=True) if batched), 0)
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options(self._threads, batch)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = ort.InferenceSession(str(self._artifact.model), options, providers=["CPUExecutionProvider"])
+            for _ in range(WARM_UP + calls):
+                session.run(self._outputs, dict(zip(self._names, arrays, strict=True)))
+            events = json.loads(Path(session.end_profiling()).read_text())
+        found: dict[str, list[float]] = {}
+        for event in events:
+            name, marked, _ = event["name"].rpartition("_kernel_time")
+            if event.get("cat") == "Node" and marked:
+                found.setdefault(name, []).append(event["dur"] / 1e6)
+        return {name: seconds[WARM_UP:] for name, seconds in found.items()}
 
     def _session(self, threads: int, static: int) -> ort.InferenceSession:
         with self._lock:

@@ -12,7 +12,7 @@ import openvino as ov
 
 from leanly.artifact import Artifact, Kernel, Plan
 from leanly.errors import LoweringError
-from leanly.runtimes.predictor import Arrays, split_rows
+from leanly.runtimes.predictor import WARM_UP, Arrays, split_rows
 
 PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
 SHOWN = {
@@ -34,7 +34,7 @@ class OpenVinoEngine:
         self._threads = threads
         self._lock = threading.Lock()
         self._core = ov.Core()
-        self._compiled: dict[tuple[int, int, int], ov.CompiledModel] = {}
+        self._compiled: dict[tuple[int, int, int, bool], ov.CompiledModel] = {}
         self._batched = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.inputs]
         self._batched_outputs = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.outputs]
 
@@ -51,9 +51,23 @@ class OpenVinoEngine:
         compiled = next(iter(self._compiled.values()), None) or self._compile(self._threads, 1, 0)
         return tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
 
-    def _compile(self, threads: int, streams: int, static: int) -> ov.CompiledModel:
+    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+        """Return the seconds of each executed node in each call, in this process's threads."""
+        batch = next((len(a) for a, batched in zip(arrays, self._batched, strict=True) if batched), 0)
+        compiled = self._compile(self._threads, 1, batch, profiled=True)
+        request = compiled.create_infer_request()
+        _feed(request, arrays)
+        found: dict[str, list[float]] = {}
+        for call in range(WARM_UP + calls):
+            request.infer(share_outputs=True)
+            for node in request.profiling_info if call >= WARM_UP else ():
+                if node.status == ov.ProfilingInfo.Status.EXECUTED:
+                    found.setdefault(node.node_name, []).append(node.real_time.total_seconds())
+        return found
+
+    def _compile(self, threads: int, streams: int, static: int, profiled: bool = False) -> ov.CompiledModel:
         with self._lock:
-            key = (threads, streams, static)
+            key = (threads, streams, static, profiled)
             if key not in self._compiled:
                 artifact = self._artifact
                 wanted = artifact.rest if artifact.precision == "int8" else artifact.precision
@@ -62,6 +76,7 @@ class OpenVinoEngine:
                     "INFERENCE_NUM_THREADS": (threads or self._threads) * streams,
                     "NUM_STREAMS": streams,
                     "INFERENCE_PRECISION_HINT": PRECISIONS[wanted],
+                    "PERF_COUNT": profiled,
                 }
                 if artifact.precision != "int8":
                     # products of packed weights stay float: else what they are given is rounded to int8 in groups

@@ -13,6 +13,8 @@ from leanly.errors import DataError
 from leanly.structure import TensorSpec, build, flatten
 
 Arrays = list[np.ndarray]
+WARM_UP = 3
+"""Calls that a profile does not count."""
 
 
 class Engine(Protocol):
@@ -24,6 +26,10 @@ class Engine(Protocol):
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Read each node and its precision from the opened runtime."""
+        ...
+
+    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+        """Return the seconds of each node in each call, as the runtime's own profiler counts them."""
         ...
 
 
@@ -73,6 +79,14 @@ class RuntimePredictor:
     def kernels(self) -> tuple[Kernel, ...]:
         """Read from the runtime which precision each node runs in."""
         return self._engine.kernels()
+
+    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, float]:
+        """Run flat numpy arrays and return the median seconds of each node; empty where a runtime does not tell.
+
+        The runtime's own profiler counts, with the artifact's own threads; what it adds is in no other figure.
+        """
+        found = self._engine.node_seconds(arrays, calls)
+        return {name: float(np.median(seconds)) for name, seconds in found.items()}
 
     def _plan(self, batch: int) -> Plan:
         plans = self.artifact.plans

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +26,28 @@ def evaluate(graph: Graph, task: Task, split: Split, padding: Padding | None = N
         DataError: the metric fails, or the outputs of different batches don't fit together.
     """
     return task.score(build(graph.returns, outputs_of(graph, split, padding)), split.targets)
+
+
+def evaluate_first(
+    graph: Graph, task: Task, rows: int, change: Callable[[list[Tensor], int], list[Tensor]] | None = None
+) -> float:
+    """Return the task's metric of a graph in evaluation mode over the first rows of `validation`.
+
+    Args:
+        graph: on the CPU.
+        task: has validation rows.
+        rows: how many at most.
+        change: is given the inputs of each batch and its number, and returns what the graph is given.
+    """
+    split = task.split("validation")
+    assert split is not None, "who asks looks first"
+    parts, targets = [], []
+    with torch.no_grad():
+        for number, (inputs, labels) in enumerate(split.flat_batches(ROWS, rows)):
+            parts.append(graph.flat(*(change(inputs, number) if change else inputs)))
+            targets.append(labels.numpy())
+    outputs = [torch.cat(part) for part in zip(*parts, strict=True)]
+    return task.score(build(graph.returns, outputs), np.concatenate(targets))
 
 
 def outputs_of(graph: Graph, split: Split, padding: Padding | None = None) -> list[Tensor]:

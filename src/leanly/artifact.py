@@ -37,6 +37,17 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Bytes of a model's file that hold integers of fewer bits: `low` and the `2 ** bits - 1` above it."""
+
+    name: str
+    offset: int
+    count: int
+    bits: int
+    low: int
+
+
+@dataclass(frozen=True)
 class Artifact:
     """Files of one lowered model; it knows its runtime.
 
@@ -49,7 +60,8 @@ class Artifact:
         inputs, outputs: the flat tensors, in order.
         arguments: structure of `(args, kwargs)`; `returns`: structure of what a call gives back.
         plans: how each batch size is run; other sizes run by the plan of the nearest.
-        storage_bits: for each stored tensor, its bits and its number of elements.
+        storage_bits: for each stored tensor, its bits in the runtime's files and its number of elements.
+        codes: where the model's file holds codes of fewer bits than its bytes have; a bundle packs them.
         proven: the kernels as read from the runtime when it was lowered.
     """
 
@@ -64,6 +76,7 @@ class Artifact:
     rest: str = "float32"
     plans: dict[int, Plan] = field(default_factory=dict)
     storage_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    codes: tuple[Codes, ...] = ()
     proven: tuple[Kernel, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -79,6 +92,12 @@ class Artifact:
             folder_bytes(path) if path.is_dir() else path.stat().st_size
             for path in (self.folder / name for name in self.files)
         )
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the stored tensors, each at the bits that it needs."""
+        stored = sum(bits * count for bits, count in self.storage_bits.values())
+        return -(-(stored - sum((8 - entry.bits) * entry.count for entry in self.codes)) // 8)
 
     def kernels(self) -> tuple[Kernel, ...]:
         """List each node with the precision it really ran in, as the runtime said when the artifact was lowered."""
@@ -120,6 +139,7 @@ class Artifact:
                 content[key] = tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in content[key])
             content["plans"] = {int(batch): Plan(**plan) for batch, plan in content["plans"].items()}
             content["storage_bits"] = {name: (bits, count) for name, (bits, count) in content["storage_bits"].items()}
+            content["codes"] = tuple(Codes(**entry) for entry in content["codes"])
             content["proven"] = tuple(Kernel(**kernel) for kernel in content["proven"])
             content["notes"] = tuple(content["notes"])
             return Artifact(folder=folder, **content)

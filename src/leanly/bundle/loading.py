@@ -10,6 +10,7 @@ from typing import Any
 
 from leanly.artifact import Artifact, Kernel, Predictor
 from leanly.bundle.manifest import COPY_AGAIN
+from leanly.bundle.payload import SUFFIX, opened
 from leanly.bundle.signing import Key
 from leanly.bundle.verifying import Contents, verify
 from leanly.errors import BundleError
@@ -96,9 +97,9 @@ def load(path: str | Path, *, public_key: Key | None = None, threads: int | None
     artifacts = {place: Artifact.open(contents.path / place) for place in set(places.values())}
     for place, artifact in artifacts.items():
         _check_listed(contents, place, artifact)
-    opened = {place: open_artifact(artifact, threads=threads) for place, artifact in artifacts.items()}
+    predictors = {place: open_artifact(opened(artifact), threads=threads) for place, artifact in artifacts.items()}
     contents.check_unchanged()
-    return BundlePredictor(contents, {batch: opened[place] for batch, place in places.items()})
+    return BundlePredictor(contents, {batch: predictors[place] for batch, place in places.items()})
 
 
 def _places(contents: Contents) -> dict[int, str]:
@@ -117,5 +118,7 @@ def _check_listed(contents: Contents, place: str, artifact: Artifact) -> None:
     """Files that an artifact names must be among those that were hashed."""
     for name in artifact.files:
         inner = f"{place}/{name}"
+        if inner + SUFFIX in contents.files and artifact.codes:
+            continue
         if inner not in contents.files and not any(file.startswith(f"{inner}/") for file in contents.files):
             raise BundleError("an artifact names a file that is not in the bundle", where=inner, remedy=COPY_AGAIN)

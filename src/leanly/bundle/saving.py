@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from leanly.artifact import Artifact
 from leanly.bundle.manifest import MANIFEST, SIGNATURE, of_files
+from leanly.bundle.payload import write_packed
 from leanly.bundle.signing import Key, hex_of, read_private, sign
 from leanly.bundle.verifying import DOCUMENT, walk
 from leanly.errors import RunError, SettingError
@@ -83,7 +84,9 @@ def _copy_artifacts(folder: Path, artifacts: Mapping[int, Artifact]) -> dict[str
         places[str(batch)] = place
         if (folder / place).exists():
             continue
-        for name in artifact.files:
+        if artifact.codes:
+            write_packed(artifact, folder / place)
+        for name in artifact.files[1:] if artifact.codes else artifact.files:
             _put(artifact.folder / name, folder / place / name)
         replace(artifact, folder=folder / place).save()
     return places

@@ -64,13 +64,15 @@ def find_artifacts(path: Path, sizes: Sequence[int], public_key: Path | None = N
         BundleError: the bundle is not as it was made.
     """
     from leanly.artifact import Artifact
+    from leanly.bundle.payload import opened
 
     if (path / "artifact.json").is_file():
         artifact = Artifact.open(path)
         return dict.fromkeys(sizes, artifact)
     contents = find_bundle(path, public_key)
     by_size = {
-        int(size): Artifact.open(contents.path / place) for size, place in contents.document["artifacts"].items()
+        int(size): opened(Artifact.open(contents.path / place))
+        for size, place in contents.document["artifacts"].items()
     }
     return {size: by_size[min(by_size, key=lambda made: (abs(made - size), -made))] for size in sizes}
 

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from leanly.artifact import RUNTIMES, Artifact, Plan
+from leanly.artifact import RUNTIMES, Artifact, Codes, Plan
 from leanly.errors import LoweringError, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
@@ -56,17 +56,20 @@ def lower(
             graph.save(folder / "graph")
             files: tuple[str, ...] = ("graph",)
             stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
+            codes: tuple[Codes, ...] = ()
         else:
             from leanly.lowering.onnx import export
+            from leanly.lowering.packing import find_codes
 
             if exported is not None:
-                files, stored = exported.files, exported.storage_bits
+                files, stored, codes = exported.files, exported.storage_bits, exported.codes
                 for name in files:
                     shutil.copyfile(exported.folder / name, folder / name)
             else:
-                integers, stored = store_integers(graph)
+                integers, stored, widths = store_integers(graph)
                 products = packed and precision == "int8"
                 files = export(integers, folder / "model.onnx", integer_products=products)
+                codes = find_codes(folder / files[0], widths)
         artifact = Artifact(
             folder=folder,
             runtime=runtime,
@@ -79,6 +82,7 @@ def lower(
             returns=graph.returns,
             plans=dict(plans or {}),
             storage_bits=stored,
+            codes=codes,
             notes=(EAGER,) if eager else (),
         )
         try:

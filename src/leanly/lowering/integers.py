@@ -24,24 +24,29 @@ BIASED = frozenset({
 })  # fmt: skip
 Bits = dict[str, tuple[int, int]]
 """Bits and elements of each stored tensor."""
+Widths = dict[str, tuple[int, int]]
+"""Bits and smallest integer of the codes in each tensor that is stored in bytes and needs fewer bits."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
 
-def store_integers(graph: Graph) -> tuple[Graph, Bits]:
+def store_integers(graph: Graph) -> tuple[Graph, Bits, Widths]:
     """Return a graph whose quantized weights, and the biases beside them, are integer tensors; and what is stored."""
     graph = graph.clone()
     graph.eval()
     module = graph.module
     bits: Bits = {}
+    widths: Widths = {}
     integer = computes_in_integers(graph)
     for node in list(module.graph.nodes):
         if is_quantizer(node):
             shift = str(argument(node, "shift").target)
             put(module, shift, torch.round(find(module, shift).detach()))
             if of_weight(node):
-                store = _store_weight if integer else _pack_weight
-                store(module, node, bits)
+                if integer:
+                    _store_weight(module, node, bits, widths)
+                else:
+                    _pack_weight(module, node, bits)
     for node in list(module.graph.nodes):
         if node.target in BIASED:
             _store_bias(module, node, bits)
@@ -52,7 +57,7 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits]:
         if node.op == "get_attr" and not str(node.target).startswith("quantizers."):
             tensor = find(module, str(node.target))
             bits.setdefault(str(node.target), (tensor.element_size() * 8, tensor.numel()))
-    return graph, bits
+    return graph, bits, widths
 
 
 def computes_in_integers(graph: Graph) -> bool:
@@ -88,13 +93,16 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     module.graph.erase_node(node)
 
 
-def _store_weight(module: GraphModule, node: Node, bits: Bits) -> None:
+def _store_weight(module: GraphModule, node: Node, bits: Bits, widths: Widths) -> None:
     source, scale, shift = (argument(node, name) for name in ("x", "scale", "shift"))
     affine = read_affine(module, node)
     name = f"{source.target}_int"
     weight = _read(module, source)
     put(module, name, affine.quantize(weight.detach()).to(torch.int8 if affine.low < 0 else torch.uint8))
     bits[name] = (8, weight.numel())
+    width = (affine.high - affine.low).bit_length()
+    if width < 8:
+        widths[name] = (width, affine.low)
     with module.graph.inserting_before(node):
         value = read_attr(module, name)
         new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, affine.axis))

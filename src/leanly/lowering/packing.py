@@ -1,13 +1,17 @@
-"""Linear layers with few-bit weights in an ONNX file: codes packed several to a byte, one node a layer."""
+"""Few-bit weights in an ONNX file: one node for a layer that decodes its own, and where the codes of others lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from leanly.artifact import Codes
+from leanly.packing import pack
 
 DOMAIN = "com.microsoft"
 INTEGER_PRODUCTS, FLOAT_PRODUCTS = 4, 1
@@ -74,18 +78,23 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Pack codes along the last dimension, the first in the lowest bits; the last byte is filled with zeros.
+def find_codes(path: Path, widths: Mapping[str, tuple[int, int]]) -> tuple[Codes, ...]:
+    """Return where in an ONNX file the bytes of integers lie that need fewer than eight bits.
 
     Args:
-        codes: uint8, each below `2 ** bits`.
-        bits: 1, 2, 4 or 8.
+        path: the file.
+        widths: bits and smallest integer of the codes, by the name of their initializer.
     """
-    each = 8 // bits
-    rest = -codes.shape[-1] % each
-    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
-    parts = padded.reshape(*codes.shape[:-1], -1, each).astype(np.uint8)
-    packed = np.zeros(parts.shape[:-1], np.uint8)
-    for place in range(each):
-        packed |= parts[..., place] << np.uint8(place * bits)
-    return packed
+    if not widths:
+        return ()
+    content = path.read_bytes()
+    found, taken = [], 0
+    for tensor in onnx.load_model_from_string(content).graph.initializer:
+        if tensor.name not in widths or not tensor.raw_data:
+            continue
+        # initializers lie in the order of the list
+        offset = content.find(tensor.raw_data, taken)
+        if offset >= 0:
+            taken = offset + len(tensor.raw_data)
+            found.append(Codes(tensor.name, offset, len(tensor.raw_data), *widths[tensor.name]))
+    return tuple(found)

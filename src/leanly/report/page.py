@@ -211,6 +211,11 @@ def facts(outcome: Outcome) -> list[tuple[str, str]]:
         ("allowed latency", words.seconds(budget["latency"]) if budget.get("latency") else ""),
         ("time asked and taken", f"{words.seconds(budget['time'])}, {words.seconds(outcome.seconds)}"),
     ]
+    for trial in {trial.number: trial for trial in outcome.shipped_by_batch.values()}.values():
+        if trial.artifact is not None:
+            found.append(
+                (f"payload, {trial.label}", f"{words.size(trial.artifact.payload_bytes)}: stored tensors, packed")
+            )
     for trial, metrics in calibration_spread(outcome.trials):
         low, high = (words.metric(end(metrics), outcome.metric) for end in (min, max))
         found.append((f"{len(metrics)} calibration draws, {trial.label}", f"{low} to {high} on validation"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import shutil
 import sys
@@ -31,6 +32,7 @@ from leanly.search.sentence import verdict_sentence
 from leanly.target import Target
 
 if TYPE_CHECKING:
+    from leanly.artifact import Artifact
     from leanly.bundle.signing import Key
     from leanly.graph import Graph
     from leanly.task import Task
@@ -201,7 +203,15 @@ def _run(
         past = past_trials(journal.events, folder.path)
         with Bench(task, target, budget, seed=seed, note=forecast.see) as bench:
             search = Search(
-                family=Networks(graph, task, target, folder.graphs, smaller=smaller, past=past),
+                family=Networks(
+                    graph,
+                    task,
+                    target,
+                    folder.graphs,
+                    smaller=smaller,
+                    past=past,
+                    timed=functools.partial(_node_seconds, task, target),
+                ),
                 instruments=bench.instruments(),
                 budget=budget,
                 batch_sizes=target.batch_sizes,
@@ -230,6 +240,17 @@ def _captured(task: Task, folder: RunFolder) -> Graph:
     if not folder.graph.exists():
         graph.save(folder.graph)
     return graph
+
+
+def _node_seconds(task: Task, target: Target, graph: Graph, artifact: Artifact) -> dict[str, float]:
+    """Time the layers of an artifact at the target's smallest batch size."""
+    from leanly.measurement import profile
+    from leanly.measurement.attribution import layer_seconds
+
+    seconds = profile(artifact, task, batch_size=min(target.batch_sizes), threads=target.threads)
+    return layer_seconds(
+        graph, [n.name for n in graph.module.graph.nodes if n.op == "call_function"], artifact.proven, seconds
+    )
 
 
 def _certifying(task: Task) -> CertifyingSplit | None:

@@ -101,6 +101,29 @@ def test_layers_in_float_stop_at_the_first_that_passes(graph: Graph, task: Task)
     assert len(kept) == 2 and () in kept
 
 
+def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
+    graph: Graph, task: Task, tmp_path: Path
+) -> None:
+    target = Target(threads=1, runtimes=("onnxruntime",))
+    for dear, spared in (("conv2d", "conv2d_1"), ("conv2d_1", "conv2d")):
+
+        def timed(graph: Graph, artifact: Artifact, dear: str = dear) -> dict[str, float]:
+            extra = 1.0 if artifact.precision == "float32" else 0.0
+            return {"conv2d": 1.0, "conv2d_1": 1.0, "linear": 1.0 + 1e4 * extra, dear: 1.0 + 1e4 * extra}
+
+        family = Networks(graph, task, target, timed=timed)
+
+        def rejected(candidate: Candidate, family: Networks = family, dear: str = dear) -> Trial:
+            too_few_rows = any(isinstance(s, Static) and s.observer == "percentile" for s in candidate.recipe.passes)
+            if candidate.runtime == "onnxruntime" and not candidate.plans and not too_few_rows:
+                family.build(candidate, tmp_path / dear / candidate.key[:12])
+            return judged(candidate, outcome="fail")
+
+        found = ask(family, rejected, limit=20)
+        steps = [step for trial in found for step in trial.candidate.recipe.passes if isinstance(step, Static)]
+        assert next(step.float_nodes for step in steps if step.float_nodes) == (spared,)
+
+
 def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: Task) -> None:
     found = ask(Networks(graph, task, Target(threads=2, batch_sizes=(1, 5), runtimes=("onnxruntime",))), judged)
     ways = [trial.candidate for trial in found if trial.candidate.plans]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact, Plan
@@ -16,14 +17,13 @@ from leanly.families.candidate import Candidate, Seen, mean_latency
 from leanly.families.cuts import cuts
 from leanly.families.keeping import Kept
 from leanly.families.ladder import Cut, Ladder
-from leanly.families.sensitivity import layer_errors
+from leanly.families.sensitivity import output_errors
 from leanly.families.teaching import epoch_seconds, settings_for
 from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering import lower
 from leanly.quantize import Smooth, Static
 from leanly.quantize.calibration import calibration_batches
-from leanly.quantize.static import prepare
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
@@ -38,6 +38,10 @@ SENSITIVE_STEPS = (1, 2, 4, 8)
 """How many of the most sensitive layers stay float, one trial after the other."""
 CLOSE = 1.4
 """A runtime this many times slower than the fastest is tried again only when all else was."""
+ROWS = 16
+"""Calibration rows on which it is seen what a layer's integers change in the outputs."""
+SHORTEST = 1e-7
+"""Seconds that a profiler can tell apart."""
 DRAWS = (1, 2, 3)
 """Other calibration rows than the first: their spread says how much of the metric is luck."""
 
@@ -52,6 +56,7 @@ class Networks:
         graphs: folder in which graphs that took long to train are kept; None keeps none.
         smaller: whether smaller networks are tried, where the task has training rows.
         past: keys of the candidates that an earlier process of the run measured.
+        timed: `(graph, artifact) -> seconds by node`, measured: says which layers are dear in float.
     """
 
     def __init__(
@@ -63,9 +68,10 @@ class Networks:
         *,
         smaller: bool = True,
         past: Collection[str] = (),
+        timed: Callable[[Graph, Artifact], Mapping[str, float]] | None = None,
     ) -> None:
         self._graph, self._task, self._target = graph, task, target
-        self._past = frozenset(past)
+        self._past, self._timed = frozenset(past), timed
         self._may_be_smaller = smaller and task.split("train") is not None
         self._ladder: Ladder | None = None
         self._runtimes = target.allowed()
@@ -234,7 +240,7 @@ class Networks:
             static = replace(_static(best.candidate), float_nodes=())
         if any(trial.outcome == "pass" and _static(trial.candidate).float_nodes for trial in measured):
             return  # the fewest layers in float that pass are found
-        layers = self._sensitive(static)
+        layers = self._sensitive(static, best.candidate if best is not None else candidate)
         if self._attention:
             yield self._integer(replace(static, attention=False), candidate.runtime, candidate.rest)
         for count in SENSITIVE_STEPS:
@@ -242,15 +248,28 @@ class Networks:
                 kept = tuple(sorted(layers[:count], key=layers.index))
                 yield self._integer(replace(static, float_nodes=kept), candidate.runtime, candidate.rest)
 
-    def _sensitive(self, static: Static) -> list[str]:
-        """Names of the quantized layers, those that lose most first."""
+    def _sensitive(self, static: Static, candidate: Candidate) -> list[str]:
+        """Names of the quantized layers: those first that lose most for the time that float would take longer."""
         key = repr(static)
         if key not in self._errors:
-            whole, quantized = self._outcome(Recipe(self._smooth)), self._outcome(Recipe((*self._smooth, static)))
-            inputs = next(iter(calibration_batches(self._task, 16)))
-            errors = layer_errors(prepare(whole, static.attention), quantized, inputs)
-            self._errors[key] = sorted(errors, key=lambda name: -errors[name])
+            quantized = self._outcome(Recipe((*self._smooth, static)))
+            errors = output_errors(quantized, next(iter(calibration_batches(self._task, ROWS))))
+            dear = self._float_seconds(quantized, candidate, list(errors))
+            self._errors[key] = sorted(errors, key=lambda name: -errors[name] / dear[name])
         return self._errors[key]
+
+    def _float_seconds(self, quantized: Graph, candidate: Candidate, names: Sequence[str]) -> dict[str, float]:
+        """Return by how much longer each layer takes in float; all the same where nothing was timed."""
+        whole = Candidate("", Recipe(), candidate.runtime, "float32")
+        artifacts = [self._made.get(entry.files_key) for entry in (candidate, whole)]
+        if self._timed is None or artifacts[0] is None or artifacts[1] is None:
+            return dict.fromkeys(names, 1.0)
+        integer, floats = self._timed(quantized, artifacts[0]), self._timed(self._graph, artifacts[1])
+        known = {name: floats[name] - integer[name] for name in names if name in integer and name in floats}
+        if not known:
+            return dict.fromkeys(names, 1.0)
+        usual = max(fmean(known.values()), SHORTEST)
+        return {name: max(known.get(name, usual), usual / 10) for name in names}
 
     def _smaller(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
         """Smaller networks, taught by the original, as the fastest artifact inside the budget is quantized and run."""

@@ -38,6 +38,27 @@ def layer_errors(graph: Graph, quantized: Graph, inputs: Sequence[Tensor]) -> di
     return forced.errors
 
 
+def output_errors(quantized: Graph, inputs: Sequence[Tensor]) -> dict[str, float]:
+    """Return, for each quantized layer, the share of the outputs' energy that quantizing it alone changes.
+
+    Args:
+        quantized: the graph with quantizers.
+        inputs: flat input tensors, a few rows.
+    """
+    layers = [node.name for node in quantized.module.graph.nodes if reads_quantized_weight(node)]
+    with torch.no_grad():
+        wanted = _floats(only_quantized(quantized, "").flat(*inputs))
+        energy = max(float(wanted.square().sum()), 1e-300)
+        return {
+            layer: float((_floats(only_quantized(quantized, layer).flat(*inputs)) - wanted).square().sum()) / energy
+            for layer in layers
+        }
+
+
+def _floats(outputs: Sequence[Tensor]) -> Tensor:
+    return torch.cat([output.double().flatten() for output in outputs if output.is_floating_point()])
+
+
 def metric_drops(quantized: Graph, layers: Sequence[str], task: Task, rows: int) -> Iterator[float]:
     """Yield how much of the metric is lost where one layer alone is quantized, layer by layer.
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from leanly.artifact import Artifact, Plan
+from leanly.distill import Distill
 from leanly.families.candidate import Candidate, mean_latency
 from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
@@ -122,6 +123,22 @@ def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
         found = ask(family, rejected, limit=20)
         steps = [step for trial in found for step in trial.candidate.recipe.passes if isinstance(step, Static)]
         assert next(step.float_nodes for step in steps if step.float_nodes) == (spared,)
+
+
+def test_the_smaller_network_is_tried_without_integers_too(graph: Graph, task: Task) -> None:
+    x = torch.randn(80, 1, 8, 8)
+    rows = Task(task.model, example=(x[:2],), train=(x, torch.arange(80) % 3), validation=(x, torch.arange(80) % 3))
+
+    def smaller_is_faster(candidate: Candidate) -> Trial:
+        trial = judged(candidate)
+        return Trial(candidate, {1: trial.medians[1] * (0.5 if candidate.network else 1.0)}, "pass", 0.001)
+
+    found = ask(Networks(graph, rows, Target(threads=1)), smaller_is_faster, limit=200)
+    floats = [t.candidate for t in found if t.candidate.network and t.candidate.precision == "float32"]
+    assert {candidate.runtime for candidate in floats} == {"onnxruntime", "openvino"}
+    for candidate in floats:
+        kinds = [type(step) for step in candidate.recipe.passes]
+        assert Distill in kinds and Static not in kinds and not candidate.unmodified
 
 
 def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: Task) -> None:

@@ -286,6 +286,21 @@ class Networks:
                     for kernels in INTEGER_RUNTIMES:
                         static = replace(_static(whole.candidate), kernels=kernels)
                         yield self._integer(static, runtime, before=passes[:-1], network=winner.candidate.network)
+                yield from self._in_float(winner.candidate)
+
+    def _in_float(self, winner: Candidate) -> Iterator[Candidate]:
+        """The smaller network without integers: in a small one the nodes that round may take longer than they save."""
+        taught = list(winner.recipe.passes)
+        while taught and isinstance(taught[-1], Static | Smooth):
+            taught.pop()
+        for runtime in self._integer_runtimes():
+            yield Candidate(
+                f"{winner.network}, float32 {runtime}",
+                Recipe(tuple(taught)),
+                runtime,
+                "float32",
+                network=winner.network,
+            )
 
     def _fastest_whole(self, trials: Sequence[Seen]) -> Seen | None:
         """The fastest artifact of the whole network inside the budget, run in its runtime's own way."""

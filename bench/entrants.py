@@ -14,6 +14,7 @@ from bench.peers import Peer
 from leanly.artifact import Artifact, Plan
 from leanly.runtimes import open_artifact
 from leanly.structure import TensorSpec
+from leanly.target import Target
 
 BATCHES = (1, 16)
 THREADS = 2
@@ -55,7 +56,7 @@ class Entrant:
 def entrants(subject: Subject, inputs: Arrays, outputs: np.ndarray, peer: Peer) -> Iterator[Entrant]:
     """Yield every way in which a peer's file can be opened.
 
-    In OpenVINO what is not integer runs in bf16 or float32, and the shape is dynamic or compiled for the batch.
+    In OpenVINO what is not integer runs in bf16 (where the machine has it) or float32, and the shape is dynamic or compiled for the batch.
 
     Args:
         subject: names the inputs.
@@ -67,7 +68,7 @@ def entrants(subject: Subject, inputs: Arrays, outputs: np.ndarray, peer: Peer) 
         artifact = _artifact(subject, inputs, outputs, peer, "onnxruntime", "float32")
         family = "ONNX Runtime QDQ" if peer.precision == "int8" else "ONNX Runtime float32"
         yield Entrant(family, peer.name, artifact, _twin(peer) + "/ort")
-    for rest in ("bfloat16", "float32"):
+    for rest in ("bfloat16", "float32") if Target("cpu").bf16 else ("float32",):
         for static in (True, False):
             artifact = _artifact(subject, inputs, outputs, peer, "openvino", rest)
             plans = {size: Plan(threads=THREADS, static=static) for size in BATCHES}

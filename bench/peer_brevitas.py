@@ -1,0 +1,163 @@
+"""brevitas's post-training quantization, run as a process in the peer's own environment: what it gives for test rows.
+
+Its own recipe for image classifiers: batch norm merged, layers equalized, ranges calibrated, roundings learned
+(AdaRound, layer by layer), biases corrected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import brevitas  # pyright: ignore[reportMissingImports]
+import numpy as np
+import torch
+from brevitas.graph.quantize import (  # pyright: ignore[reportMissingImports]
+    layerwise_quantize,
+    preprocess_for_quantize,
+)
+from brevitas.inject import value  # pyright: ignore[reportMissingImports]
+from brevitas_examples.common.learned_round.learned_round_args import (  # pyright: ignore[reportMissingImports]
+    HandlerSpec,
+    LearnedRoundArgs,
+    LossArgs,
+    OptimizerArgs,
+    TrainerConfig,
+    TrainingArgs,
+)
+from brevitas_examples.common.learned_round.learned_round_trainer import (  # pyright: ignore[reportMissingImports]
+    LearnedRoundTrainer,
+    get_blocks,
+)
+from brevitas_examples.imagenet_classification.ptq import (  # pyright: ignore[reportMissingImports]
+    learned_round_utils as rounds,
+)
+from brevitas_examples.imagenet_classification.ptq import (  # pyright: ignore[reportMissingImports]
+    ptq_common as ptq,
+)
+from torch import Tensor, nn
+
+BATCH = 32
+
+
+def main() -> None:
+    """Quantize one network with one set of settings and write the outputs on the test rows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, required=True, help="the folder that holds bench/")
+    parser.add_argument("--weights-file", type=Path, required=True)
+    parser.add_argument("--blocks", type=int, required=True, help="of a stage of the CIFAR ResNet")
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--weight-bits", type=int, required=True)
+    parser.add_argument("--activation-bits", type=int, required=True)
+    parser.add_argument("--end-bits", type=int, required=True, help="of the first and the last layer")
+    parser.add_argument("--iterations", type=int, required=True, help="of learned rounding, a layer; 0 leaves it out")
+    parser.add_argument("--ranges", choices=("stats", "mse"), required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    started = time.monotonic()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    np.random.seed(options.seed)  # noqa: NPY002 - the generator that brevitas draws from
+    model = _network(options.root, options.blocks, options.weights_file)
+    calibration = torch.from_numpy(np.load(options.calibration))
+    loader = [(piece, torch.zeros(len(piece))) for piece in calibration.split(BATCH)]
+    quantized = _quantized(model, loader, options)
+    ptq.calibrate(loader, quantized)
+    if options.iterations:
+        _learn_rounding(quantized, loader, options.iterations)
+    ptq.apply_bias_correction(loader, quantized)
+    test = torch.from_numpy(np.load(options.test))
+    with torch.no_grad():
+        outputs = torch.cat([_plain(quantized(piece)) for piece in test.split(100)])
+    np.save(options.out, outputs.numpy())
+    print(json.dumps({"brevitas": brevitas.__version__, "seconds": time.monotonic() - started}))
+
+
+def _network(root: Path, blocks: int, weights: Path) -> nn.Module:
+    sys.path.insert(0, str(root))
+    from safetensors.torch import load_file
+
+    from bench.models.cifar_resnet import CifarResNet
+
+    model = CifarResNet(blocks)
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+def _quantized(model: nn.Module, loader: list[tuple[Tensor, Tensor]], options: argparse.Namespace) -> nn.Module:
+    model = preprocess_for_quantize(model, equalize_iters=20, merge_bn=True)
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    ends = {id(layers[0]), id(layers[-1])}
+
+    @value
+    def weight_bits(module: nn.Module) -> int:
+        return options.end_bits if id(module) in ends else options.weight_bits
+
+    @value
+    def activation_bits(module: nn.Module) -> int:
+        return options.end_bits if id(module) in ends else options.activation_bits
+
+    maps = ptq.create_quant_maps(
+        dtype=torch.float32,
+        bias_bit_width=None,
+        weight_bit_width=weight_bits,
+        weight_param_method=options.ranges,
+        weight_scale_type="float_scale",
+        weight_quant_type="sym",
+        weight_quant_granularity="per_channel",
+        weight_narrow_range=True,
+        weight_quant_format="int",
+        act_quant_format="int",
+        act_bit_width=activation_bits,
+        act_scale_type="float_scale",
+        act_scale_computation_type="static",
+        act_param_method=options.ranges,
+        act_quant_type="asym",
+        act_quant_granularity="per_tensor",
+        act_quant_percentile=99.999,
+    )
+    model = layerwise_quantize(model, compute_layer_map=maps[1]).eval()
+    with torch.no_grad():
+        model(loader[0][0])  # scales are made at the first call
+    return model
+
+
+def _learn_rounding(model: nn.Module, loader: list[tuple[Tensor, Tensor]], iterations: int) -> None:
+    optimizer = OptimizerArgs(target_params="learned_round", optimizer_cls="Adam", lr=1e-3, optimizer_kwargs={})
+    losses = [LossArgs(cls="round_reg", kwargs=None), LossArgs(cls="mse", kwargs={"reduction": "none", "dim": 1})]
+    training = TrainingArgs(
+        optimizers_args=[optimizer],
+        batch_size=BATCH,
+        iters=iterations,
+        losses_args=losses,
+        use_best_model=False,
+        use_amp=False,
+    )
+    handler = HandlerSpec(
+        name="learned_round",
+        config=LearnedRoundArgs(learned_round_param="hard_sigmoid", learned_round_kwargs=None),
+    )
+    LearnedRoundTrainer(config=TrainerConfig(training_args=training, training_handlers=[handler])).train(
+        model=model,
+        model_forward=rounds.vision_forward,
+        block_forward=rounds.vision_block_forward,
+        data_loader=loader,
+        cache=rounds.CacheVision(),
+        get_blocks_fn=lambda module: get_blocks(module, block_check_fn=rounds.is_layer),
+        keep_gpu=True,
+    )
+
+
+def _plain(output: Any) -> Tensor:
+    return getattr(output, "value", output)
+
+
+if __name__ == "__main__":
+    main()

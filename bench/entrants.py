@@ -56,7 +56,8 @@ class Entrant:
 def entrants(subject: Subject, inputs: Arrays, outputs: np.ndarray, peer: Peer) -> Iterator[Entrant]:
     """Yield every way in which a peer's file can be opened.
 
-    In OpenVINO what is not integer runs in bf16 (where the machine has it) or float32, and the shape is dynamic or compiled for the batch.
+    In OpenVINO what is not integer runs in bf16, where the machine has it, or float32, and the shape is dynamic or
+    compiled for the batch.
 
     Args:
         subject: names the inputs.

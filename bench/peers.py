@@ -22,8 +22,6 @@ from bench.data import CACHE
 from bench.models.subjects import SUBJECTS, Arrays, Subject
 
 HERE = Path(__file__).parent
-REQUIREMENTS = HERE / "requirements-nncf.txt"
-ENVIRONMENT = CACHE / "envs" / "nncf"
 VARIABLE = "LEANLY_PEER_ENV"
 """Names another environment that holds what requirements-nncf.txt asks for."""
 
@@ -61,15 +59,16 @@ def python() -> Path:
     return install()
 
 
-def install() -> Path:
-    """Make the peer's environment from its pinned requirements; whole or absent, and again only when they change."""
-    done, wanted = ENVIRONMENT / "installed.txt", REQUIREMENTS.read_text()
-    interpreter = ENVIRONMENT / "bin" / "python"
+def install(name: str = "nncf") -> Path:
+    """Make a peer's environment from its pinned requirements; whole or absent, and again only when they change."""
+    environment, requirements = CACHE / "envs" / name, HERE / f"requirements-{name}.txt"
+    done, wanted = environment / "installed.txt", requirements.read_text()
+    interpreter = environment / "bin" / "python"
     if done.exists() and done.read_text() == wanted:
         return interpreter
-    print(f"making {ENVIRONMENT} ...", flush=True)
-    venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    subprocess.run([interpreter, "-m", "pip", "install", "--quiet", "-r", REQUIREMENTS], check=True)
+    print(f"making {environment} ...", flush=True)
+    venv.create(environment, with_pip=True, clear=True)
+    subprocess.run([interpreter, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
     done.write_text(wanted)
     return interpreter
 

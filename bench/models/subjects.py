@@ -67,7 +67,7 @@ def float_outputs(model: nn.Module, inputs: Arrays, batch: int = 50) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _spread(count: int, wanted: int = CALIBRATION) -> np.ndarray:
+def spread(count: int, wanted: int = CALIBRATION) -> np.ndarray:
     """Return row numbers spread evenly over a split, so that a sorted file is still covered."""
     return np.linspace(0, count - 1, min(count, wanted)).astype(int)
 
@@ -78,7 +78,7 @@ def _images(images: data.Images) -> Rows:
 
 def _first_of_training(read: Callable[[Path, str], data.Images], data_dir: Path) -> Rows:
     images = read(data_dir, "train")
-    rows = _spread(len(images.labels))
+    rows = spread(len(images.labels))
     return Rows((images.inputs[rows],), images.labels[rows])
 
 
@@ -123,13 +123,13 @@ def _labelled(split: str) -> Callable[[Path], Rows]:
 
 def _labelled_calibration(data_dir: Path) -> Rows:
     rows = _labelled("train")(data_dir)
-    keep = _spread(len(rows))
+    keep = spread(len(rows))
     return Rows(tuple(array[keep] for array in rows.inputs), rows.targets[keep])
 
 
 def _sentence_calibration(data_dir: Path) -> Rows:
     rows = _sentence_rows(0, 250)(data_dir)
-    keep = _spread(len(rows))
+    keep = spread(len(rows))
     return Rows(tuple(array[keep] for array in rows.inputs), rows.targets[keep])
 
 

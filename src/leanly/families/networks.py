@@ -38,6 +38,8 @@ SENSITIVE_STEPS = (1, 2, 4, 8)
 """How many of the most sensitive layers stay float, one trial after the other."""
 CLOSE = 1.4
 """A runtime this many times slower than the fastest is tried again only when all else was."""
+AS_FAST = 1.25
+"""An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
 ROWS = 16
 """Calibration rows on which it is seen what a layer's integers change in the outputs."""
 SHORTEST = 1e-7
@@ -156,12 +158,12 @@ class Networks:
         ]
         yield from self._others_quantizers(measured)
         fastest = min(measured, key=mean_latency, default=None)
-        if fastest is not None and fastest.outcome != "pass":
+        passing = [trial for trial in measured if trial.outcome == "pass"]
+        if fastest is not None and not any(mean_latency(trial) <= AS_FAST * mean_latency(fastest) for trial in passing):
             yield from self._more_accurate(fastest.candidate, measured)
         yield from self._smaller(trials, seconds)
         yield from self._other_ways(trials)
         yield from self._others_quantizers(measured, everywhere=True)
-        passing = [trial for trial in measured if trial.outcome == "pass"]
         if passing:
             yield from self._variants(min(passing, key=mean_latency).candidate)
         if "torch" in self._runtimes:

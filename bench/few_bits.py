@@ -1,0 +1,199 @@
+"""Few bits after training, no labels: leanly reconstructs, brevitas learns its roundings; same rows, same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import leanly
+from bench import peers
+from bench.data import CACHE
+from bench.entrants import THREADS, outputs_of
+from bench.models.subjects import SUBJECTS, Subject, float_outputs, spread
+from bench.rows import Row, cached, code_version, versions
+from leanly.measurement.records import Interval
+from leanly.quantize import Reconstruct, Static
+from leanly.recipe import Recipe
+
+SAMPLES = 1024
+"""Training rows, without their labels, that leanly and the peer see alike."""
+SEEDS = 3
+DRAWS = 2000
+BLOCKS = {"resnet20": 3, "resnet56": 9}
+PEER_SETTINGS = tuple((ranges, iterations) for ranges in ("stats", "mse") for iterations in (1000, 10_000))
+"""How the peer finds its ranges, and how long it learns a layer's roundings: the best on validation stands for it."""
+ITERATIONS = 4000
+
+
+@dataclass(frozen=True)
+class Case:
+    """Bits of weights, of activations, and of the first and last layer; the aim is a share of the peer's drop."""
+
+    name: str
+    weights: int
+    activations: int
+    ends: int
+    share: float = 0.5
+
+
+CASES = (Case("W4A8", 4, 8, 4), Case("W3A8", 3, 8, 8), Case("W4A4", 4, 4, 8))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one network and case: whether each test row is right, in float, for leanly's seeds and for the peer's."""
+
+    whole: np.ndarray
+    ours: np.ndarray
+    theirs: np.ndarray
+    peer: str
+
+
+def rows(case: Case, data_dir: Path, networks: Sequence[str], seeds: int, quick: bool) -> list[Row]:
+    """Run a case on some networks and return its row."""
+    subjects = [subject for subject in SUBJECTS if subject.name in networks]
+    found = [_outcome(subject, case, data_dir, seeds, quick) for subject in subjects]
+    return [_row(case, subjects, found, seeds)]
+
+
+def _row(case: Case, subjects: Sequence[Subject], found: Sequence[Outcome], seeds: int) -> Row:
+    drops = {name: _drops(found, name) for name in ("ours", "theirs")}
+    beyond = Interval(*_interval(drops["ours"] - case.share * drops["theirs"]), 0.95)
+    ours, theirs = (Interval(*_interval(drops[name]), 0.95) for name in ("ours", "theirs"))
+    outcome = "ok" if beyond.high <= 0 else "short" if beyond.low > 0 else "undecided"
+    each = (
+        f"{subject.name} {100 * _drop(part, part.ours):.2f} against {100 * _drop(part, part.theirs):.2f}"
+        for subject, part in zip(subjects, found, strict=True)
+    )
+    return Row(
+        name=f"{case.name} after training, mean of {', '.join(subject.title for subject in subjects)}",
+        reached=Interval(100 * ours.value, 100 * ours.low, 100 * ours.high, 0.95),
+        unit="points of accuracy lost",
+        aim=f"<= {case.share:g} of the peer's: {100 * case.share * theirs.value:.2f}",
+        peer=f"brevitas ({'; '.join(dict.fromkeys(part.peer for part in found))}): {100 * theirs.value:.2f}",
+        seeds=seeds,
+        outcome=outcome,
+        note="; ".join(each),
+        facts={"beyond the aim": [100 * end for end in (beyond.value, beyond.low, beyond.high)]},
+    )
+
+
+def _drops(found: Sequence[Outcome], name: str) -> np.ndarray:
+    """The mean drop over networks of the test rows as they are, then of rows drawn anew, in pairs."""
+    generator = np.random.default_rng(0)
+    picks = [slice(None), *(generator.integers(0, len(found[0].whole), len(found[0].whole)) for _ in range(DRAWS))]
+    lost = [part.whole - getattr(part, name).mean(0) for part in found]
+    return np.array([np.mean([each[pick].mean() for each in lost]) for pick in picks])
+
+
+def _drop(part: Outcome, right: np.ndarray) -> float:
+    return float(part.whole.mean() - right.mean())
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float, float]:
+    low, high = np.quantile(drawn[1:], (0.025, 0.975))
+    return float(drawn[0]), float(low), float(high)
+
+
+def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bool) -> Outcome:
+    assert subject.train is not None
+    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
+    picked = spread(len(train), SAMPLES)
+    calibration = train.inputs[0][picked]
+    both = np.concatenate([validation.inputs[0], test.inputs[0]])
+    labels = np.concatenate([validation.targets, test.targets])
+    count = len(validation)
+
+    def right(outputs: np.ndarray) -> np.ndarray:
+        return (outputs.argmax(1) == labels).astype(np.float64)
+
+    whole = right(float_outputs(subject.model(data_dir), (both,)))
+    ours = [right(_ours(subject, case, data_dir, calibration, both, seed, quick)) for seed in range(seeds)]
+    scores = {}
+    for settings in PEER_SETTINGS[:1] if quick else PEER_SETTINGS:
+        runs = [right(_theirs(subject, case, data_dir, calibration, both, settings, seed)) for seed in range(seeds)]
+        scores[settings] = np.stack(runs)
+    best = max(scores, key=lambda settings: scores[settings][:, :count].mean())
+    return Outcome(
+        whole[count:], np.stack(ours)[:, count:], scores[best][:, count:], f"{best[0]} ranges, {best[1]} iterations"
+    )
+
+
+def _ours(
+    subject: Subject, case: Case, data_dir: Path, calibration: np.ndarray, both: np.ndarray, seed: int, quick: bool
+) -> np.ndarray:
+    iterations = 200 if quick else ITERATIONS
+    recipe = Recipe((
+        Static(weights=case.weights, activations=case.activations, end_bits=case.ends, samples=SAMPLES),
+        Reconstruct(iterations=iterations, samples=SAMPLES, seed=seed),
+    ))  # fmt: skip
+    key = {"recipe": recipe.to_json(), "code": code_version(__file__), "versions": versions("torch", "onnxruntime")}
+    path = _folder(subject) / f"ours-{case.name}-{seed}-{iterations}.npy"
+
+    def run() -> str:
+        torch.set_num_threads(THREADS)
+        model = subject.model(data_dir)
+        inputs = torch.from_numpy(calibration)
+        task = leanly.Task(model, example=inputs[:2], train=(inputs, torch.zeros(len(inputs), dtype=torch.long)))
+        graph = recipe(leanly.capture(model, example=inputs[:2]).eval(), task, leanly.Target("cpu"))
+        artifact = leanly.lower(graph, runtime="onnxruntime", to=path.with_suffix(""), precision="int8")
+        np.save(path, outputs_of(artifact, (both,), THREADS))
+        return path.name
+
+    return np.load(_folder(subject) / cached(f"few-{subject.name}", key, run))
+
+
+def _theirs(
+    subject: Subject,
+    case: Case,
+    data_dir: Path,
+    calibration: np.ndarray,
+    both: np.ndarray,
+    settings: tuple[str, int],
+    seed: int,
+) -> np.ndarray:
+    ranges, iterations = settings
+    folder = _folder(subject)
+    path = folder / f"brevitas-{case.name}-{ranges}-{iterations}-{seed}.npy"
+    if not path.exists():
+        for name, array in (("calibration", calibration), ("rows", both)):
+            np.save(folder / f"{name}.npy", array)
+        script = Path(__file__).parent / "peer_brevitas.py"
+        asked = {
+            "root": script.parent.parent,
+            "weights-file": data_dir / f"cifar10-{subject.name}.safetensors",
+            "blocks": BLOCKS[subject.name],
+            "calibration": folder / "calibration.npy",
+            "test": folder / "rows.npy",
+            "out": path,
+            "weight-bits": case.weights,
+            "activation-bits": case.activations,
+            "end-bits": case.ends,
+            "iterations": iterations,
+            "ranges": ranges,
+            "threads": THREADS,
+            "seed": seed,
+        }
+        command = [peers.install("brevitas"), script]
+        command += [part for name, given in asked.items() for part in (f"--{name}", given)]
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+        )
+        if done.returncode:
+            raise SystemExit(f"brevitas fails on {path.name}: {done.stderr[-2000:]}")
+        facts = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"{subject.name}: {path.stem} in {facts['seconds']:.0f} s", flush=True)
+    return np.load(path)
+
+
+def _folder(subject: Subject) -> Path:
+    folder = CACHE / "few" / subject.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -83,8 +83,8 @@ def prepare(subject: Subject, data_dir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "prepared").exists():
         return
-    torch.set_num_threads(1)
     model, rows = subject.model(data_dir), subject.calibration(data_dir)
+    torch.set_num_threads(1)
     export_onnx(subject, model, rows.inputs, folder / "float.onnx")
     export_ir(subject, model, rows.inputs, folder / "float.xml")
     for index, array in enumerate(rows.inputs):

@@ -20,6 +20,8 @@ from leanly.lowering.packing import pack_linear_layers
 
 OPSET = 21
 op: Any = opset21
+NARROW = 254
+"""Steps of symmetric eight bits, whose smallest integer is left out: nothing is clamped to it."""
 LARGEST_FILE = 2**31 - 2**20
 """Protobuf's limit; larger weights go to a file of their own."""
 
@@ -27,9 +29,18 @@ LARGEST_FILE = 2**31 - 2**20
 def _fake_quantize(x: Any, scale: Any, shift: Any, axis: int, low: int, high: int) -> Any:
     step, zero_point = _zero_point_form(scale, shift, onnx.TensorProto.INT8 if low < 0 else onnx.TensorProto.UINT8)
     if axis < 0:
-        return op.DequantizeLinear(op.QuantizeLinear(x, step, zero_point), step, zero_point)
-    integers = op.QuantizeLinear(x, step, zero_point, axis=axis)
+        integers = _within(op.QuantizeLinear(x, step, zero_point), low, high)
+        return op.DequantizeLinear(integers, step, zero_point)
+    integers = _within(op.QuantizeLinear(x, step, zero_point, axis=axis), low, high)
     return op.DequantizeLinear(integers, step, zero_point, axis=axis)
+
+
+def _within(integers: Any, low: int, high: int) -> Any:
+    """Clamp to fewer bits than the integers have; the type's own ends need no node."""
+    if high - low >= NARROW:
+        return integers
+    ends = (op.CastLike(op.Constant(value_int=end), integers) for end in (low, high))
+    return op.Clip(integers, *ends)
 
 
 def _dequantize(x_int: Any, scale: Any, shift: Any, axis: int) -> Any:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from leanly.graph import Graph
 
-MULTIPLIES = re.compile(r"conv|matmul|gemm|fullyconnected|attention|linear|lstm|addmm|einsum", re.IGNORECASE)
+MULTIPLIES = re.compile(
+    r"conv|matmul|gemm|fullyconnected|attention|(?<!quantize)linear|lstm|addmm|einsum", re.IGNORECASE
+)
 
 
 def kernel_of(graph: Graph, node: Node, kernels: Sequence[Kernel]) -> Kernel | None:

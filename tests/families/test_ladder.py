@@ -193,3 +193,17 @@ def test_what_learns_nothing_any_more_gets_no_more_time() -> None:
     networks = [Network(0.8, 0.8, GOOD), Network(0.3, 0.3, BAD, slow=0.01)]
     run = Run(networks, seconds=1000).explore()
     assert run.left > 500
+
+
+@pytest.mark.parametrize("fastest_good", range(7))
+def test_with_time_for_a_few_epochs_the_limit_is_found_by_halves(fastest_good: int) -> None:
+    networks = [Network(0.9 - 0.1 * n, 0.9 - 0.1 * n, -0.5 if n <= fastest_good else BAD) for n in range(7)]
+    run = Run(networks, seconds=60, epoch=10.0).explore()
+    assert run.ladder.winners(run.trials)[0].candidate.network.startswith(f"cut {fastest_good},")
+    assert len(run.taught) <= 4 and run.left >= 0
+
+
+def test_where_none_gets_inside_the_time_goes_to_the_slowest() -> None:
+    networks = [Network(0.8, 0.8, GOOD, slow=2.0), Network(0.6, 0.6, BAD), Network(0.4, 0.4, BAD)]
+    run = Run(networks, seconds=300, epoch=40.0).explore()
+    assert run.taught["cut 0"] == max(run.taught.values()) > 1

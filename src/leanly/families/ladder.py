@@ -1,8 +1,10 @@
 """The ladder: smaller networks tried untrained, the fastest of each size taught by the original, weak ones dropped.
 
 Training goes in rounds of about equal time with half as many networks each (successive halving, Jamieson & Talwalkar
-2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"). Which are fast is measured before any
-training, since the weights don't change the time; which stay accurate shows while they are taught.
+2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"); where the time is too short for a
+round of several, one is taught at a time, and the search goes on by halves among the faster or the slower ones. Which
+are fast is measured before any training, since the weights don't change the time; which stay accurate shows while they
+are taught.
 """
 
 from __future__ import annotations
@@ -142,11 +144,18 @@ class Ladder:
         return front[::-1]
 
     def _begin(self, chosen: list[int], seconds: float) -> None:
-        """Start with as many cuts as can be taught an epoch each in a first round; the most moderate stays."""
-        while chosen and (each := self._round_seconds(chosen)) > seconds / min(ROUNDS, len(chosen)):
-            chosen = spread(chosen, len(chosen) - 1)
-        if chosen:
+        """Start with some cuts at once, or with the middle one where the time is too short for a round of them."""
+        if chosen and (each := self._round_seconds(chosen)) <= seconds / min(ROUNDS, len(chosen)):
             self._add(dict.fromkeys(chosen, ()), max(each, seconds / ROUNDS))
+        else:
+            self._halve(self._front, seconds)
+
+    def _halve(self, open_: list[int], seconds: float) -> None:
+        """Teach the middle one of some cuts, so long that a half of the rest, and so on, can be taught too."""
+        before, steps = len(self._rungs), 1 + int(math.log2(max(len(open_), 1)))
+        for number in open_[len(open_) // 2 :]:
+            if len(self._rungs) == before:  # a faster one has shorter epochs, where one of this does not fit
+                self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds))
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
         """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
@@ -157,6 +166,9 @@ class Ladder:
             seconds: for teaching.
         """
         latest = {number: self._seen(number, seen) for rung in self._rungs for number in rung.epochs}
+        if len(self._rungs[0].epochs) == 1 < len(self._front):
+            self._go_on_by_halves(latest, times, seconds)
+            return
         inside = [mean_latency(trials[-1]) for trials in latest.values() if trials and trials[-1].outcome == "pass"]
         limit = min(inside, default=math.inf)
         open_ = [
@@ -177,6 +189,20 @@ class Ladder:
             new = [number for number in self._front if number not in latest and times.get(number, math.inf) < limit]
             chosen = sorted((*open_, *new), key=lambda number: times.get(number, 0.0), reverse=True)[:1]
         self._add({number: self._epochs(number) for number in chosen}, seconds)
+
+    def _go_on_by_halves(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
+        """Teach the middle one of those that may still be the fastest inside the budget; then, what failed longer."""
+        judged = {number: trials[-1].outcome for number, trials in latest.items() if trials}
+        limit = min((times[number] for number, outcome in judged.items() if outcome == "pass"), default=math.inf)
+        failing = [number for number, outcome in judged.items() if outcome != "pass" and times[number] < limit]
+        floor = max((times[number] for number in failing), default=0.0)
+        between = [number for number in self._front if number not in latest and floor < times[number] < limit]
+        learning = [number for number in failing if _still_learns(latest[number])]
+        if between:
+            self._halve(between, seconds)
+        elif learning:
+            slowest = max(learning, key=lambda number: times[number])
+            self._add({slowest: self._epochs(slowest)}, seconds)
 
     def _seen(self, number: int, seen: dict[str, Seen]) -> list[Seen]:
         """Return what was measured of a cut after each round of teaching."""

@@ -47,7 +47,7 @@ def columns(text: str, first: str) -> dict[str, list[str]]:
 def test_layers_are_timed_in_both_precisions(bundle: Path):
     done = run("profile", bundle, "--threads", "1", "--batch-size", "4")
     assert done.returncode == 0, done.stderr
-    assert "int8, onnxruntime, batch 4, 1 threads" in done.stdout
+    assert "int8, onnxruntime, batch 4, 1 thread: " in done.stdout
     found = columns(done.stdout, "layer")
     assert found["layer"][2:6] == ["MACs", "share", "int8", "float32"]
     for layer in ("conv2d", "linear", "all"):

@@ -213,7 +213,8 @@ def test_layers_have_bits_of_their_own():
 def test_first_and_last_layer_may_have_more_bits():
     graph, task = block()
     ends = bits_of(Static(weights=2, activations=2, end_bits=8, kernels="openvino")(graph, task))
-    assert ends["one_weight"] == ends["head_weight"] == ends["x"] == 8
+    assert ends["one_weight"] == ends["head_weight"] == (8 if leanly.Target("cpu").vnni else 7)
+    assert ends["x"] == 8
     assert ends["two_weight"] == 2 and ends["relu"] == 2
 
 

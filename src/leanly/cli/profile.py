@@ -47,8 +47,8 @@ def profile(
     kernels = read_kernels(artifact)
     seconds = node_seconds(artifact, job, batch_size=batch_size, threads=threads)
     print(
-        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}, {threads} threads: {len(kernels)} nodes as run "
-        "on this machine\n"
+        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}: "
+        f"{len(kernels)} nodes as run on this machine\n"
     )
     print(
         table(

@@ -92,8 +92,10 @@ def opened(artifact: Artifact) -> Artifact:
     if not path.exists():
         return artifact
     folder = Path(tempfile.mkdtemp(dir=_scratch()))
+    model = folder / artifact.files[0]
+    model.parent.mkdir(parents=True, exist_ok=True)
     try:
-        (folder / artifact.files[0]).write_bytes(unpacked(path.read_bytes(), artifact.codes))
+        model.write_bytes(unpacked(path.read_bytes(), artifact.codes))
     except ValueError as error:
         raise BundleError(f"a packed file is damaged ({error})", where=str(path), remedy=COPY_AGAIN) from error
     for name in artifact.files[1:]:

@@ -152,10 +152,10 @@ class Ladder:
 
     def _halve(self, open_: list[int], seconds: float) -> None:
         """Teach the middle one of some cuts, so long that a half of the rest, and so on, can be taught too."""
-        before, steps = len(self._rungs), 1 + int(math.log2(max(len(open_), 1)))
-        for number in open_[len(open_) // 2 :]:
-            if len(self._rungs) == before:  # a faster one has shorter epochs, where one of this does not fit
-                self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds))
+        steps = 1 + int(math.log2(max(len(open_), 1)))
+        for number in open_[len(open_) // 2 :]:  # a faster one has shorter epochs, where one of the middle does not fit
+            if self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds)):
+                return
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
         """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
@@ -213,14 +213,15 @@ class Ladder:
     def _epochs(self, number: int) -> tuple[int, ...]:
         return tuple(rung.epochs[number] for rung in self._rungs if number in rung.epochs)
 
-    def _add(self, before: dict[int, tuple[int, ...]], seconds: float) -> None:
-        """Add a round of about so many seconds for as many of the cuts as it can teach, the first ones."""
+    def _add(self, before: dict[int, tuple[int, ...]], seconds: float) -> bool:
+        """Add a round of about so many seconds for as many of the cuts as it can teach, the first ones; say if any."""
         if (count := self._taught_before(before)) is None:
             while before and (each := self._round_seconds(before)) > seconds:
                 before = dict(list(before.items())[:-1])
             count = min(int(seconds / max(each, 1e-9)), MOST_EPOCHS) if before else 0
         if count:
             self._rungs.append(_Rung(dict.fromkeys(before, count), before))
+        return bool(count)
 
     def _round_seconds(self, numbers: Iterable[int]) -> float:
         """Return what an epoch of each takes."""

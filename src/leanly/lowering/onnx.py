@@ -28,11 +28,9 @@ LARGEST_FILE = 2**31 - 2**20
 
 def _fake_quantize(x: Any, scale: Any, shift: Any, axis: int, low: int, high: int) -> Any:
     step, zero_point = _zero_point_form(scale, shift, onnx.TensorProto.INT8 if low < 0 else onnx.TensorProto.UINT8)
-    if axis < 0:
-        integers = _within(op.QuantizeLinear(x, step, zero_point), low, high)
-        return op.DequantizeLinear(integers, step, zero_point)
-    integers = _within(op.QuantizeLinear(x, step, zero_point, axis=axis), low, high)
-    return op.DequantizeLinear(integers, step, zero_point, axis=axis)
+    along = {} if axis < 0 else {"axis": axis}
+    integers = _within(op.QuantizeLinear(x, step, zero_point, **along), low, high)
+    return op.DequantizeLinear(integers, step, zero_point, **along)
 
 
 def _within(integers: Any, low: int, high: int) -> Any:

@@ -76,9 +76,8 @@ class OnnxRuntimeEngine:
             for node in model.graph.node
         )
 
-    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+    def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Return the seconds of each node in each call, in this process's threads."""
-        batch = next((len(a) for a, batched in zip(arrays, self._batched, strict=True) if batched), 0)
         with tempfile.TemporaryDirectory() as folder:
             options = self._options(self._threads, batch)
             options.enable_profiling = True

@@ -51,9 +51,8 @@ class OpenVinoEngine:
         compiled = next(iter(self._compiled.values()), None) or self._compile(self._threads, 1, 0)
         return tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
 
-    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+    def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Return the seconds of each executed node in each call, in this process's threads."""
-        batch = next((len(a) for a, batched in zip(arrays, self._batched, strict=True) if batched), 0)
         compiled = self._compile(self._threads, 1, batch, profiled=True)
         request = compiled.create_infer_request()
         _feed(request, arrays)

@@ -28,7 +28,7 @@ class Engine(Protocol):
         """Read each node and its precision from the opened runtime."""
         ...
 
-    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+    def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Return the seconds of each node in each call, as the runtime's own profiler counts them."""
         ...
 
@@ -70,7 +70,7 @@ class RuntimePredictor:
 
     def run(self, arrays: Arrays) -> Arrays:
         """Take flat numpy arrays in the artifact's order, give flat numpy arrays."""
-        batch = 1 if self._batch_input is None else arrays[self._batch_input].shape[0]
+        batch = self._batch(arrays)
         runner = self._runners.get(batch)
         if runner is None:
             runner = self._runners.setdefault(batch, self._engine.runner(self._plan(batch), batch))
@@ -85,8 +85,11 @@ class RuntimePredictor:
 
         The runtime's own profiler counts, with the artifact's own threads; what it adds is in no other figure.
         """
-        found = self._engine.node_seconds(arrays, calls)
+        found = self._engine.node_seconds(arrays, self._batch(arrays), calls)
         return {name: float(np.median(seconds)) for name, seconds in found.items()}
+
+    def _batch(self, arrays: Arrays) -> int:
+        return 1 if self._batch_input is None else arrays[self._batch_input].shape[0]
 
     def _plan(self, batch: int) -> Plan:
         plans = self.artifact.plans

@@ -74,7 +74,7 @@ class TorchEngine:
             if node.op == "call_function"
         )
 
-    def node_seconds(self, arrays: Arrays, calls: int) -> dict[str, list[float]]:
+    def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Tell nothing: compiled code has no nodes."""
         return {}
 

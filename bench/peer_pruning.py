@@ -68,6 +68,10 @@ class Pruned:
     metric: float
 
 
+class NoHeadsLeft(ValueError):
+    """Torch-Pruning took every head of an attention: such a network does not run."""
+
+
 class FlatCNN(SmallCNN):
     """The small CNN, its flattened size read from the data."""
 
@@ -188,7 +192,10 @@ def ways(model: nn.Module, example: tuple[torch.Tensor, ...]) -> list[Way]:
     found = []
     for multiple in MULTIPLES:
         for ratio in RATIOS:
-            small = prune(model, example, ratio, multiple)
+            try:
+                small = prune(model, example, ratio, multiple)
+            except NoHeadsLeft:
+                continue
             left, _ = tp.utils.count_ops_and_params(small, _inputs(example))
             found.append(Way(multiple, ratio, 1 - left / whole))
     return found
@@ -203,7 +210,11 @@ def nearest_way(found: list[Way], share: float) -> Way:
 
 
 def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float, multiple: int) -> nn.Module:
-    """Return a copy with this ratio of its channels cut by Torch-Pruning; the same one each time."""
+    """Return a copy with this ratio of its channels cut by Torch-Pruning; the same one each time.
+
+    Raises:
+        NoHeadsLeft: an attention has lost all its heads.
+    """
     if isinstance(model, SmallCNN):
         flat = FlatCNN()
         flat.load_state_dict(model.state_dict())
@@ -235,6 +246,8 @@ def prune(model: nn.Module, example: tuple[torch.Tensor, ...], ratio: float, mul
     attention: Any
     for attention in model.modules():
         if hasattr(attention, "num_attention_heads") and hasattr(attention, "query"):
+            if pruner.num_heads[attention.query] < 1:
+                raise NoHeadsLeft(f"a ratio of {ratio:g} leaves an attention without heads")
             attention.num_attention_heads = pruner.num_heads[attention.query]
             attention.all_head_size = attention.query.out_features
             attention.attention_head_size = attention.query.out_features // attention.num_attention_heads

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def _ours(
         Reconstruct(iterations=iterations, samples=SAMPLES, seed=seed),
     ))  # fmt: skip
     key = {"recipe": recipe.to_json(), "code": code_version(__file__), "versions": versions("torch", "onnxruntime")}
-    path = _folder(subject) / f"ours-{case.name}-{seed}-{iterations}.npy"
+    path = folder_of(subject) / f"ours-{case.name}-{seed}-{iterations}.npy"
 
     def run() -> str:
         torch.set_num_threads(THREADS)
@@ -147,7 +148,7 @@ def _ours(
         np.save(path, outputs_of(artifact, (both,), THREADS))
         return path.name
 
-    return np.load(_folder(subject) / cached(f"few-{subject.name}", key, run))
+    return np.load(folder_of(subject) / cached(f"few-{subject.name}", key, run))
 
 
 def _theirs(
@@ -160,26 +161,37 @@ def _theirs(
     seed: int,
 ) -> np.ndarray:
     ranges, iterations = settings
-    folder = _folder(subject)
-    path = folder / f"brevitas-{case.name}-{ranges}-{iterations}-{seed}.npy"
+    path = folder_of(subject) / f"brevitas-{case.name}-{ranges}-{iterations}-{seed}.npy"
+    bits = {"weight-bits": case.weights, "activation-bits": case.activations, "end-bits": case.ends}
+    more = {**bits, "iterations": iterations, "ranges": ranges, "seed": seed}
+    return brevitas(subject, data_dir, {"calibration": calibration, "test": both}, path, more)
+
+
+def brevitas(
+    subject: Subject, data_dir: Path, arrays: dict[str, np.ndarray], path: Path, more: dict[str, Any]
+) -> np.ndarray:
+    """Run brevitas in its own environment, once, and return the outputs on the rows named "test".
+
+    Args:
+        subject: a CIFAR ResNet.
+        data_dir: where its weights are.
+        arrays: rows by the option of the peer's script that they are given as.
+        path: where the outputs are kept.
+        more: other options.
+    """
     if not path.exists():
-        for name, array in (("calibration", calibration), ("rows", both)):
-            np.save(folder / f"{name}.npy", array)
+        files = {name: path.parent / f"{name}.npy" for name in arrays}
+        for name, array in arrays.items():
+            np.save(files[name], array)
         script = Path(__file__).parent / "peer_brevitas.py"
         asked = {
             "root": script.parent.parent,
             "weights-file": data_dir / f"cifar10-{subject.name}.safetensors",
             "blocks": BLOCKS[subject.name],
-            "calibration": folder / "calibration.npy",
-            "test": folder / "rows.npy",
             "out": path,
-            "weight-bits": case.weights,
-            "activation-bits": case.activations,
-            "end-bits": case.ends,
-            "iterations": iterations,
-            "ranges": ranges,
             "threads": THREADS,
-            "seed": seed,
+            **files,
+            **more,
         }
         command = [peers.install("brevitas"), script]
         command += [part for name, given in asked.items() for part in (f"--{name}", given)]
@@ -193,7 +205,8 @@ def _theirs(
     return np.load(path)
 
 
-def _folder(subject: Subject) -> Path:
+def folder_of(subject: Subject) -> Path:
+    """Return where what is made for a subject is kept."""
     folder = CACHE / "few" / subject.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

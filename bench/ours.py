@@ -94,12 +94,12 @@ def task(ground: Ground, train: Rows, model: Any) -> leanly.Task:
         "validation": (ground.validation, ground.float_validation),
         "test": (ground.test, ground.float_test),
     }
-    splits = {name: (_inputs(part), part.targets if by_label else outputs) for name, (part, outputs) in rows.items()}
+    splits = {name: (inputs_of(part), part.targets if by_label else outputs) for name, (part, outputs) in rows.items()}
     metric: str | Callable[..., float] | Any = "accuracy" if by_label else MEAN_COSINE
     return leanly.Task(
         model,
         example=tuple(array[:2] for array in train.inputs),
-        train=(_inputs(train), train.targets),
+        train=(inputs_of(train), train.targets),
         validation=splits["validation"],
         test=splits["test"],
         metric=metric,
@@ -108,6 +108,7 @@ def task(ground: Ground, train: Rows, model: Any) -> leanly.Task:
     )
 
 
-def _inputs(rows: Rows) -> Any:
+def inputs_of(rows: Rows) -> Any:
+    """Return the one input, or all of them, as a task takes them."""
     first, *others = rows.inputs
     return rows.inputs if others else first

@@ -1,13 +1,14 @@
-"""brevitas's post-training quantization, run as a process in the peer's own environment: what it gives for test rows.
+"""brevitas's quantization, run as a process in the peer's own environment: what it gives for test rows.
 
-Its own recipe for image classifiers: batch norm merged, layers equalized, ranges calibrated, roundings learned
-(AdaRound, layer by layer), biases corrected.
+Its own recipe for image classifiers: batch norm merged, layers equalized, ranges calibrated; then roundings learned
+(AdaRound, layer by layer) and biases corrected, or all of it trained with the float network as teacher.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -42,6 +43,9 @@ from brevitas_examples.imagenet_classification.ptq import (  # pyright: ignore[r
 from torch import Tensor, nn
 
 BATCH = 32
+TRAINED, RATE, DECAY, WARM_UP = 128, 1e-3, 1e-2, 0.05
+TEMPERATURE, ALPHA = 4.0, 0.9
+"""What leanly trains with; `bench.trained_bits` says the same."""
 
 
 def main() -> None:
@@ -58,6 +62,11 @@ def main() -> None:
     parser.add_argument("--end-bits", type=int, required=True, help="of the first and the last layer")
     parser.add_argument("--iterations", type=int, required=True, help="of learned rounding, a layer; 0 leaves it out")
     parser.add_argument("--ranges", choices=("stats", "mse"), required=True)
+    parser.add_argument("--epochs", type=int, default=0, help="of training; then no rounding is learned")
+    parser.add_argument("--train", type=Path, help="images, for training")
+    parser.add_argument("--labels", type=Path, help="of the images")
+    parser.add_argument("--validation", type=Path, help="images, of which the best epoch is chosen")
+    parser.add_argument("--validation-labels", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -70,9 +79,12 @@ def main() -> None:
     loader = [(piece, torch.zeros(len(piece))) for piece in calibration.split(BATCH)]
     quantized = _quantized(model, loader, options)
     ptq.calibrate(loader, quantized)
-    if options.iterations:
-        _learn_rounding(quantized, loader, options.iterations)
-    ptq.apply_bias_correction(loader, quantized)
+    if options.epochs:
+        _train(quantized, _network(options.root, options.blocks, options.weights_file), options)
+    else:
+        if options.iterations:
+            _learn_rounding(quantized, loader, options.iterations)
+        ptq.apply_bias_correction(loader, quantized)
     test = torch.from_numpy(np.load(options.test))
     with torch.no_grad():
         outputs = torch.cat([_plain(quantized(piece)) for piece in test.split(100)])
@@ -153,6 +165,62 @@ def _learn_rounding(model: nn.Module, loader: list[tuple[Tensor, Tensor]], itera
         get_blocks_fn=lambda module: get_blocks(module, block_check_fn=rounds.is_layer),
         keep_gpu=True,
     )
+
+
+def _train(model: nn.Module, teacher: nn.Module, options: argparse.Namespace) -> None:
+    """Train as leanly does: the same batches' size, rates, augmentation, losses, and the best epoch on validation."""
+    images, labels = np.load(options.train, mmap_mode="r"), torch.from_numpy(np.load(options.labels))
+    validation = torch.from_numpy(np.load(options.validation)), torch.from_numpy(np.load(options.validation_labels))
+    decayed = [
+        p for name, p in model.named_parameters() if p.ndim >= 2 and "scaling" not in name and "zero" not in name
+    ]
+    others = [p for p in model.parameters() if not any(p is other for other in decayed)]
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=RATE)
+    steps, warm = options.epochs * (len(labels) // TRAINED), WARM_UP * options.epochs * (len(labels) // TRAINED)
+    generator = torch.Generator().manual_seed(options.seed)
+    best, kept, step = -1.0, model.state_dict(), 0
+    for epoch in range(options.epochs):
+        model.train()
+        for rows in torch.randperm(len(labels), generator=generator)[: len(labels) // TRAINED * TRAINED].split(TRAINED):
+            factor = (step + 1) / (warm + 1)
+            if step >= warm:
+                factor = 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * factor
+            batch = _augmented(torch.from_numpy(images[rows.sort().values.numpy()]), generator)
+            with torch.no_grad():
+                wanted = (teacher(batch) / TEMPERATURE).log_softmax(1)
+            logits = _plain(model(batch))
+            found = (logits / TEMPERATURE).log_softmax(1)
+            taught = (wanted.exp() * (wanted - found)).sum(1).mean() * TEMPERATURE**2
+            loss = ALPHA * taught + (1 - ALPHA) * nn.functional.cross_entropy(logits, labels[rows.sort().values])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            step += 1
+        model.eval()
+        with torch.no_grad():
+            logits = torch.cat([_plain(model(piece)) for piece in validation[0].split(250)])
+        metric = float((logits.argmax(1) == validation[1]).double().mean())
+        print(f"brevitas: epoch {epoch + 1} of {options.epochs}, validation {metric:.4f}", file=sys.stderr, flush=True)
+        if metric >= best:
+            best, kept = metric, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(kept)
+    model.eval()
+
+
+def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift by up to an eighth, and mirror half of them."""
+    reach = images.shape[2] // 8
+    padded = nn.functional.pad(images, (reach,) * 4)
+    down, right = torch.randint(0, 2 * reach + 1, (2, len(images)), generator=generator)
+    size = images.shape[2]
+    moved = torch.stack([
+        image[:, y : y + size, x : x + size] for image, y, x in zip(padded, down.tolist(), right.tolist(), strict=True)
+    ])  # fmt: skip
+    mirrored = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(mirrored[:, None, None, None], moved.flip(3), moved)
 
 
 def _plain(output: Any) -> Tensor:

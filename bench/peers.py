@@ -94,7 +94,7 @@ def prepare(subject: Subject, data_dir: Path) -> None:
 
 def calibration(subject: Subject) -> Arrays:
     """Read the calibration rows that `prepare` wrote."""
-    return tuple(np.load(path) for path in _calibration_files(subject))
+    return tuple(np.load(path) for path in calibration_files(subject))
 
 
 def floats(subject: Subject) -> Iterator[Peer]:
@@ -120,7 +120,7 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
             flags += ["--vnni"] if vnni else []
             flags += ["--transformer"] if subject.name.startswith("minilm") else []
             command = [python(), HERE / "peer_nncf.py", "--model", sources[source], "--preset", preset, *flags]
-            command += ["--calibration", *_calibration_files(subject), "--inputs", *subject.input_names, "--out", path]
+            command += ["--calibration", *calibration_files(subject), "--inputs", *subject.input_names, "--out", path]
             done = subprocess.run(
                 [str(part) for part in command],
                 capture_output=True,
@@ -137,7 +137,8 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
         yield Peer("nncf", name, path, "int8")
 
 
-def _calibration_files(subject: Subject) -> list[Path]:
+def calibration_files(subject: Subject) -> list[Path]:
+    """Return the files of the calibration rows, one an input, in order."""
     return [work(subject) / f"calibration_{index}.npy" for index in range(len(subject.input_names))]
 
 

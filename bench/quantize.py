@@ -1,48 +1,80 @@
 """leanly's quantization against its peers, case by case.
 
-`python -m bench.quantize --data-dir ../shared/data`. Few bits after training (`bench.few_bits`): accuracy lost by
-weights and activations of few bits, roundings learned without labels, as the runtime computes it, against brevitas.
+`python -m bench.quantize --data-dir ../shared/data`. Eight bits (`bench.eight_bits`) against NNCF and ONNX Runtime; few
+bits after training (`bench.few_bits`, without labels) and during it (`bench.trained_bits`) against brevitas; four-bit
+weights alone (`bench.packed_weights`) against NNCF; mixed precision (`bench.mixed`) against int8; one bit
+(`bench.one_bit`) trained from the float network, and its kernel beside int8.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench import few_bits
-from bench.entrants import THREADS
+from bench import eight_bits, few_bits, mixed, one_bit, packed_weights, trained_bits
+from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
 
-NAMES = tuple(case.name for case in few_bits.CASES)
+EIGHT, PACKED, MIXED, KERNEL = "W8A8", "W4-weights", "mixed", "1-bit-kernel"
+ONE_BIT = {
+    "W1A32": (32, one_bit.EPOCHS, 1.5),
+    "W1A1": (1, one_bit.EPOCHS, 5.0),
+    "W1A32-long": (32, one_bit.LONG, 0.9),
+    "W1A1-long": (1, one_bit.LONG, 3.5),
+}
+"""Bits of activations, epochs and the drop aimed at."""
+
+
+def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
+    """Return what each case runs, by its name."""
+    data_dir, quick = options.data_dir, options.quick
+    networks = options.networks.split(",") if options.networks else None
+    found: dict[str, Callable[[], list[Row]]] = {
+        EIGHT: partial(eight_bits.rows, data_dir, networks or list(eight_bits.NETWORKS), quick),
+    }
+    for case in few_bits.CASES:
+        some = networks or (["resnet20"] if quick else list(few_bits.BLOCKS))
+        found[case.name] = partial(few_bits.rows, case, data_dir, some, 1 if quick else options.seeds, quick)
+    for name in trained_bits.AIMS:
+        found[name] = partial(trained_bits.rows, name, data_dir)
+    found[PACKED] = partial(packed_weights.rows, data_dir, quick)
+    found[MIXED] = partial(mixed.rows, data_dir, quick)
+    found[KERNEL] = partial(one_bit.kernel_rows, one_bit.SHAPES[:1] if quick else one_bit.SHAPES)
+    for name, (activations, epochs, aim) in ONE_BIT.items():
+        found[name] = partial(one_bit.rows, activations, data_dir, epochs=epochs, aim=aim)
+    return found
 
 
 def main() -> int:
     """Run the benchmark; return 1 when a row is short of its aim."""
     parser = argparse.ArgumentParser(prog="python -m bench.quantize", description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--rows", default=",".join(NAMES), help="cases, by commas")
-    parser.add_argument("--networks", default=",".join(few_bits.BLOCKS), help="networks, by commas")
-    parser.add_argument("--seeds", type=int, default=few_bits.SEEDS)
-    parser.add_argument("--quick", action="store_true", help="one case, ResNet-20, one seed, few iterations")
+    parser.add_argument("--rows", help="cases, by commas; all but the long ones where left out")
+    parser.add_argument("--networks", help="networks of W8A8 and of the few bits, by commas")
+    parser.add_argument("--seeds", type=int, default=few_bits.SEEDS, help="of the few bits")
+    parser.add_argument("--long", action="store_true", help=f"one bit for {one_bit.LONG} epochs too")
+    parser.add_argument("--quick", action="store_true", help="mixed precision and one kernel of one bit")
     options = parser.parse_args()
-    names, networks = options.rows.split(","), options.networks.split(",")
-    unknown = {*names} - {*NAMES} | {*networks} - {*few_bits.BLOCKS}
+    known = cases(options)
+    names = options.rows.split(",") if options.rows else [name for name in known if "-long" not in name or options.long]
+    if options.quick and not options.rows:
+        names = [MIXED, KERNEL]
+    networks = set(options.networks.split(",")) if options.networks else set()
+    unknown = {*names} - {*known} | networks - {*eight_bits.NETWORKS, *few_bits.BLOCKS}
     if unknown or not options.data_dir.is_dir() or options.seeds < 1:
         parser.error(f"no such cases, networks, data or seeds: {unknown or options.data_dir}, {options.seeds}")
-    if options.quick:
-        names, networks, options.seeds = names[:1], ["resnet20"], 1
     found: list[Row] = []
-    target = Target("cpu", threads=THREADS)
-    for case in few_bits.CASES:
-        if case.name not in names:
-            continue
-        new = few_bits.rows(case, options.data_dir, networks, options.seeds, options.quick)
-        print_table(case.name, new)
-        about = {"networks": networks, "seeds": options.seeds, "samples": few_bits.SAMPLES}
-        name = "quantize-quick" if options.quick else "quantize"
-        print(f"written to {write_part(name, case.name, new, target, about, {})}")
+    target = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
+    for name in names:
+        new = known[name]()
+        print_table(name, new)
+        about = {"networks": options.networks, "seeds": options.seeds, "samples": few_bits.SAMPLES}
+        results = "quantize-quick" if options.quick else "quantize"
+        print(f"written to {write_part(results, name, new, target, about, {})}")
         found.extend(new)
     return exit_code(found)
 

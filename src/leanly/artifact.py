@@ -38,13 +38,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Codes:
-    """Bytes of a model's file that hold integers of fewer bits: `low` and the `2 ** bits - 1` above it."""
+    """Bytes of a model's file that hold integers of fewer bits: `low` and the `2 ** bits - 1` steps above it."""
 
     name: str
     offset: int
     count: int
     bits: int
     low: int
+    step: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Artifact:
     Args:
         folder: where its files lie; `artifact.json` there describes it.
         runtime: "onnxruntime", "openvino" or "torch".
-        precision: what the runtime is asked for: "float32", "bfloat16" or "int8".
-        rest: the precision of what is not integer in an int8 artifact: "float32" or "bfloat16".
+        precision: what the runtime is asked for: "float32", "bfloat16", "int8" or "binary".
+        rest: the precision of what is in float in an int8 or binary artifact: "float32" or "bfloat16".
         files: names in `folder`, the model first.
         inputs, outputs: the flat tensors, in order.
         arguments: structure of `(args, kwargs)`; `returns`: structure of what a call gives back.

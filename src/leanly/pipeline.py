@@ -210,6 +210,7 @@ def _run(
                     folder.graphs,
                     smaller=smaller,
                     past=past,
+                    max_drop=budget.max_drop,
                     timed=functools.partial(_node_seconds, task, target),
                 ),
                 instruments=bench.instruments(),

@@ -50,7 +50,10 @@ class Run:
     unsure: float = 0.0
     """Drops this far above the budget can't be told from those inside."""
     past: frozenset[str] = frozenset()
+    tried: bool = False
+    """Cuts are tried for a tenth of an epoch."""
     trials: list[Trial] = field(default_factory=list)
+    tries: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.cuts = [Cut(f"cut {n}", (cut_pass(n),)) for n in range(len(self.networks))]
@@ -62,7 +65,14 @@ class Run:
             lambda cut: self.networks[self.cuts.index(cut)].capacity,
             lambda cut: self.epoch,
             self.past,
+            self._try if self.tried else None,
+            MAX_DROP / 2,
         )
+
+    def _try(self, cut: Cut, seconds: float) -> tuple[float, float]:
+        self.tries.append(self.cuts.index(cut))
+        self.left -= 0.1 * self.epoch
+        return 0.1, self.networks[self.cuts.index(cut)].drop(0.1)
 
     def explore(self, whole: float = 1.0, each: float = 0.0) -> Run:
         reference = Trial(candidate((), "whole", 0.0), {1: whole}, seconds=each)
@@ -207,3 +217,36 @@ def test_where_none_gets_inside_the_time_goes_to_the_slowest() -> None:
     networks = [Network(0.8, 0.8, GOOD, slow=2.0), Network(0.6, 0.6, BAD), Network(0.4, 0.4, BAD)]
     run = Run(networks, seconds=300, epoch=40.0).explore()
     assert run.taught["cut 0"] == max(run.taught.values()) > 1
+
+
+@dataclass(frozen=True)
+class Slow(Network):
+    """Its drop falls as the root of the epochs; `final_drop` is what is left after one."""
+
+    def drop(self, epochs: int) -> float:
+        return self.final_drop / math.sqrt(max(epochs, 1e-9))
+
+
+@pytest.mark.parametrize("fastest_good", range(6))
+def test_short_tries_show_which_is_worth_the_time(fastest_good: int) -> None:
+    networks = [
+        Slow(0.9 - 0.1 * n, 0.9 - 0.1 * n, 0.8 * GOOD if n <= fastest_good else 8 * MAX_DROP + 0.1 * n)
+        for n in range(7)
+    ]
+    run = Run(networks, seconds=60, epoch=10.0, tried=True).explore()
+    first = next(trial.candidate.network for trial in run.trials if "taught" in trial.candidate.network)
+    assert first.startswith(f"cut {fastest_good},")
+    assert run.ladder.winners(run.trials)[0].candidate.network.startswith(f"cut {fastest_good},")
+    assert len(run.tries) == len(set(run.tries))
+
+
+def test_where_no_try_is_promising_the_slowest_gets_all_the_time() -> None:
+    networks = [Slow(0.9 - 0.1 * n, 0.9 - 0.1 * n, 0.2 + 0.1 * n) for n in range(5)]
+    run = Run(networks, seconds=60, epoch=10.0, tried=True).explore()
+    assert set(run.taught) == {"cut 0"} and sum(run.taught.values()) >= 3
+
+
+def test_what_was_taught_and_is_promising_is_taught_on() -> None:
+    networks = [Slow(0.9, 0.9, MAX_DROP), Slow(0.8, 0.8, 1.1 * MAX_DROP), Slow(0.7, 0.7, 90 * MAX_DROP)]
+    run = Run(networks, seconds=200, epoch=10.0, tried=True).explore()
+    assert "cut 1" in run.taught and run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 1,")

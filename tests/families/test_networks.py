@@ -15,7 +15,7 @@ from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
 from leanly.graph import Graph, capture
 from leanly.prune import Channels
-from leanly.quantize import Static
+from leanly.quantize import CorrectBias, Static
 from leanly.recipe import Recipe
 from leanly.target import Target
 from leanly.task import Task
@@ -102,6 +102,60 @@ def test_layers_in_float_stop_at_the_first_that_passes(graph: Graph, task: Task)
     assert len(kept) == 2 and () in kept
 
 
+@pytest.fixture(scope="module")
+def taught(task: Task) -> Task:
+    x = torch.randn(80, 1, 8, 8)
+    return Task(task.model, example=(x[:2],), train=(x, torch.arange(80) % 3), validation=(x, torch.arange(80) % 3))
+
+
+@pytest.mark.filterwarnings("ignore:The teacher is worse")
+def test_int8_that_loses_too_much_is_mended_step_by_step(graph: Graph, taught: Task, tmp_path: Path) -> None:
+    family = Networks(graph, taught, Target(threads=1, runtimes=("onnxruntime",)), smaller=False)
+    found = ask(family, lambda c: judged(c, outcome="fail"))
+    names = labels(found)
+    steps = ["conv2d in float", "biases corrected", "roundings learned", "trained"]
+    places = [next(place for place, name in enumerate(names) if step in name) for step in steps]
+    assert places == sorted(places)
+    for place in places[1:]:
+        candidate = found[place].candidate
+        artifact = family.build(candidate, tmp_path / str(place))
+        assert artifact.precision == "int8" and candidate.training >= 0
+        assert candidate.label.startswith("int8 onnxruntime (mse, ")
+
+
+def test_what_is_mended_well_enough_is_mended_no_further(graph: Graph, taught: Task) -> None:
+    def mended(candidate: Candidate) -> Trial:
+        corrected = any(isinstance(step, CorrectBias) for step in candidate.recipe.passes)
+        return judged(candidate, outcome="pass" if corrected or candidate.unmodified else "fail")
+
+    names = labels(ask(Networks(graph, taught, Target(threads=1), smaller=False), mended))
+    assert any("biases corrected" in name for name in names)
+    assert not any("roundings learned" in name or "trained" in name for name in names)
+
+
+def test_smaller_networks_are_mended_as_the_whole_one_is(graph: Graph, taught: Task) -> None:
+    def mended(candidate: Candidate) -> Trial:
+        corrected = any(isinstance(step, CorrectBias) for step in candidate.recipe.passes)
+        trial = judged(candidate, outcome="pass" if corrected or candidate.unmodified else "fail")
+        return Trial(candidate, {1: trial.medians[1] * (0.5 if candidate.network else 1.0)}, trial.outcome, 0.001)
+
+    found = ask(Networks(graph, taught, Target(threads=1)), mended, limit=200)
+    smaller = [trial.candidate for trial in found if trial.candidate.network and trial.candidate.precision == "int8"]
+    assert smaller and all(isinstance(candidate.recipe.passes[-1], CorrectBias) for candidate in smaller)
+
+
+def test_packed_weights_are_tried_where_most_of_the_network_is_linear(graph: Graph, task: Task) -> None:
+    found = labels(ask(Networks(graph, task, Target(threads=1)), judged))
+    assert not any("-bit weights" in name for name in found)
+    x = torch.randn(40, 64)
+    wide = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    rows = Task(wide, example=(x[:2],), validation=(x, torch.arange(40) % 3))
+    found = labels(ask(Networks(capture(wide, example=(x[:2],)).eval(), rows, Target(threads=1)), judged))
+    assert {name for name in found if "-bit weights" in name} == {
+        f"{bits}-bit weights {runtime}" for bits in (4, 8) for runtime in ("onnxruntime", "openvino")
+    }
+
+
 def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
     graph: Graph, task: Task, tmp_path: Path
 ) -> None:
@@ -124,15 +178,12 @@ def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
         assert next(step.float_nodes for step in steps if step.float_nodes) == (spared,)
 
 
-def test_the_smaller_network_is_tried_without_integers_too(graph: Graph, task: Task) -> None:
-    x = torch.randn(80, 1, 8, 8)
-    rows = Task(task.model, example=(x[:2],), train=(x, torch.arange(80) % 3), validation=(x, torch.arange(80) % 3))
-
+def test_the_smaller_network_is_tried_without_integers_too(graph: Graph, taught: Task) -> None:
     def smaller_is_faster(candidate: Candidate) -> Trial:
         trial = judged(candidate)
         return Trial(candidate, {1: trial.medians[1] * (0.5 if candidate.network else 1.0)}, "pass", 0.001)
 
-    found = ask(Networks(graph, rows, Target(threads=1)), smaller_is_faster, limit=200)
+    found = ask(Networks(graph, taught, Target(threads=1)), smaller_is_faster, limit=200)
     floats = [t.candidate for t in found if t.candidate.network and t.candidate.precision == "float32"]
     assert {candidate.runtime for candidate in floats} == {"onnxruntime", "openvino"}
     for candidate in floats:

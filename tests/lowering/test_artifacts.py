@@ -130,7 +130,7 @@ def test_an_artifact_that_differs_from_its_graph_is_an_error(case, tmp_path, mon
     model, x = case
     graph = leanly.capture(model, example=(x[:2],))
     other = leanly.capture(Residual(), example=(x[:2],))
-    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph: (other, {}, {}))
+    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph, **_: (other, {}, {}))
     with pytest.raises(LoweringError, match="differs from the graph's at batch 1"):
         lower(graph, to=tmp_path / "a")
     assert not (tmp_path / "a").exists()

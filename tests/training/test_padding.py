@@ -9,6 +9,7 @@ from leanly.data import Split
 from leanly.distill import Distill
 from leanly.training import Settings, padding
 from leanly.training.padding import Padding, find_padding
+from leanly.training.rows import Rows
 
 LENGTH, WORDS = 40, 30
 
@@ -122,7 +123,7 @@ def trained(work, monkeypatch, whole: bool) -> tuple[leanly.Graph, list[int]]:
     with monkeypatch.context() as patch:
         patch.setattr(padding.Padding, "without", seen)
         if whole:
-            patch.setattr(padding, "_token_inputs", lambda graph: ())
+            patch.setattr(Rows, "epoch", lambda self, epoch, start=0: self._picked(epoch, start))
         torch.manual_seed(0)
         task = text_task(Text())
         return work(task), lengths
@@ -147,8 +148,8 @@ def moved(task: leanly.Task) -> leanly.Graph:
 @pytest.mark.parametrize("way", WAYS)
 def test_training_goes_the_same_way(way, monkeypatch):
     short, lengths = trained(WAYS[way], monkeypatch, whole=False)
-    whole, none = trained(WAYS[way], monkeypatch, whole=True)
-    assert max(lengths) < LENGTH and not none
+    whole, fewer = trained(WAYS[way], monkeypatch, whole=True)
+    assert max(lengths) < LENGTH and len(fewer) < len(lengths)
     start = captured(text_task(Text()))
     with torch.no_grad():
         inputs, _ = rows(64, seed=2)
@@ -156,6 +157,25 @@ def test_training_goes_the_same_way(way, monkeypatch):
     # the bias of keys has no gradient but rounding, so weights may differ where outputs do not
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
     assert (outputs[0] - outputs[2]).abs().max() > 0.05
+
+
+def test_rows_of_about_one_length_stand_together():
+    split = split_of(text_task(Text()))
+    alike, mixed = Rows(split, 8, seed=3, padding=Padding((0, 1), (0, 0))), Rows(split, 8, seed=3)
+    order = [batch.rows for batch in alike.epoch(1)]
+    assert sorted(torch.cat(order).tolist()) == list(range(96))
+    assert not torch.equal(torch.cat(order), torch.cat([batch.rows for batch in alike.epoch(2)]))
+    (_, mask), _ = rows(96)
+    spread = [int(mask[batch].sum(1).max() - mask[batch].sum(1).min()) for batch in order]
+    assert max(spread) <= 4 < min(int(mask[b.rows].sum(1).max() - mask[b.rows].sum(1).min()) for b in mixed.epoch(1))
+    assert [batch.rows.tolist() for batch in alike.epoch(1, 7)] == [batch.tolist() for batch in order[7:]]
+
+
+def test_typical_batches_are_as_long_as_the_mean_of_all():
+    found = Rows(split_of(text_task(Text())), 8, seed=3, padding=Padding((0, 1), (0, 0)))
+    lengths = [batch.inputs[0].shape[1] for batch in found.epoch(0)]
+    typical = [batch.inputs[0].shape[1] for batch in found.typical(3)]
+    assert min(lengths) < max(lengths) and all(abs(length - sum(lengths) / 12) <= 8 for length in typical)
 
 
 def test_the_trained_graph_takes_what_the_first_one_took():

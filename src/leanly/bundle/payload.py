@@ -31,7 +31,7 @@ def packed(content: bytes, codes: tuple[Codes, ...]) -> bytes:
         if entry is not None:
             values = np.frombuffer(content, np.uint8, entry.count, entry.offset)
             # a code is kept as its distance from the smallest: signed or not, the byte comes back by the same sum
-            pieces.append(pack_flat(values - np.uint8(entry.low % 256), entry.bits))
+            pieces.append(pack_flat((values - np.uint8(entry.low % 256)) // np.uint8(entry.step), entry.bits))
     return b"".join([hashlib.sha256(content).digest(), *rest, *pieces])
 
 
@@ -54,7 +54,7 @@ def unpacked(content: bytes, codes: tuple[Codes, ...]) -> bytes:
         if entry is not None:
             size = packed_bytes(entry.bits, entry.count)
             values = unpack_flat(content[position : position + size], entry.bits, entry.count)
-            parts.append((values + np.uint8(entry.low % 256)).tobytes())
+            parts.append((values * np.uint8(entry.step) + np.uint8(entry.low % 256)).tobytes())
             position += size
     whole = b"".join(parts)
     if hashlib.sha256(whole).digest() != content[:HASH]:
@@ -66,7 +66,7 @@ def _spans(codes: tuple[Codes, ...], size: int) -> Iterator[tuple[int, int, Code
     """Yield (start, stop, the codes that follow) of the stretches between codes, in order."""
     position = 0
     for entry in sorted(codes, key=lambda entry: entry.offset):
-        if entry.offset < position or entry.count < 0 or not 1 <= entry.bits <= 8:
+        if entry.offset < position or entry.count < 0 or not 1 <= entry.bits <= 8 or not 1 <= entry.step < 256:
             raise ValueError("codes overlap or are of no size")
         yield position, entry.offset, entry
         position = entry.offset + entry.count

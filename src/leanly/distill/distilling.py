@@ -26,6 +26,9 @@ from leanly.training.settings import Settings
 from leanly.training.stepping import Objective
 from leanly.training.supervised import supervised
 
+HARDLY = 0.01
+"""Share of the metric by which a teacher may be worse than its student: an int8 network is better by luck at times."""
+
 
 @dataclass(frozen=True)
 class Distill:
@@ -44,6 +47,7 @@ class Distill:
             student that was cut out of its teacher learns in far fewer epochs by them; of the teacher's channels those
             count that it still has. 0 compares outputs alone. Romero et al. 2015, "FitNets: Hints for Thin Deep Nets",
             without their regressors.
+        rows: training rows of an epoch at most, drawn anew for each; None takes all.
         time: seconds, "90s" or "10min" for everything; the schedule is fitted into it.
         settings: how; see `leanly.training.Settings`.
         folder: where checkpoints lie; no part of a recipe.
@@ -58,6 +62,7 @@ class Distill:
     temperature: float = 4.0
     alpha: float = 0.9
     features: float = 0.0
+    rows: int | None = None
     time: float | str | None = None
     settings: Settings = field(default_factory=Settings)
     folder: str | Path | None = field(default=None, compare=False, metadata={"recipe": False})
@@ -74,6 +79,8 @@ class Distill:
             raise SettingError(f"alpha is {self.alpha!r}", where="Distill", remedy="give a share from 0 to 1")
         if not (is_number(self.features) and self.features >= 0):
             raise SettingError(f"features is {self.features!r}", where="Distill", remedy="give 0 or a number above")
+        if self.rows is not None:
+            check_whole(self.rows, 1, name="rows", where="Distill")
         if self.time is not None:
             read_time(self.time)
 
@@ -130,6 +137,7 @@ class Distill:
             about=about,
             hidden=hidden,
             padding=padding,
+            rows=self.rows,
         )
 
     def _pairs(self, graph: Graph, teacher: Graph) -> tuple[Pair, ...]:
@@ -156,7 +164,7 @@ class _Watch:
         split = self._task.split("validation")
         if progress.step == 0 and progress.metric is not None and split is not None:
             metric = evaluate(self._teacher, self._task, split)
-            if metric < progress.metric:
+            if metric < progress.metric - HARDLY * abs(progress.metric):
                 warnings.warn(
                     f"The teacher is worse than the student it should teach: {self._task.metric.name} on validation "
                     f"is {metric:.4f} and {progress.metric:.4f}. What to do: give a better teacher, or a lower alpha.",

@@ -10,8 +10,11 @@ from typing import Protocol
 
 from leanly.artifact import Plan
 from leanly.files import digest
-from leanly.recipe import Recipe
+from leanly.quantize import Smooth, Static
+from leanly.recipe import Pass, Recipe
+from leanly.target import Target
 
+INTEGER_RUNTIMES = ("onnxruntime", "openvino")
 PLAN = "plan"
 """The kind of step that only runs files otherwise that are there."""
 
@@ -100,3 +103,26 @@ class Seen(Protocol):
 def mean_latency(seen: Seen) -> float:
     """Return the geometric mean of the medians over the batch sizes."""
     return math.exp(sum(math.log(value) for value in seen.medians.values()) / len(seen.medians))
+
+
+def integer_runtimes(target: Target) -> tuple[str, ...]:
+    """Return the runtimes of a target that have integer kernels, in leanly's order."""
+    return tuple(runtime for runtime in INTEGER_RUNTIMES if runtime in target.allowed())
+
+
+def labelled(name: str, *details: str) -> str:
+    """Add details to a name, in brackets behind it."""
+    start, bracket, rest = name.partition(" (")
+    return f"{start} ({', '.join([*([rest[:-1]] if bracket else []), *details])})"
+
+
+def static_of(candidate: Candidate) -> Static:
+    """Return the pass that makes a candidate integer."""
+    return next(step for step in candidate.recipe.passes if isinstance(step, Static))
+
+
+def parts(recipe: Recipe) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """Return the passes that make a network, and those from the first on that make it integer."""
+    passes = recipe.passes
+    place = next((place for place, step in enumerate(passes) if isinstance(step, Smooth | Static)), len(passes))
+    return passes[:place], passes[place:]

@@ -26,7 +26,9 @@ quantized and run otherwise in it."""
 UNTAUGHT_SHARE = 0.3
 """Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
 
-ROUNDS = 3
+ROUNDS, HALF = 3, 2
+LEARNING = 0.5
+"""Power of the rows seen with which the drop falls; between 0.3 and 0.7 where it was measured."""
 LEAST_UNTAUGHT, MOST_TAUGHT = 3, 4
 MOST_EPOCHS = 64
 ALIKE = 1.05
@@ -69,6 +71,8 @@ class Ladder:
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
         past: keys of the candidates that an earlier process measured; they are asked for again.
+        probe: (cut, seconds for teaching) -> epochs of a short try, and the drop after it; None makes none.
+        promising: a cut is taught where its drop will be at most this, by what a try shows.
     """
 
     cuts: Sequence[Cut]
@@ -77,6 +81,9 @@ class Ladder:
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
     past: Collection[str] = ()
+    probe: Callable[[Cut, float], tuple[float, float]] | None = None
+    promising: float = 0.0
+    _probed: dict[int, tuple[float, float]] = field(default_factory=dict)
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
     _front: list[int] = field(default_factory=list)
@@ -151,11 +158,43 @@ class Ladder:
             self._halve(self._front, seconds)
 
     def _halve(self, open_: list[int], seconds: float) -> None:
-        """Teach the middle one of some cuts, so long that a half of the rest, and so on, can be taught too."""
-        steps = 1 + int(math.log2(max(len(open_), 1)))
-        for number in open_[len(open_) // 2 :]:  # a faster one has shorter epochs, where one of the middle does not fit
+        """Teach one of some cuts, so long that others can be taught too.
+
+        That is the fastest one that a short try shows to get inside; where nothing is tried, the middle one.
+        """
+        steps, chosen = 1 + int(math.log2(max(len(open_), 1))), open_[len(open_) // 2 :]
+        again = [number for number in open_ if self._taught_before({number: ()}) is not None]
+        if again:
+            chosen = again
+        elif self.probe is not None and open_:
+            fastest = self._fastest_promising(open_, seconds / HALF)
+            chosen, steps = (open_[:1], 1) if fastest is None else ([fastest], HALF)
+        for number in chosen:  # a faster one has shorter epochs, where one of the middle does not fit
             if self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds)):
                 return
+
+    def _fastest_promising(self, open_: list[int], seconds: float) -> int | None:
+        """Return the fastest of some cuts, slowest first, that is expected inside; found by halves: tries take time."""
+        assert self.probe is not None
+        found, low, high = None, 0, len(open_)
+        while low < high:
+            middle = (low + high) // 2
+            number = open_[middle]
+            if number not in self._probed:
+                self._probed[number] = self.probe(self.cuts[number], seconds)
+            if self._expected(number, *self._probed[number], seconds) <= self.promising:
+                found, low = number, middle + 1
+            else:
+                high = middle
+        return found
+
+    def _expected(self, number: int, epochs: float, drop: float, seconds: float) -> float:
+        """Return the drop after so many more seconds of teaching: the error falls as a power of the rows that are seen.
+
+        Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically".
+        """
+        more = seconds / self._round_seconds([number])
+        return drop * (epochs / (epochs + more)) ** LEARNING if drop > 0 else drop
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
         """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
@@ -198,7 +237,15 @@ class Ladder:
         floor = max((times[number] for number in failing), default=0.0)
         between = [number for number in self._front if number not in latest and floor < times[number] < limit]
         learning = [number for number in failing if _still_learns(latest[number])]
-        if between:
+        expected = {
+            number: self._expected(number, sum(self._epochs(number)), latest[number][-1].drop or 0.0, seconds)
+            for number in learning
+        }
+        promising = [number for number in learning if self.probe and expected[number] <= self.promising]
+        if promising:
+            fastest = min(promising, key=lambda number: times[number])
+            self._add({fastest: self._epochs(fastest)}, seconds)
+        elif between:
             self._halve(between, seconds)
         elif learning:
             slowest = max(learning, key=lambda number: times[number])

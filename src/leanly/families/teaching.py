@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
+import math
 import time
 
 import torch
 
+from leanly.distill import Distill
 from leanly.graph import Graph
 from leanly.target import Target
 from leanly.task import Task
-from leanly.training import Settings
+from leanly.training import Progress, Settings
 from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
-from leanly.training.evaluation import evaluate_first
+from leanly.training.evaluation import evaluate, evaluate_first
 from leanly.training.loop import training_rows
 from leanly.training.padding import find_padding
 from leanly.training.precision import chosen_dtype, deterministic, placed, run, takes_channels_last
@@ -26,9 +28,69 @@ LOOKED_AT = 512
 HARMLESS = 0.03
 """Share of the metric that an augmentation may cost the teacher; mirrored digits cost far more."""
 
+PROBED = 0.05
+"""Share of the time for teaching that a short try may take."""
+LEAST_ROWS, MOST_ROWS = 512, 4096
+"""Rows of a try."""
+
 STEPS = 3
 OVERHEAD = 1.3
 """An epoch over its steps: hidden values are compared, and validation is scored."""
+
+
+class Teaching:
+    """How networks are taught in one run, found out once: it takes some steps through the network.
+
+    Args:
+        graph: the captured model, which teaches.
+        task: gives the rows.
+        target: what the machine is good at.
+    """
+
+    def __init__(self, graph: Graph, task: Task, target: Target) -> None:
+        self._graph, self._task, self._target = graph, task, target
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """How a network is trained here."""
+        return settings_for(self._graph, self._task)
+
+    @functools.cached_property
+    def whole_seconds(self) -> float:
+        """What an epoch of the whole network in float takes, taught by itself."""
+        return self.epoch_seconds(self._graph, hidden=False)
+
+    @functools.cached_property
+    def _whole_metric(self) -> float:
+        split = self._task.split("validation")
+        assert split is not None
+        return evaluate(self._graph, self._task, split)
+
+    def probe(self, student: Graph, seconds: float, epoch_seconds: float, features: float) -> tuple[float, float]:
+        """Teach a student on some rows and return the epochs that these are, and the drop that is left on validation.
+
+        Args:
+            student: a smaller network.
+            seconds: that teaching may take in all; a small share of them is spent.
+            epoch_seconds: what an epoch takes.
+            features: as `Distill` takes them.
+        """
+        split = training_rows(self._task)
+        rows = int(PROBED * seconds / epoch_seconds * len(split))
+        rows = min(max(rows, LEAST_ROWS), MOST_ROWS, len(split))
+        best = [-math.inf]
+
+        def see(progress: Progress) -> None:
+            best.append(-math.inf if progress.best is None else progress.best)
+
+        Distill(epochs=1, rows=rows, features=features, settings=self.settings, progress=see)(
+            student, self._task, self._target
+        )
+        return rows / len(split), self._whole_metric - max(best)
+
+    def epoch_seconds(self, student: Graph, *, hidden: bool) -> float:
+        """Return what an epoch of a student takes, with its hidden values compared or not."""
+        return epoch_seconds(student, self._graph, self._task, self.settings, self._target, hidden=hidden)
 
 
 def settings_for(graph: Graph, task: Task, batch_size: int = 64) -> Settings:
@@ -58,7 +120,7 @@ def epoch_seconds(
         stepper = Stepper(clone, supervised(clone, task), settings, target)
         dtype = chosen_dtype(teacher, settings.precision, target)
         times = []
-        for batch in itertools.islice(rows.epoch(0), STEPS):
+        for batch in rows.typical(STEPS):
             began = time.monotonic()
             stepper(batch, 0.0)
             if settings.augment or hidden:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from leanly.graph.binarizer import binarize_weight as _binarizer  # noqa: F401  (registers the operator named below)
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
@@ -22,6 +23,8 @@ FOLDABLE: dict[object, int] = {
     aten.conv_transpose2d.input: 1,
 }
 """Layers a batch norm folds into, with the weight's dimension of output channels."""
+SCALED_ALONG = torch.ops.leanly.binarize_weight.default
+"""What gives a multiple of what it gave before when a channel of its weight is multiplied, by a negative number too."""
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -46,7 +49,11 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 def _own_weights(layer: Node) -> bool:
     weight = argument(layer, "weight")
-    return reads_tensor(weight) and len(weight.users) == 1
+    return reads_tensor(_stored(weight)) and len(weight.users) == len(_stored(weight).users) == 1
+
+
+def _stored(weight: Node) -> Node:
+    return argument(weight, "weight") if weight.target is SCALED_ALONG else weight
 
 
 def _grouped_transpose(layer: Node) -> bool:
@@ -59,7 +66,7 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
 
     gamma, beta, mean, variance = (tensor(node) for node in norm.args[1:5])
     assert mean is not None and variance is not None
-    weight_name = str(argument(layer, "weight").target)
+    weight_name = str(_stored(argument(layer, "weight")).target)
     old_bias = argument(layer, "bias")
     weight, bias = find(module, weight_name), tensor(old_bias)
     with torch.no_grad():

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leanly.graph.binarizer import signs
+from leanly.graph.quantizer import along
+
 
 @torch.library.custom_op("leanly::packed_linear", mutates_args=())
 def packed_linear(x: Tensor, codes: Tensor, step: Tensor, zero_point: Tensor, bias: Tensor | None, bits: int) -> Tensor:
@@ -44,3 +47,57 @@ def packed_embedding(ids: Tensor, codes: Tensor, step: Tensor) -> Tensor:
 @packed_embedding.register_fake
 def _(ids: Tensor, codes: Tensor, step: Tensor) -> Tensor:
     return step.new_empty((*ids.shape, codes.shape[1]))
+
+
+@torch.library.custom_op("leanly::binary_convolution", mutates_args=())
+def binary_convolution(
+    x: Tensor,
+    threshold: Tensor,
+    packed: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    kernel: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+) -> Tensor:
+    """Convolve the signs of values with signs that lie eight to a byte; outside the image is zero.
+
+    Args:
+        x: float `[batch, channels, height, width]`.
+        threshold: float `[channels]`: values from it on are plus.
+        packed: uint8 `[filters, taps, bytes]`, the channels of a tap from the lowest bit on.
+        factor: float `[filters]`, what a product of signs stands for.
+        offset: float `[filters]`, added to the sums.
+        kernel: height and width.
+        strides: down and to the right.
+        pads: top, left, bottom, right.
+        dilations: down and to the right.
+    """
+    bits = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
+    weight = bits.flatten(2)[..., : x.shape[1]].to(x.dtype) * 2 - 1
+    weight = weight.transpose(1, 2).reshape(len(packed), x.shape[1], *kernel)
+    top, left, bottom, right = pads
+    given = F.pad(signs(x - along(threshold, x, 1)), (left, right, top, bottom))
+    sums = F.conv2d(given, weight, None, strides, 0, dilations)
+    return sums * along(factor, sums, 1) + along(offset, sums, 1)
+
+
+@binary_convolution.register_fake
+def _(
+    x: Tensor,
+    threshold: Tensor,
+    packed: Tensor,
+    factor: Tensor,
+    offset: Tensor,
+    kernel: list[int],
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+) -> Tensor:
+    sides = [
+        (x.shape[2 + side] + pads[side] + pads[2 + side] - dilations[side] * (kernel[side] - 1) - 1) // strides[side]
+        + 1
+        for side in range(2)
+    ]
+    return x.new_empty((x.shape[0], packed.shape[0], *sides))

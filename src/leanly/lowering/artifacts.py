@@ -12,10 +12,11 @@ from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering.integers import computes_in_integers, store_integers
 from leanly.lowering.proof import prove
+from leanly.quantize.binary import is_binarized
 from leanly.quantize.quantizers import of_weight
 from leanly.runtimes.torch import EAGER
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+PRECISIONS = ("float32", "bfloat16", "int8", "binary")
 
 
 def lower(
@@ -35,8 +36,9 @@ def lower(
         graph: a captured graph, quantized or not.
         runtime: "onnxruntime", "openvino" or "torch".
         to: the folder of the artifact; it is replaced whole.
-        precision: "float32", "bfloat16" (openvino, torch) or "int8"; by default int8 for a quantized graph.
-        rest: what an int8 artifact computes in elsewhere: "float32", or "bfloat16" (openvino).
+        precision: "float32", "bfloat16" (openvino, torch), "int8", or "binary" (openvino): leanly's own kernel for
+            layers of `quantize.Binary`, compiled on this machine. By default int8 for a quantized graph.
+        rest: what an int8 or binary artifact computes in elsewhere: "float32", or "bfloat16" (openvino).
         plans: how each batch size is run.
         eager: with "torch": as a plain module, not compiled.
         exported: an ONNX artifact of the very same graph, whose file is copied instead of exported again.
@@ -50,6 +52,8 @@ def lower(
     packed = not integer and any(of_weight(node) for node in graph.module.graph.nodes)
     precision = precision or ("int8" if integer else "float32")
     _check(runtime, precision, rest, integer, packed)
+    if precision == "binary":
+        _check_signs(graph)
     to = Path(to)
     with replacing_folder(to) as folder:
         if runtime == "torch":
@@ -66,7 +70,7 @@ def lower(
                 for name in files:
                     shutil.copyfile(exported.folder / name, folder / name)
             else:
-                integers, stored, widths = store_integers(graph)
+                integers, stored, widths = store_integers(graph, packed_signs=precision == "binary")
                 products = packed and precision == "int8"
                 files = export(integers, folder / "model.onnx", integer_products=products)
                 codes = find_codes(folder / files[0], widths)
@@ -101,7 +105,13 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
         raise SettingError(
             f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}"
         )
-    if integer != (precision == "int8") and not packed:
+    if precision == "binary" and runtime != "openvino":
+        raise SettingError(
+            f"the kernel of signs does not run in {runtime}",
+            where="lower",
+            remedy='use runtime="openvino", or precision="int8", which computes the same in bytes',
+        )
+    if integer != (precision in ("int8", "binary")) and not packed:
         raise SettingError(
             f"precision {precision} does not fit a graph {'with' if integer else 'without'} quantizers",
             where="lower",
@@ -116,4 +126,13 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
             "the torch runtime has no integer kernels for this graph",
             where="lower",
             remedy='use runtime="onnxruntime" or "openvino"',
+        )
+
+
+def _check_signs(graph: Graph) -> None:
+    if not any(is_binarized(node) for node in graph.module.graph.nodes):
+        raise SettingError(
+            "no layer of the graph multiplies signs with signs",
+            where="lower",
+            remedy="apply quantize.Binary(activations=1), or leave precision out",
         )

@@ -10,8 +10,11 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
+from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
+from leanly.lowering.signs import pack_convolutions, store_signs
+from leanly.quantize.binary import OF_VALUES, has_signs
 from leanly.quantize.placement import root
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 
@@ -24,20 +27,27 @@ BIASED = frozenset({
 })  # fmt: skip
 Bits = dict[str, tuple[int, int]]
 """Bits and elements of each stored tensor."""
-Widths = dict[str, tuple[int, int]]
-"""Bits and smallest integer of the codes in each tensor that is stored in bytes and needs fewer bits."""
+Widths = dict[str, tuple[int, int, int]]
+"""Bits, smallest integer and step of the codes in each tensor that is stored in bytes and needs fewer bits."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
 
-def store_integers(graph: Graph) -> tuple[Graph, Bits, Widths]:
-    """Return a graph whose quantized weights, and the biases beside them, are integer tensors; and what is stored."""
-    graph = graph.clone()
+def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, Bits, Widths]:
+    """Return a graph whose quantized weights, and the biases beside them, are integer tensors; and what is stored.
+
+    Args:
+        graph: with quantizers.
+        packed_signs: one-bit convolutions are left to the kernel of signs.
+    """
+    graph = fold_batch_norm(graph) if has_signs(graph) else graph.clone()
     graph.eval()
     module = graph.module
     bits: Bits = {}
-    widths: Widths = {}
     integer = computes_in_integers(graph)
+    if packed_signs:
+        pack_convolutions(module, bits)
+    widths: Widths = store_signs(module, bits)
     for node in list(module.graph.nodes):
         if is_quantizer(node):
             shift = str(argument(node, "shift").target)
@@ -62,7 +72,9 @@ def store_integers(graph: Graph) -> tuple[Graph, Bits, Widths]:
 
 def computes_in_integers(graph: Graph) -> bool:
     """Say whether activations are quantized too: else the weights are decoded and products stay float."""
-    return any(is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes)
+    return any(
+        (is_quantizer(node) and not of_weight(node)) or node.target is OF_VALUES for node in graph.module.graph.nodes
+    )
 
 
 def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
@@ -102,7 +114,7 @@ def _store_weight(module: GraphModule, node: Node, bits: Bits, widths: Widths) -
     bits[name] = (8, weight.numel())
     width = (affine.high - affine.low).bit_length()
     if width < 8:
-        widths[name] = (width, affine.low)
+        widths[name] = (width, affine.low, 1)
     with module.graph.inserting_before(node):
         value = read_attr(module, name)
         new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, affine.axis))

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 from onnxscript import opset21
+from onnxscript.values import Op, Opset
 
 from leanly.errors import LoweringError
 from leanly.graph import Graph
@@ -20,6 +21,27 @@ from leanly.lowering.packing import pack_linear_layers
 
 OPSET = 21
 op: Any = opset21
+SIGNS = onnx.defs.OpSchema(
+    "BinaryConvolution",
+    "leanly",
+    1,
+    inputs=[
+        onnx.defs.OpSchema.FormalParameter(name, kind)
+        for name, kind in (
+            ("x", "tensor(float)"),
+            ("threshold", "tensor(float)"),
+            ("packed", "tensor(uint8)"),
+            ("factor", "tensor(float)"),
+            ("offset", "tensor(float)"),
+        )
+    ],
+    outputs=[onnx.defs.OpSchema.FormalParameter("sums", "tensor(float)")],
+    attributes=[
+        onnx.defs.OpSchema.Attribute(name, onnx.defs.OpSchema.AttrType.INTS)
+        for name in ("kernel_shape", "strides", "pads", "dilations")
+    ],
+)
+"""An operation of leanly's own; `runtimes/kernels` has its code."""
 NARROW = 254
 """Steps of symmetric eight bits, whose smallest integer is left out: nothing is clamped to it."""
 LARGEST_FILE = 2**31 - 2**20
@@ -59,6 +81,40 @@ def _packed_linear(x: Any, codes: Any, step: Any, zero_point: Any, bias: Any, bi
 def _packed_embedding(ids: Any, codes: Any, step: Any) -> Any:
     rows = op.Cast(op.Gather(codes, ids, axis=0), to=onnx.TensorProto.FLOAT)
     return op.Mul(rows, op.Unsqueeze(op.Gather(step, ids, axis=0), op.Constant(value_ints=[-1])))
+
+
+def _binarize(x: Any, threshold: Any, scale: Any, axis: int) -> Any:
+    """Signs in bytes: the runtimes' integer kernels multiply them as any other."""
+    behind = range(1, len(x.shape) - 1) if axis >= 0 else ()
+    least = op.Unsqueeze(threshold, op.Constant(value_ints=list(behind))) if behind else threshold
+    zero_point = op.Cast(op.Constant(value_int=0), to=onnx.TensorProto.INT8)
+    values = op.Where(op.GreaterOrEqual(x, least), scale, op.Neg(scale))
+    return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)
+
+
+def _binary_convolution(
+    x: Any,
+    threshold: Any,
+    packed: Any,
+    factor: Any,
+    offset: Any,
+    kernel: Any,
+    strides: Any,
+    pads: Any,
+    dilations: Any,
+) -> Any:
+    convolve = Op(Opset(SIGNS.domain, SIGNS.since_version), SIGNS.name, SIGNS)
+    return convolve(
+        x,
+        threshold,
+        packed,
+        factor,
+        offset,
+        kernel_shape=list(kernel),
+        strides=list(strides),
+        pads=list(pads),
+        dilations=list(dilations),
+    )
 
 
 def _zero_point_form(scale: Any, shift: Any, kind: int) -> tuple[Any, Any]:
@@ -101,6 +157,8 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
                     torch.ops.leanly.dequantize.default: _dequantize,
                     torch.ops.leanly.packed_linear.default: _packed_linear,
                     torch.ops.leanly.packed_embedding.default: _packed_embedding,
+                    torch.ops.leanly.binarize.default: _binarize,
+                    torch.ops.leanly.binary_convolution.default: _binary_convolution,
                 },
                 verbose=False,
             )

@@ -78,12 +78,12 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def find_codes(path: Path, widths: Mapping[str, tuple[int, int]]) -> tuple[Codes, ...]:
+def find_codes(path: Path, widths: Mapping[str, tuple[int, int, int]]) -> tuple[Codes, ...]:
     """Return where in an ONNX file the bytes of integers lie that need fewer than eight bits.
 
     Args:
         path: the file.
-        widths: bits and smallest integer of the codes, by the name of their initializer.
+        widths: bits, smallest integer and step of the codes, by the name of their initializer.
     """
     if not widths:
         return ()

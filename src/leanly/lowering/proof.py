@@ -13,7 +13,7 @@ from leanly.graph import Graph
 from leanly.runtimes import RuntimePredictor, open_artifact
 
 BATCHES = (1, 3, 8)
-LEAST_SQNR = {"float32": 50.0, "bfloat16": 15.0, "int8": 12.0}
+LEAST_SQNR = {"float32": 50.0, "bfloat16": 15.0, "int8": 12.0, "binary": 12.0}
 """Decibels of signal to difference below which an artifact does not do what its graph does."""
 OVERHEAD_SHARE = 1.1
 OVERHEAD_BYTES = 2_000_000

@@ -5,6 +5,7 @@ Integer files belong in `lowering`; the quantizer operator itself, which other r
 
 from leanly.quantize.affine import Affine
 from leanly.quantize.bias_correction import CorrectBias
+from leanly.quantize.binary import Binary
 from leanly.quantize.equalization import Equalize
 from leanly.quantize.gptq import GPTQ
 from leanly.quantize.learned_steps import LearnSteps
@@ -13,4 +14,15 @@ from leanly.quantize.smoothing import Smooth
 from leanly.quantize.static import Static
 from leanly.quantize.weights_only import WeightsOnly
 
-__all__ = ["GPTQ", "Affine", "CorrectBias", "Equalize", "LearnSteps", "Reconstruct", "Smooth", "Static", "WeightsOnly"]
+__all__ = [
+    "GPTQ",
+    "Affine",
+    "Binary",
+    "CorrectBias",
+    "Equalize",
+    "LearnSteps",
+    "Reconstruct",
+    "Smooth",
+    "Static",
+    "WeightsOnly",
+]

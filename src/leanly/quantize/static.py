@@ -74,7 +74,9 @@ class Static:
         ends = (("end_bits", self.end_bits),) if self.end_bits else ()
         for name, bits in (("weights", self.weights), ("activations", self.activations), *ends, *self.layer_bits):
             if not is_whole(bits, 2) or bits > 8:
-                raise SettingError(f"{name}={bits} bits can't be used", where="Static", remedy="use 2 to 8")
+                raise SettingError(
+                    f"{name}={bits} bits can't be used", where="Static", remedy="use 2 to 8; quantize.Binary for 1"
+                )
         if self.granularity not in ("channel", "tensor"):
             raise SettingError(
                 f"granularity {self.granularity!r} is unknown", where="Static", remedy='use "channel" or "tensor"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,13 @@ import openvino as ov
 
 from leanly.artifact import Artifact, Kernel, Plan
 from leanly.errors import LoweringError
+from leanly.runtimes.compiling import instructions, openvino_extension
 from leanly.runtimes.predictor import WARM_UP, Arrays, split_rows
 
 PRECISIONS = {"float32": ov.Type.f32, "bfloat16": ov.Type.bf16}
+INTEGER = ("int8", "binary")
+OWN = "Reference"
+"""How OpenVINO calls an operation of an extension."""
 SHOWN = {
     "f32": "float32",
     "bf16": "bfloat16",
@@ -34,6 +39,8 @@ class OpenVinoEngine:
         self._threads = threads
         self._lock = threading.Lock()
         self._core = ov.Core()
+        if artifact.precision == "binary":
+            self._core.add_extension(str(openvino_extension()))
         self._compiled: dict[tuple[int, int, int, bool], ov.CompiledModel] = {}
         self._batched = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.inputs]
         self._batched_outputs = [bool(spec.shape) and spec.shape[0] == "batch" for spec in artifact.outputs]
@@ -49,7 +56,11 @@ class OpenVinoEngine:
     def kernels(self) -> tuple[Kernel, ...]:
         """Read the nodes of OpenVINO's executable graph: precision is what the primitive computes in."""
         compiled = next(iter(self._compiled.values()), None) or self._compile(self._threads, 1, 0)
-        return tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
+        found = tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
+        if self._artifact.precision != "binary":
+            return found
+        signs = {"operator": "BinaryConvolution", "precision": "binary", "implementation": instructions()}
+        return tuple(replace(kernel, **signs) if kernel.operator == OWN else kernel for kernel in found)
 
     def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Return the seconds of each executed node in each call, in this process's threads."""
@@ -69,7 +80,7 @@ class OpenVinoEngine:
             key = (threads, streams, static, profiled)
             if key not in self._compiled:
                 artifact = self._artifact
-                wanted = artifact.rest if artifact.precision == "int8" else artifact.precision
+                wanted = artifact.rest if artifact.precision in INTEGER else artifact.precision
                 settings = {
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": (threads or self._threads) * streams,
@@ -77,7 +88,7 @@ class OpenVinoEngine:
                     "INFERENCE_PRECISION_HINT": PRECISIONS[wanted],
                     "PERF_COUNT": profiled,
                 }
-                if artifact.precision != "int8":
+                if artifact.precision not in INTEGER:
                     # products of packed weights stay float: else what they are given is rounded to int8 in groups
                     settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
                 try:

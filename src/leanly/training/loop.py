@@ -46,6 +46,7 @@ def fit(
     about: Mapping[str, Any] | None = None,
     hidden: tuple[str, ...] = (),
     padding: Padding | None = None,
+    rows: int | None = None,
 ) -> Graph:
     """Minimize an objective over the training rows and return the best state that validation saw.
 
@@ -65,6 +66,7 @@ def fit(
         about: JSON that says what the objective is, so that a checkpoint of another one is refused.
         hidden: names of nodes whose values the objective is given behind the outputs.
         padding: what is left out at the end of text; the objective is given rows without it.
+        rows: of an epoch at most, drawn anew for each; None takes all.
 
     Raises:
         DataError: the task has no training rows.
@@ -87,16 +89,16 @@ def fit(
                 epochs,
                 seconds,
                 settings,
-                {"dtype": dtype, "padding": padding and asdict(padding), **(about or {})},
+                {"dtype": dtype, "padding": padding and asdict(padding), "rows": rows, **(about or {})},
             ),
         )
     with fixed_random(), deterministic():
         trained = graph.clone()
         inside = padding.free(trained) if padding else trained
         stepper = Stepper(inside.train(), objective, settings, target, hidden)
-        rows = Rows(split, settings.batch_size, settings.seed, padding)
-        pace = Pace(epochs * rows.steps, seconds, spent=spent)
-        _Run(stepper, rows, task, epochs, pace, settings, checkpoints, progress)()
+        batches = Rows(split, settings.batch_size, settings.seed, padding, rows)
+        pace = Pace(epochs * batches.steps, seconds, spent=spent)
+        _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)()
         return trained.eval()
 
 

@@ -34,11 +34,15 @@ class Padding:
 
     def without(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the inputs as long as the longest row among them needs."""
-        padded = torch.stack([inputs[p] == value for p, value in zip(self.inputs, self.values, strict=True)]).all(0)
-        used = (~padded).any(0).nonzero()
-        longest = int(used[-1]) + 1 if len(used) else 1
-        length = min(-(-longest // MULTIPLE) * MULTIPLE, padded.shape[1])
+        longest, whole = max(int(self.lengths(inputs).max()), 1), inputs[self.inputs[0]].shape[1]
+        length = min(-(-longest // MULTIPLE) * MULTIPLE, whole)
         return [tensor[:, :length] if p in self.inputs else tensor for p, tensor in enumerate(inputs)]
+
+    def lengths(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the tokens of each row up to its padding `(rows,)`."""
+        padded = torch.stack([inputs[p] == value for p, value in zip(self.inputs, self.values, strict=True)]).all(0)
+        places = torch.arange(1, padded.shape[1] + 1, device=padded.device)
+        return torch.where(padded, 0, places).amax(1)
 
     def free(self, graph: Graph) -> Graph:
         """Return the graph on the same tensors, for inputs without padding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +16,9 @@ from leanly.training.padding import Padding
 from leanly.training.seeding import reseed, seed_of
 
 WINDOW = 32
-"""Batches of a stream that are held and mixed."""
+"""Batches of a stream that are held and mixed; of text, within which rows are sorted by their length."""
+READ = 1024
+"""Rows that are read at once to see how long they are."""
 
 
 class TrainBatch(NamedTuple):
@@ -42,12 +45,16 @@ class Rows:
         size: rows in a batch.
         seed: of the order.
         padding: what is left out of text.
+        limit: rows of an epoch at most, others in each; None takes all.
     """
 
-    def __init__(self, split: Split, size: int, seed: int, padding: Padding | None = None) -> None:
+    def __init__(
+        self, split: Split, size: int, seed: int, padding: Padding | None = None, limit: int | None = None
+    ) -> None:
         self._split, self._seed, self.padding = split, seed, padding
-        self._size = min(size, len(split))
-        self.steps = len(split) // self._size
+        count = min(len(split), limit or len(split))
+        self._size = min(size, count)
+        self.steps = count // self._size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch from number `start` on; the same ones whenever it is asked for."""
@@ -55,14 +62,39 @@ class Rows:
         for batch in read(epoch, start):
             yield batch._replace(inputs=self.padding.without(batch.inputs)) if self.padding else batch
 
+    def typical(self, count: int) -> Iterator[TrainBatch]:
+        """Yield a few batches of the first epoch that take about as long as the mean of all."""
+        if self.padding is None or not self._split.counted:
+            yield from itertools.islice(self.epoch(0), count)
+            return
+        longest = self._lengths[self._order(0)].amax(1).double()
+        nearest = (longest - longest.mean()).abs().argsort(stable=True)[:count]
+        for number in nearest.tolist():
+            yield from itertools.islice(self.epoch(0, number), 1)
+
     def _picked(self, epoch: int, start: int) -> Iterator[TrainBatch]:
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
-        order = torch.randperm(len(self._split), generator=generator)
-        for number in range(start, self.steps):
-            rows = order[number * self._size : (number + 1) * self._size]
+        for number, rows in enumerate(self._order(epoch)[start:], start):
             reseed(self._seed, "rows", epoch, number)
             inputs, targets = self._split.take(rows)
             yield TrainBatch(epoch, number, inputs, targets, rows)
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the rows of each batch `(steps, size)`; of text, rows of about one length stand together."""
+        generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))
+        order = torch.randperm(len(self._split), generator=generator)[: self.steps * self._size]
+        if self.padding is None:
+            return order.reshape(self.steps, self._size)
+        batches = []
+        for window in order.split(WINDOW * self._size):
+            alike = window[self._lengths[window].argsort(stable=True)].reshape(-1, self._size)
+            batches.append(alike[torch.randperm(len(alike), generator=generator)])
+        return torch.cat(batches)
+
+    @functools.cached_property
+    def _lengths(self) -> Tensor:
+        """Tokens of each row, its padding left out; they are read once."""
+        assert self.padding is not None
+        return torch.cat([self.padding.lengths(inputs) for inputs, _ in self._split.flat_batches(READ)])
 
     def _streamed(self, epoch: int, start: int) -> Iterator[TrainBatch]:
         generator = torch.Generator().manual_seed(seed_of(self._seed, "order", epoch))

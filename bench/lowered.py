@@ -1,0 +1,74 @@
+"""What leanly makes of a recipe: lowered for each runtime, scored on validation, kept by recipe and code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import leanly
+from bench.contest import Ground, validation_metric
+from bench.entrants import BATCHES, THREADS, Entrant
+from bench.models.subjects import Rows
+from bench.ours import FAMILY, inputs_of
+from bench.peers import work
+from bench.rows import code_version
+from leanly.artifact import Artifact, Plan
+from leanly.files import digest
+from leanly.graph import Graph
+from leanly.recipe import Recipe
+from leanly.target import Target
+
+TARGET = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A subject, its captured network and the rows that calibrate."""
+
+    ground: Ground
+    graph: Graph
+    task: leanly.Task
+
+
+def open_bench(ground: Ground, data_dir: Path, rows: Rows) -> Bench:
+    """Capture a subject's network.
+
+    Args:
+        ground: the subject and its rows.
+        data_dir: where its weights are.
+        rows: what calibrates; labels are not used.
+    """
+    torch.set_num_threads(THREADS)
+    model = ground.subject.model(data_dir)
+    task = leanly.Task(
+        model,
+        example=tuple(array[:2] for array in rows.inputs),
+        train=(inputs_of(rows), rows.targets),
+        metric=_unused,
+        loss="mse",
+    )
+    return Bench(ground, leanly.capture(model, example=task.example).eval(), task)
+
+
+def _unused(outputs: object, targets: object) -> float:
+    return 0.0
+
+
+def lowered(bench: Bench, recipe: Recipe, runtime: str, precision: str) -> Entrant:
+    """Apply a recipe and lower the outcome; files that are there for this code are used again."""
+    key = digest({"recipe": recipe.to_json(), "runtime": runtime, "precision": precision, "code": code_version()})
+    folder = work(bench.ground.subject) / "recipes" / key[:16]
+    if not (folder / "artifact.json").exists():
+        graph = recipe(bench.graph, bench.task, TARGET)
+        leanly.lower(graph, runtime=runtime, to=folder, precision=precision)
+    plans = {size: Plan(threads=THREADS, static=runtime == "openvino") for size in BATCHES}
+    names = "+".join(str(step["pass"]).partition(".")[2] for step in recipe.to_json())
+    return Entrant(FAMILY, f"{names or 'float32'}, {runtime}", Artifact.open(folder).with_plans(plans), key)
+
+
+def score(bench: Bench, entrant: Entrant) -> float:
+    """Return the metric on validation; below every other where the runtime refuses."""
+    found = validation_metric(bench.ground, entrant)
+    return float("-inf") if found is None else found

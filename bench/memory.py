@@ -1,0 +1,137 @@
+"""What calibration adds to memory: MiniLM on 2,000 sentences, ResNet-50 on 2,000 images that are made as they are read.
+
+`python -m bench.memory --data-dir ../shared/data`. Each case runs in a process of its own: the network is loaded,
+captured and run once, then the peak of resident memory is set back and `quantize.Static` calibrates on all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import leanly
+from bench.data import sst2
+from bench.entrants import THREADS
+from bench.models import minilm
+from bench.rows import Row, at_most, exit_code, print_table, write_results
+from leanly.measurement.records import Interval
+from leanly.measurement.worker_main import peak_memory
+from leanly.quantize import Static
+from leanly.target import Target
+
+SAMPLES = 2000
+QUICK_SAMPLES = 200
+GIB = 2**30
+
+
+class Noise(torch.utils.data.Dataset):
+    """Images of 224 x 224 that are made when they are asked for: 2,000 of them at once would take 1.2 GB."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randn(3, 224, 224, generator=generator), index % 1000
+
+
+def _minilm(data_dir: Path) -> leanly.Task:
+    texts = sst2(data_dir, "train").texts[:SAMPLES]
+    ids, mask = minilm.tokenize(texts)
+    targets = np.zeros((len(ids), 384), np.float32)
+    return leanly.Task(minilm.load(), example=(ids[:2], mask[:2]), train=((ids, mask), targets), metric=_zero)
+
+
+def _zero(outputs: object, targets: object) -> float:
+    return 0.0
+
+
+def _resnet50(data_dir: Path) -> leanly.Task:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.network = ResNetForImageClassification(ResNetConfig())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x).logits
+
+    return leanly.Task(Logits().eval(), example=torch.randn(2, 3, 224, 224), train=Noise())
+
+
+CASES: dict[str, tuple[str, Callable[[Path], leanly.Task]]] = {
+    "minilm": ("MiniLM-L6 at length 128, sentences of SST-2", _minilm),
+    "resnet50": ("ResNet-50, images of noise", _resnet50),
+}
+
+
+def calibrate(name: str, data_dir: Path, samples: int) -> dict[str, int]:
+    """Calibrate in this process and return bytes of resident memory: before, and at most on the way."""
+    torch.set_num_threads(THREADS)
+    task = CASES[name][1](data_dir)
+    graph = leanly.capture(task.model, example=task.example)
+    with torch.no_grad():
+        graph.eval().flat(*graph.example)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_memory()
+    Static(samples=samples)(graph, task, Target("cpu", threads=THREADS))
+    after = peak_memory()
+    assert before is not None and after is not None
+    return {"before": before, "peak": after}
+
+
+def row(name: str, data_dir: Path, samples: int) -> Row:
+    """Run a case in a process of its own."""
+    command = [sys.executable, "-m", "bench.memory", "--data-dir", str(data_dir), "--case", name]
+    done = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    added = (found["peak"] - found["before"]) / GIB
+    reached = Interval(added, added, added)
+    return Row(
+        name=f"{CASES[name][0]}: {samples:,} rows, memory that calibration adds",
+        reached=reached,
+        unit="GiB",
+        aim="< 1 GiB",
+        peer="",
+        seeds=1,
+        outcome=at_most(reached, 1.0),
+        note=f"{found['before'] / GIB:.2f} GiB before, with the network captured and run once",
+    )
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when a row is short of its aim."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SAMPLES} rows each")
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.data_dir.is_dir():
+        parser.error(f"no such data: {options.data_dir}")
+    if options.case:
+        print(json.dumps(calibrate(options.case, options.data_dir, options.samples)))
+        return 0
+    samples = QUICK_SAMPLES if options.quick else SAMPLES
+    rows = [row(name, options.data_dir, samples) for name in CASES]
+    print_table("memory of calibration", rows)
+    name = "memory-quick" if options.quick else "memory"
+    target = Target("cpu", threads=THREADS)
+    print(f"written to {write_results(name, rows, target, {'samples': samples}, {})}")
+    return exit_code(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

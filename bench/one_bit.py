@@ -1,0 +1,135 @@
+"""One bit: what the kernel of signs takes beside 8-bit integers, layer by layer, and what a network loses by it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import leanly
+from bench.data import CACHE
+from bench.entrants import BATCHES, THREADS, outputs_of
+from bench.models.subjects import SUBJECTS
+from bench.rows import Row, at_least, at_most, cached, code_version
+from leanly.distill import Distill
+from leanly.measurement import compare, measure_in_turns, paired_drop_exact
+from leanly.measurement.records import Interval
+from leanly.quantize import Binary, Static
+from leanly.target import Target
+from leanly.training import Settings
+
+LAYERS = 4
+SHAPES = ((16, 32), (32, 16), (64, 8), (64, 56), (128, 28), (256, 14), (512, 7))
+"""Channels and height of the images: the stages of the CIFAR ResNets, then those of ResNet-18 at 224 x 224."""
+EPOCHS, LONG = 60, 300
+SETTINGS = Settings(batch_size=128, learning_rate=2e-3, weight_decay=0.0, augment=("crop", "flip"))
+
+
+class Stack(nn.Module):
+    """Convolutions of 3 x 3 that keep their shape, between a first and a last layer that stay float."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, channels, 1)
+        self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(LAYERS))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(LAYERS))
+        self.last = nn.Linear(channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.relu(norm(layer(x)) + x)
+        return self.last(x.mean((2, 3)))
+
+
+def kernel_rows(shapes: Sequence[tuple[int, int]] = SHAPES) -> list[Row]:
+    """Time the kernel of signs against the fastest 8-bit integers, a row a shape and batch size."""
+    return [row for channels, size in shapes for row in _kernel_rows(channels, size)]
+
+
+def _kernel_rows(channels: int, size: int) -> list[Row]:
+    torch.manual_seed(0)
+    model, x = Stack(channels).eval(), torch.randn(16, 3, size, size)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(16) % 10))
+    graph = leanly.capture(model, example=x[:2])
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        integers = []
+        for runtime in ("onnxruntime", "openvino"):
+            quantized = Static(kernels=runtime)(graph, task)
+            integers.append(leanly.lower(quantized, runtime=runtime, to=Path(folder) / runtime))
+        binary = Binary(shortcuts=False)(graph, task).eval()
+        signs = leanly.lower(binary, runtime="openvino", precision="binary", to=Path(folder) / "signs")
+        for batch in BATCHES:
+            target = Target("cpu", threads=THREADS, batch_sizes=(batch,))
+            measured = measure_in_turns(integers, target)
+            fastest = min(zip(measured, integers, strict=True), key=lambda pair: pair[0].latency[batch].median)[1]
+            ratio = compare(fastest, signs, target).ratio[batch]
+            found.append(
+                Row(
+                    name=f"{LAYERS} layers of {channels} channels at {size} x {size}, batch {batch}: one bit over int8",
+                    reached=ratio,
+                    unit="x",
+                    aim=">= 1",
+                    peer=f"int8, {fastest.runtime}",
+                    seeds=1,
+                    outcome=at_least(ratio, 1.0),
+                )
+            )
+    return found
+
+
+def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[Row]:
+    """Train ResNet-20 in one bit from its float weights, taught by it, and score it as OpenVINO runs it."""
+    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
+    assert subject.train is not None
+    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
+    model = subject.model(data_dir)
+    folder = CACHE / "one-bit" / f"resnet20-{activations}-{epochs}"
+    key = {"activations": activations, "epochs": epochs, "code": code_version(__file__)}
+
+    def run() -> dict[str, list[float]]:
+        torch.set_num_threads(THREADS)
+        task = leanly.Task(
+            model,
+            example=train.inputs[0][:2],
+            train=(train.inputs[0], train.targets),
+            validation=(validation.inputs[0], validation.targets),
+            loss="cross_entropy",
+        )
+        graph = leanly.capture(model, example=task.example)
+        student = Binary(activations=activations)(graph, task)
+        teach = Distill(epochs=epochs, alpha=0.9, settings=SETTINGS, folder=folder / "training", progress=_tell)
+        taught = teach(student, task)
+        artifact = leanly.lower(taught, runtime="openvino", to=folder / "lowered")
+        logits = outputs_of(artifact, test.inputs, THREADS)
+        return {"right": (logits.argmax(1) == test.targets).astype(float).tolist(), "bytes": [artifact.payload_bytes]}
+
+    found = cached(f"one-bit-{activations}-{epochs}", key, run)
+    with torch.no_grad():
+        logits = np.concatenate([model(part).numpy() for part in torch.from_numpy(test.inputs[0]).split(500)])
+    right = (logits.argmax(1) == test.targets).astype(float)
+    drop = paired_drop_exact(right, np.array(found["right"]), aim / 100).drop
+    reached = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
+    return [
+        Row(
+            name=f"W1A{activations}, ResNet-20, {epochs} epochs: drop",
+            reached=reached,
+            unit="points of accuracy lost",
+            aim=f"<= {aim:g}",
+            peer="published: IR-Net 0.9 / 5.2, AdaBin 3.7",
+            seeds=1,
+            outcome=at_most(reached, aim),
+            note=f"payload {found['bytes'][0] / 1000:.1f} kB",
+        )
+    ]
+
+
+def _tell(progress: object) -> None:
+    fraction, metric, left = (getattr(progress, name) for name in ("fraction", "metric", "seconds_left"))
+    if getattr(progress, "step", 0) % 100 == 0:
+        print(f"one bit: {fraction:.1%}, validation {metric}, {left or 0:.0f} s left", flush=True)

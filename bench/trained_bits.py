@@ -1,0 +1,97 @@
+"""Few bits during training: ResNet-20 taught by its float network, steps learned, against brevitas at equal epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import leanly
+from bench.data import CACHE
+from bench.entrants import THREADS, outputs_of
+from bench.few_bits import SAMPLES, brevitas, folder_of
+from bench.models.subjects import SUBJECTS, float_outputs, spread
+from bench.rows import Row, at_most, cached, code_version
+from leanly.distill import Distill
+from leanly.measurement import paired_drop_exact
+from leanly.measurement.records import Interval
+from leanly.quantize import LearnSteps, Static
+from leanly.training import Settings
+
+EPOCHS = 30
+AIMS = {"W4A4-trained": (4, 0.3), "W2A2-trained": (2, 2.0)}
+"""Bits, and the drop aimed at in points."""
+MARGIN = 0.5
+"""Points below the peer that still count as none, on 6,000 rows."""
+SETTINGS = Settings(batch_size=128, learning_rate=1e-3, augment=("crop", "flip"))
+RANGES = ("stats", "mse")
+"""How the peer's steps start: taken from the weights in every step, or learned from the least squared error on."""
+
+
+def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
+    """Return the drop below float, and below the peer."""
+    bits, aim = AIMS[name]
+    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
+    assert subject.train is not None
+    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
+    model = subject.model(data_dir)
+
+    def right(outputs: np.ndarray) -> np.ndarray:
+        return (outputs.argmax(1) == test.targets).astype(np.float64)
+
+    def ours() -> str:
+        torch.set_num_threads(THREADS)
+        task = leanly.Task(
+            model,
+            example=train.inputs[0][:2],
+            train=(train.inputs[0], train.targets),
+            validation=(validation.inputs[0], validation.targets),
+            loss="cross_entropy",
+        )
+        graph = leanly.capture(model, example=task.example).eval()
+        start = Static(weights=bits, activations=bits, end_bits=8, samples=SAMPLES)(graph, task)
+        folder = CACHE / "trained" / f"{name}-{epochs}"
+        teach = Distill(epochs=epochs, alpha=0.9, temperature=4.0, settings=SETTINGS, folder=folder / "training")
+        taught = teach(LearnSteps(shifts=True)(start, task), task)
+        artifact = leanly.lower(taught, runtime="onnxruntime", to=folder / "lowered", precision="int8")
+        path = folder_of(subject) / f"ours-{name}-{epochs}.npy"
+        np.save(path, outputs_of(artifact, test.inputs, THREADS))
+        return path.name
+
+    key = {"bits": bits, "epochs": epochs, "code": code_version(__file__)}
+    mine = right(np.load(folder_of(subject) / cached(f"trained-{name}", key, ours)))
+    arrays = {
+        "calibration": train.inputs[0][spread(len(train), SAMPLES)],
+        "test": np.concatenate([validation.inputs[0], test.inputs[0]]),
+        "train": train.inputs[0],
+        "labels": train.targets,
+        "validation": validation.inputs[0],
+        "validation-labels": validation.targets,
+    }
+    count, scores = len(validation), {}
+    for ranges in RANGES:
+        path = folder_of(subject) / f"brevitas-{name}-{epochs}-{ranges}.npy"
+        more = {"weight-bits": bits, "activation-bits": bits, "end-bits": 8, "iterations": 0, "ranges": ranges}
+        scores[ranges] = brevitas(subject, data_dir, arrays, path, {**more, "epochs": epochs})
+    best = max(RANGES, key=lambda ranges: (scores[ranges][:count].argmax(1) == validation.targets).mean())
+    theirs = right(scores[best][count:])
+    whole = right(float_outputs(model, test.inputs))
+    peer = f"brevitas, {best} ranges: {100 * (whole.mean() - theirs.mean()):.2f}; published: APoT 0.5 / 2.0"
+    below = [(whole, aim, f"drop below float, {epochs} epochs"), (theirs, MARGIN, "drop below brevitas")]
+    return [_row(f"{name}, ResNet-20: {what}", reference, mine, limit, peer) for reference, limit, what in below]
+
+
+def _row(name: str, reference: np.ndarray, mine: np.ndarray, aim: float, peer: str) -> Row:
+    drop = paired_drop_exact(reference, mine, aim / 100).drop
+    reached = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
+    return Row(
+        name=name,
+        reached=reached,
+        unit="points of accuracy lost",
+        aim=f"<= {aim:g}",
+        peer=peer,
+        seeds=1,
+        outcome=at_most(reached, aim),
+        note=f"accuracy {mine.mean():.2%} of {len(mine)} rows",
+    )

@@ -1,0 +1,114 @@
+"""One-bit layers as runtimes read them: signs in bytes for integer kernels, or eight to a byte for leanly's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
+from leanly.graph.binarizer import split_weight
+from leanly.graph.nodes import argument
+from leanly.graph.tensors import find, put, read_attr
+from leanly.packing import pack
+from leanly.quantize.binary import OF_WEIGHT, is_binarized
+
+aten = torch.ops.aten
+DEQUANTIZE = torch.ops.leanly.dequantize.default
+CONVOLUTION = torch.ops.leanly.binary_convolution.default
+LEAST = 1e-12
+"""A channel of zeros has a scale of zero, whose reciprocal no file could hold."""
+SIGNS = (1, -1, 2)
+"""Bits, the smallest, and the step of what stands for a sign in a byte."""
+
+
+def store_signs(module: GraphModule, bits: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int, int]]:
+    """Put the signs of one-bit weights into int8 tensors, a scale a channel beside them, and return how to pack them.
+
+    Args:
+        module: is changed in place.
+        bits: gets the bits and elements of what is stored.
+    """
+    widths = {}
+    for node in [node for node in module.graph.nodes if node.target is OF_WEIGHT]:
+        name = str(argument(node, "weight").target)
+        sign, scale = split_weight(find(module, name).detach())
+        put(module, f"{name}_int", sign.to(torch.int8))
+        put(module, f"quantizers.{name}.scale", 1 / scale.clamp(min=LEAST))
+        put(module, f"quantizers.{name}.shift", torch.zeros_like(scale))
+        bits[f"{name}_int"] = (8, sign.numel())
+        widths[f"{name}_int"] = SIGNS
+        with module.graph.inserting_before(node):
+            reads = tuple(
+                read_attr(module, part)
+                for part in (f"{name}_int", *(f"quantizers.{name}.{s}" for s in ("scale", "shift")))
+            )
+            new = module.graph.call_function(DEQUANTIZE, (*reads, 0))
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
+    return widths
+
+
+def pack_convolutions(module: GraphModule, bits: dict[str, tuple[int, int]]) -> None:
+    """Let the kernel of signs do the two-dimensional convolutions that multiply signs with signs; in place."""
+    for layer in list(module.graph.nodes):
+        if layer.target in (aten.conv2d.default, aten.conv2d.padding) and is_binarized(layer) and _fits(layer):
+            _pack(module, layer, bits)
+    module.graph.eliminate_dead_code()
+
+
+def _fits(layer: Node) -> bool:
+    return argument(layer, "groups") == 1
+
+
+def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) -> None:
+    given, weight, bias = (argument(layer, name) for name in ("input", "weight", "bias"))
+    name = str(argument(weight, "weight").target)
+    values = find(module, name).detach()
+    sign, scale = split_weight(values)
+    step = find(module, str(argument(given, "scale").target)).detach()
+    offset = torch.zeros_like(scale) if bias is None else find(module, str(bias.target)).detach()
+    tensors = {"packed": pack_signs(sign), "factor": scale * step, "offset": offset}
+    for part, tensor in tensors.items():
+        put(module, f"{name}_{part}_{layer.name}", tensor)
+    bits[f"{name}_packed_{layer.name}"] = (8, tensors["packed"].numel())
+    kernel = list(values.shape[2:])
+    sides = [list(_pair(argument(layer, setting))) for setting in ("stride", "dilation")]
+    with module.graph.inserting_before(layer):
+        reads = [read_attr(module, f"{name}_{part}_{layer.name}") for part in tensors]
+        new = module.graph.call_function(
+            CONVOLUTION,
+            (
+                argument(given, "x"), argument(given, "threshold"), *reads, kernel, sides[0],
+                _pads(layer, kernel, sides[1]), sides[1],
+            ),
+        )  # fmt: skip
+    new.meta = dict(layer.meta)
+    layer.replace_all_uses_with(new)
+    module.graph.erase_node(layer)
+
+
+def pack_signs(sign: Tensor) -> Tensor:
+    """Return filters of signs `[filters, channels, height, width]` as bytes `[filters, height * width, bytes]`.
+
+    The channels of a tap fill whole bytes, the first in the lowest bit; plus is 1, and what is left over 0.
+    """
+    taps = (sign > 0).flatten(2).transpose(1, 2)
+    return torch.from_numpy(pack(taps.to(torch.uint8).contiguous().numpy(), 1))
+
+
+def _pair(value: int | list[int]) -> list[int]:
+    found = [value] if isinstance(value, int) else list(value)
+    return found * 2 if len(found) == 1 else found
+
+
+def _pads(layer: Node, kernel: list[int], dilation: list[int]) -> list[int]:
+    """Top, left, bottom, right."""
+    padding = argument(layer, "padding")
+    if padding == "valid":
+        return [0, 0, 0, 0]
+    if padding == "same":
+        whole = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        before = [size // 2 for size in whole]
+        return [*before, *(size - first for size, first in zip(whole, before, strict=True))]
+    return _pair(padding) * 2

@@ -1,0 +1,167 @@
+"""Binary: signs and their scales, gradients that go through them, the network around them, and training that gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leanly
+from leanly.distill import Distill
+from leanly.errors import DataError, SettingError
+from leanly.graph.binarizer import signs, split_weight
+from leanly.graph.folding import fold_batch_norm
+from leanly.quantize import Binary
+from leanly.quantize.binary import OF_VALUES, OF_WEIGHT, is_binarized
+from leanly.training import BatchNorm, Settings
+from tests.quantize.networks import error, inputs_of, perceptron, residual
+
+aten = torch.ops.aten
+
+
+class Blocks(nn.Module):
+    """As a residual network of the CIFAR kind: a stem, a block that keeps its width, one that does not, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.one, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.two, self.norm2 = nn.Conv2d(8, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.norm1(self.one(x)))
+        x = torch.relu(self.norm2(self.two(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def blocks(rows: int = 64) -> tuple[leanly.Graph, leanly.Task]:
+    torch.manual_seed(0)
+    model, x = Blocks().train(), torch.randn(rows, 3, 8, 8)
+    with torch.no_grad():
+        for _ in range(5):
+            model(x)
+    model.eval()
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.arange(rows) % 5))
+    return leanly.capture(model, example=(x[:2],)), task
+
+
+def nodes(graph: leanly.Graph, *targets: object) -> list[torch.fx.Node]:
+    return [node for node in graph.module.graph.nodes if node.target in targets]
+
+
+def test_no_other_scale_of_the_signs_comes_nearer_to_a_weight() -> None:
+    weight = torch.randn(6, 4, 3, 3) + torch.arange(6.0)[:, None, None, None]
+    sign, scale = split_weight(weight)
+    assert set(sign.unique().tolist()) == {-1.0, 1.0}
+    centred = weight - weight.mean((1, 2, 3), keepdim=True)
+    lost = [
+        (centred - sign * (scale * factor)[:, None, None, None]).square().sum((1, 2, 3)) for factor in (1, 0.98, 1.02)
+    ]
+    assert bool((lost[0] < lost[1]).all() and (lost[0] < lost[2]).all())
+
+
+def test_a_channel_times_a_number_gives_that_number_times_its_signs() -> None:
+    weight, factor = torch.randn(4, 7), torch.tensor([2.0, -0.5, 1.0, -3.0])
+    binarize = torch.ops.leanly.binarize_weight
+    torch.testing.assert_close(binarize(weight * factor[:, None]), binarize(weight) * factor[:, None])
+
+
+def test_gradients_are_those_of_a_parabola_in_the_place_of_the_sign() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 3, 4, 4, requires_grad=True)
+    threshold, scale = torch.randn(3, requires_grad=True), torch.tensor(0.8, requires_grad=True)
+    weight = torch.randn(5, 3, 4, 4)
+
+    def parabola(steps: Tensor) -> Tensor:
+        inside = steps.clamp(-1, 1)
+        return 2 * inside - inside * inside.abs()
+
+    steps = (x - threshold[:, None, None]) / scale
+    smooth = parabola(steps)
+    stand_in = scale * (smooth + (signs(steps) - smooth).detach())
+    wanted = torch.autograd.grad((stand_in * weight).sum(), (x, threshold, scale))
+    out = torch.ops.leanly.binarize(x, threshold, scale, 1)
+    torch.testing.assert_close(out, stand_in)
+    found = torch.autograd.grad((out * weight).sum(), (x, threshold, scale))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_all_layers_but_the_first_and_the_last_go_to_one_bit() -> None:
+    graph, task = blocks()
+    before = graph.fingerprint()
+    binary = Binary()(graph, task)
+    assert graph.fingerprint() == before
+    layers = nodes(binary, aten.conv2d.default, aten.linear.default)
+    assert [is_binarized(layer) for layer in layers] == [False, True, True, False]
+    assert len(nodes(binary, aten.prelu.default)) == 2 and len(nodes(binary, aten.relu.default)) == 1
+    # only the first of the two keeps its shape
+    assert len(nodes(binary, aten.add.Tensor)) == 1
+    plain = Binary(shortcuts=False)(graph, task)
+    assert not nodes(plain, aten.prelu.default, aten.add.Tensor) and len(nodes(plain, OF_VALUES)) == 2
+
+
+def test_thresholds_start_where_they_halve_what_each_layer_reads() -> None:
+    graph, task = blocks()
+    binary = Binary(shortcuts=False)(graph, task)
+    first = nodes(binary, OF_VALUES)[0]
+    stem = torch.relu(task.model.stem(inputs_of(task)))
+    threshold = binary.module.get_parameter(str(first.args[1].target))
+    torch.testing.assert_close(threshold.detach(), stem.mean((0, 2, 3)).detach())
+    scale = binary.module.get_parameter(str(first.args[2].target))
+    torch.testing.assert_close(scale.detach(), (stem - threshold[:, None, None]).abs().mean().detach())
+
+
+def test_weights_alone_need_no_rows() -> None:
+    graph, _ = residual()
+    binary = Binary(activations=32)(graph)
+    assert len(nodes(binary, OF_WEIGHT)) == 2 and not nodes(binary, OF_VALUES, aten.prelu.default)
+    rest = [str(node.args[0].target) for node in nodes(binary, OF_WEIGHT)]
+    assert rest == ["one.weight", "two.weight"]
+
+
+@pytest.mark.parametrize("activations", [1, 32])
+def test_training_gains_what_one_bit_lost(activations: int) -> None:
+    graph, task = blocks(128)
+    binary = BatchNorm()(Binary(activations=activations)(graph, task), task)
+    lost = error(graph, binary, task)
+    taught = Distill(graph, epochs=12, alpha=1.0, settings=Settings(batch_size=16, learning_rate=3e-3))(binary, task)
+    assert error(graph, taught, task) < 0.6 * lost
+    assert [is_binarized(layer) for layer in nodes(taught, aten.conv2d.default)] == [False] + 2 * [activations == 1]
+
+
+def test_batch_norm_folds_through_the_signs() -> None:
+    graph, task = blocks()
+    with torch.no_grad():
+        graph.module.get_parameter("norm1.weight").copy_(torch.randn(8))
+    binary = Binary()(graph, task).eval()
+    folded = fold_batch_norm(binary)
+    assert not nodes(folded, aten.batch_norm.default)
+    x = inputs_of(task)
+    torch.testing.assert_close(folded(x), binary(x), rtol=1e-4, atol=1e-4)
+
+
+def test_saved_and_opened_it_is_the_same(tmp_path: Path) -> None:
+    graph, task = blocks()
+    binary = Binary()(graph, task).eval()
+    binary.save(tmp_path / "g")
+    opened = leanly.Graph.open(tmp_path / "g").eval()
+    x = inputs_of(task)
+    torch.testing.assert_close(opened(x), binary(x))
+
+
+def test_what_can_not_be_asked_for_is_refused() -> None:
+    graph, task = residual()
+    with pytest.raises(SettingError, match="activations=2 bits"):
+        Binary(activations=2)
+    with pytest.raises(SettingError, match="samples"):
+        Binary(samples=1)
+    with pytest.raises(SettingError, match=r"'conv2d_9', which is no node.*conv2d"):
+        Binary(float_nodes=("conv2d_9",))(graph, task)
+    with pytest.raises(SettingError, match="of 2 the first and the last stay float"):
+        Binary()(*perceptron())
+    with pytest.raises(DataError, match="calibration needs data"):
+        Binary()(graph)

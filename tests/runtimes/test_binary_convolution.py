@@ -1,0 +1,89 @@
+"""The kernel of signs, by each kind of instruction that this processor has, against the arithmetic in PyTorch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from leanly.lowering.signs import pack_signs
+from leanly.runtimes import compiling
+
+pytestmark = pytest.mark.skipif(compiling.compiler() is None, reason="no C++ compiler")
+LEVELS = ("portable", "popcnt", "avx2", "avx512_vpopcntdq")
+
+
+@pytest.fixture(scope="module")
+def library() -> Iterator[ctypes.CDLL]:
+    yield ctypes.CDLL(str(compiling.openvino_extension()))
+
+
+def convolve(
+    library: ctypes.CDLL, level: str, case: dict[str, torch.Tensor], sizes: list[int], batch: int
+) -> np.ndarray | None:
+    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in case.items()}
+    out = np.full((batch, sizes[3], *sizes[-2:]), np.nan, np.float32)
+
+    def at(array: np.ndarray) -> ctypes.c_void_p:
+        return ctypes.c_void_p(array.ctypes.data)
+
+    names = ("x", "threshold", "packed", "factor", "offset")
+    shape = np.array(sizes, np.int64)
+    code = library.leanly_convolve_signs(
+        level.encode(), *(at(arrays[name]) for name in names), at(shape), ctypes.c_int64(batch), at(out)
+    )
+    return out if code == 0 else None
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> dict[str, list[int]]:
+    kernel = [draw(st.integers(1, 4)) for _ in range(2)]
+    dilations = [draw(st.integers(1, 2)) for _ in range(2)]
+    pads = [draw(st.integers(0, 2)) for _ in range(4)]
+    reach = [dilations[side] * (kernel[side] - 1) + 1 for side in range(2)]
+    sizes = [draw(st.integers(max(1, reach[side] - pads[side] - pads[2 + side]), 9)) for side in range(2)]
+    return {
+        "kernel": kernel, "dilations": dilations, "pads": pads, "sizes": sizes,
+        "strides": [draw(st.integers(1, 3)) for _ in range(2)],
+        "counts": [draw(st.integers(1, 3)), draw(st.sampled_from([1, 3, 8, 13, 64, 100])), draw(st.integers(1, 19))],
+    }  # fmt: skip
+
+
+@given(geometries(), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_level_computes_what_pytorch_does(library, geometry, seed) -> None:
+    torch.manual_seed(seed)
+    batch, channels, filters = geometry["counts"]
+    case = {
+        "x": torch.randn(batch, channels, *geometry["sizes"]),
+        "threshold": torch.randn(channels),
+        "packed": pack_signs(torch.randn(filters, channels, *geometry["kernel"])),
+        "factor": torch.randn(filters),
+        "offset": torch.randn(filters),
+    }
+    if channels > 1:
+        case["x"][0, 0] = case["threshold"][0]  # at the threshold is plus
+    settings_ = [geometry[name] for name in ("kernel", "strides", "pads", "dilations")]
+    wanted = torch.ops.leanly.binary_convolution(*case.values(), *settings_)
+    sizes = [
+        channels, *geometry["sizes"], filters, *geometry["kernel"], *geometry["strides"], *geometry["pads"][:2],
+        *geometry["dilations"], *wanted.shape[2:],
+    ]  # fmt: skip
+    ran = 0
+    for level in LEVELS:
+        found = convolve(library, level, case, sizes, batch)
+        if found is not None:
+            ran += 1
+            np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
+    assert ran >= 1 and convolve(library, "portable", case, sizes, batch) is not None
+
+
+def test_what_the_processor_lacks_is_refused(library) -> None:
+    case = {name: torch.ones(1) for name in ("x", "threshold", "factor", "offset")}
+    case = {"x": case.pop("x"), "packed": torch.zeros(1, dtype=torch.uint8), **case}
+    assert convolve(library, "no such level", case, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 1) is None

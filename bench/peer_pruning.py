@@ -92,7 +92,7 @@ def pruned_entrants(
         "time": time,
         "seed": seed,
         "shares": SHARES,
-        "code": code_version(__file__),
+        "code": code_version(__file__, rooms=("graph", "training", "distill")),
         "torch-pruning": tp.__version__,
     }
     folder = peers.work(subject) / "torch-pruning" / digest(key)[:16]

@@ -149,11 +149,18 @@ def cached(what: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
     return read_json(path)["value"]
 
 
-def code_version(*files: str | Path) -> str:
-    """Return a hash over the package's code, which is what is measured, and over the named files of the benchmark."""
+def code_version(*files: str | Path, rooms: Sequence[str] = ()) -> str:
+    """Return a hash over the package's code, which is what is measured, and over the named files of the benchmark.
+
+    Args:
+        files: of the benchmark.
+        rooms: folders of the package, where what is measured takes no others.
+    """
     package = Path(leanly.__file__).parent
     aside = {package / room for room in ("cli", "report", "bundle")}
     paths = [path for path in sorted(package.rglob("*.py")) if not aside & set(path.parents)]
+    if rooms:
+        paths = [path for path in paths if {package / room for room in rooms} & set(path.parents)]
     hasher = hashlib.sha256()
     for path in (*paths, *map(Path, files)):
         hasher.update(path.name.encode() + path.read_bytes())

@@ -15,12 +15,8 @@ cnn = nn.Sequential(
 
 
 def main() -> None:
-    task = leanly.Task(
-        cnn,
-        example=images[:2],
-        train=(images[:1000], labels[:1000]),
-        validation=(images[1000:], labels[1000:]),
-    )
+    train, validation = (images[:1000], labels[:1000]), (images[1000:], labels[1000:])
+    task = leanly.Task(cnn, example=images[:2], train=train, validation=validation)
     # 1. train
     graph = leanly.train(task, epochs=10)
     # 2. score: how much the loss would change without each weight

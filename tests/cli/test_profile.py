@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import leanly
-from leanly.quantize import Static
+from leanly.quantize import Binary, Static
 from tests.cli.test_commands import run
 
 SOURCE = """
@@ -62,3 +64,15 @@ def test_with_a_task_it_says_what_each_layer_loses(bundle: Path):
     for layer in ("conv2d", "linear"):
         assert found[layer][6].endswith(" dB") and found[layer][7].endswith(" points")
     assert "below 0: gained" in done.stdout
+
+
+def test_weights_of_one_bit_that_no_kernel_multiplies_so_are_called_storage_only(tmp_path: Path):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten()]
+    model, x = nn.Sequential(*layers, nn.Linear(32, 4)).eval(), torch.randn(16, 3, 8, 8)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(16) % 4))
+    signs = Binary()(leanly.capture(model, example=x[:2]), task).eval()
+    leanly.lower(signs, runtime="openvino", to=tmp_path / "signs")
+    done = run("profile", tmp_path / "signs", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert "weights of 1 bit (2 tensors) are stored so and computed in int8: storage only" in done.stdout

@@ -16,6 +16,7 @@ from leanly.distill import Distill, teachers
 from leanly.errors import DataError, LeanlyWarning, SettingError, TrainingError
 from leanly.training import Progress, Settings
 from leanly.training.pace import Pace
+from leanly.training.teachers import find_teacher
 from tests.training.models import equal, image_task, images, weights
 from tests.training.test_time import Clock
 
@@ -104,7 +105,7 @@ class Mirrored(Dataset):
 
 
 def teacher_of(task: leanly.Task, epochs: int = 2, seconds: float | None = None, **settings) -> teachers.Teacher:
-    graph, split = teachers.find_teacher("original", task), task.split("train")
+    graph, split = find_teacher("original", task, "Distill"), task.split("train")
     return teachers.Teacher(graph, split, Settings(**settings), epochs, seconds, None)
 
 
@@ -131,11 +132,11 @@ def test_the_teacher_runs_once_for_many_students(taught, monkeypatch):
 
 def test_a_model_that_was_trained_on_is_captured_again():
     task = image_task()
-    first = teachers.find_teacher("original", task)
-    assert teachers.find_teacher("original", task) is first
+    first = find_teacher("original", task, "Distill")
+    assert find_teacher("original", task, "Distill") is first
     with torch.no_grad():
         task.model.head.weight.add_(1)
-    second = teachers.find_teacher("original", task)
+    second = find_teacher("original", task, "Distill")
     assert torch.equal(second.state_dict()["head.weight"], task.model.head.weight)
 
 

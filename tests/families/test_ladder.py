@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from leanly.families.candidate import Candidate, mean_latency
-from leanly.families.ladder import MOST_TAUGHT, Cut, Ladder
+from leanly.families.ladder import MOST_TAUGHT, Ladder
+from leanly.families.tries import Cut, Tries
 from leanly.quantize import Static
 from leanly.recipe import Pass, Recipe
 from tests.families.seen import Trial
@@ -65,8 +66,7 @@ class Run:
             lambda cut: self.networks[self.cuts.index(cut)].capacity,
             lambda cut: self.epoch,
             self.past,
-            self._try if self.tried else None,
-            MAX_DROP / 2,
+            Tries(self._try, MAX_DROP / 2) if self.tried else None,
         )
 
     def _try(self, cut: Cut, seconds: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import leanly
+from leanly.costs import CostTable
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import capture
 from leanly.graph.coupling import couple
@@ -171,6 +172,8 @@ def test_mode_and_gradients_are_those_of_the_input():
     [
         ({}, "neither fraction nor macs"),
         ({"fraction": 0.5, "macs": 0.4}, "both fraction and macs"),
+        ({"latency": 0.4}, "latency is given alone"),
+        ({"macs": 0.4, "costs": CostTable({})}, "costs are given alone"),
         ({"fraction": 0.0}, "fraction=0"),
         ({"fraction": 1}, "fraction=1"),
         ({"macs": -0.1}, "macs=-0.1"),
@@ -321,3 +324,27 @@ def test_a_quantized_graph_can_be_cut():
     widths = {name: tuple(tensor.shape[:2]) for name, tensor in small.named_parameters() if name.endswith("weight")}
     assert widths == {"early.weight": (6, 3), "late.weight": (20, 6), "head.weight": (5, 20)}
     assert small(x).shape == (8, 5) and bool(torch.isfinite(small(x)).all())
+
+
+def layer_macs(graph) -> dict[str, int]:
+    return {node.name: node.macs for node in graph.cost().nodes if node.macs}
+
+
+def test_a_share_of_the_time_leaves_where_time_is_to_be_gained(convs):
+    macs = layer_macs(convs)
+    costs = {name: ((count / 4, 0.25), (count, 1.0)) for name, count in macs.items()}
+    costs["conv2d_1"] = ((macs["conv2d_1"] / 4, 1.0), (macs["conv2d_1"], 1.0))  # it takes as long at any width
+    small = Channels(latency=0.5, costs=CostTable(costs))(convs)
+    table, after = CostTable(costs), layer_macs(small)
+    left = sum(table.seconds(name, count) for name, count in after.items())
+    whole = sum(table.seconds(name, count) for name, count in macs.items())
+    assert 1 - left / whole == pytest.approx(0.5, rel=0.1)
+    flat = Channels(
+        latency=0.5, costs=CostTable({name: ((count / 4, 0.25), (count, 1.0)) for name, count in macs.items()})
+    )
+    assert after["conv2d"] < layer_macs(flat(convs))["conv2d"]
+
+
+def test_a_recipe_keeps_the_costs():
+    recipe = Recipe((Channels(latency=0.3, costs=CostTable({"conv": ((1.0, 2.0), (3.0, 4.0))}, "this machine")),))
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

@@ -47,7 +47,7 @@ def profile(
     kernels = read_kernels(artifact)
     seconds = node_seconds(artifact, job, batch_size=batch_size, threads=threads)
     print(
-        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}, {threads} thread{'s' if threads > 1 else ''}: "
+        f"{artifact.precision}, {artifact.runtime}, batch {batch_size}, {_plural(threads, 'thread')}: "
         f"{len(kernels)} nodes as run on this machine\n"
     )
     print(
@@ -62,6 +62,10 @@ def profile(
     )
     counted = Counter(node.precision for node in kernels)
     print("\n" + ", ".join(f"{count} {precision}" for precision, count in counted.most_common()))
+    computed = "float32" if artifact.precision == "float32" else "int8"
+    for bits, count in sorted(Counter(entry.bits for entry in artifact.codes).items()):
+        width, tensors = _plural(bits, "bit"), _plural(count, "tensor")
+        print(f"weights of {width} ({tensors}) are stored so and computed in {computed}: storage only")
     if (a / "graph").is_dir():
         from leanly.graph import Graph
 
@@ -157,6 +161,10 @@ def _losses(graph: Graph, artifact: Artifact, job: Task) -> dict[str, tuple[floa
             drops.append(drop)
             progress.advance(bar)
     return {name: (error, drop) for (name, error), drop in zip(errors.items(), drops, strict=True)}
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'s' if count > 1 else ''}"
 
 
 def _threads(artifact: Artifact, batch_size: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from leanly.budget import read_time
 from leanly.distill.hidden import Pair, hidden_pairs
 from leanly.distill.objectives import taught
-from leanly.distill.teachers import Teacher, check_alike, check_teacher, find_teacher
+from leanly.distill.teachers import Teacher, check_alike
 from leanly.errors import LeanlyWarning, SettingError
 from leanly.graph import Graph
 from leanly.scalars import check_whole, is_number
@@ -25,6 +25,7 @@ from leanly.training.progress import Listener, Progress
 from leanly.training.settings import Settings
 from leanly.training.stepping import Objective
 from leanly.training.supervised import supervised
+from leanly.training.teachers import check_teacher, find_teacher
 
 HARDLY = 0.01
 """Share of the metric by which a teacher may be worse than its student: an int8 network is better by luck at times."""
@@ -69,7 +70,7 @@ class Distill:
     progress: Listener | None = field(default=None, compare=False, metadata={"recipe": False})
 
     def __post_init__(self) -> None:
-        check_teacher(self.teacher)
+        check_teacher(self.teacher, "Distill")
         if isinstance(self.settings, Mapping):
             object.__setattr__(self, "settings", _read_settings(self.settings))
         check_whole(self.epochs, 1, name="epochs", where="Distill")
@@ -101,7 +102,7 @@ class Distill:
         hidden: tuple[str, ...] = ()
         teacher: Graph | None = None
         if self.alpha > 0 or self.features > 0:
-            teacher = find_teacher(self.teacher, task)
+            teacher = find_teacher(self.teacher, task, "Distill")
             check_alike(graph, teacher)
             if teacher.device != graph.device:
                 teacher = teacher.clone().to(graph.device)

@@ -1,80 +1,30 @@
-"""Who teaches: the task's own model or another, and its outputs, kept for each row where rows stay the same."""
+"""What a teacher says: its outputs, kept for each row where rows stay the same."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from leanly.checks import named_tensors
 from leanly.data import Split
 from leanly.errors import SettingError
-from leanly.graph import Graph, capture
-from leanly.graph.tensors import every
+from leanly.graph import Graph
 from leanly.graph.watching import Watched
 from leanly.target import Target
-from leanly.task import Task
 from leanly.training.evaluation import ROWS, outputs_of
 from leanly.training.padding import Padding
 from leanly.training.precision import chosen_dtype, run
 from leanly.training.rows import TrainBatch
 from leanly.training.settings import Settings
-from leanly.training.supervised import original
 
-ORIGINAL = "original"
-HASH = "sha256:"
 LARGEST = 2**30
 """Bytes of outputs that are kept at most."""
 SHARE = 0.25
 """Share of the time that filling the memory of outputs may take."""
 
-_ORIGINALS: WeakKeyDictionary[Task, Graph] = WeakKeyDictionary()
 _OUTPUTS: WeakKeyDictionary[Split, tuple[str, list[Tensor]]] = WeakKeyDictionary()
-
-
-def check_teacher(teacher: Any) -> None:
-    """Raise a SettingError unless it is "original", a hash, a Graph or a module."""
-    if isinstance(teacher, Graph | nn.Module) or teacher == ORIGINAL:
-        return
-    if isinstance(teacher, str) and teacher.startswith(HASH):
-        return
-    raise SettingError(
-        f"the teacher is {teacher!r}",
-        where="Distill.teacher",
-        remedy='give "original" for the task\'s own model, a Graph, or a trained nn.Module',
-    )
-
-
-def find_teacher(teacher: Any, task: Task) -> Graph:
-    """Return the teacher as a graph in evaluation mode; the task's own model is captured once.
-
-    Raises:
-        SettingError: only its hash is known.
-        CaptureError: a module that can't be captured.
-    """
-    if isinstance(teacher, Graph):
-        return teacher.clone().eval()
-    if isinstance(teacher, nn.Module):
-        return capture(teacher, example=task.example, dynamic=task.dynamic, static=tuple(task.static)).eval()
-    if teacher != ORIGINAL:
-        raise SettingError(
-            f"the recipe names its teacher by content, {teacher[:19]}..., and that graph is not here",
-            where="Distill.teacher",
-            remedy="open the graph and give it: Recipe.from_json(data, teachers=[leanly.Graph.open(folder)])",
-        )
-    kept = _ORIGINALS.get(task)
-    if kept is None or not _same_weights(task, kept):
-        kept = _ORIGINALS[task] = original(task).eval()
-    return kept
-
-
-def _same_weights(task: Task, graph: Graph) -> bool:
-    """Say whether the task's model is still what was captured: its owner may have trained it on."""
-    held = every(graph.module)
-    return all(torch.equal(tensor, held.get(name, tensor)) for name, tensor, _ in named_tensors(task.model))
 
 
 def check_alike(student: Graph, teacher: Graph) -> None:

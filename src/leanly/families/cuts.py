@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from leanly.families.ladder import Cut
+from leanly.families.tries import Cut
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
 from leanly.prune import Channels, Layers, magnitude, skipping

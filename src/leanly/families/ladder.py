@@ -2,9 +2,9 @@
 
 Training goes in rounds of about equal time with half as many networks each (successive halving, Jamieson & Talwalkar
 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"); where the time is too short for a
-round of several, one is taught at a time, and the search goes on by halves among the faster or the slower ones. Which
-are fast is measured before any training, since the weights don't change the time; which stay accurate shows while they
-are taught.
+round of several, one is taught at a time: the one with the most to gain, by how fast it is and by the chance that a
+short try gives it; without tries the search goes on by halves among the faster or the slower ones. Which are fast is
+measured before any training, since the weights don't change the time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from leanly.families.candidate import Candidate, Seen, mean_latency
+from leanly.families.tries import Cut, Tries
 from leanly.recipe import Pass
 
 WORTH = 0.95
@@ -27,27 +28,12 @@ UNTAUGHT_SHARE = 0.3
 """Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
 
 ROUNDS, HALF = 3, 2
-LEARNING = 0.5
-"""Power of the rows seen with which the drop falls; between 0.3 and 0.7 where it was measured."""
+LEAST_GAIN = 0.005
+"""Logarithm of a speed-up, times its chance, for which nothing more is taught."""
 LEAST_UNTAUGHT, MOST_TAUGHT = 3, 4
 MOST_EPOCHS = 64
 ALIKE = 1.05
 """Networks whose latencies differ by less are as fast as each other: only the largest of them is taught."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Passes that make the network smaller.
-
-    Args:
-        label: how people read it: "half of the channels".
-        passes: the passes.
-        features: what hidden values count while it is taught.
-    """
-
-    label: str
-    passes: tuple[Pass, ...]
-    features: float = 0.0
 
 
 @dataclass
@@ -71,8 +57,7 @@ class Ladder:
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
         past: keys of the candidates that an earlier process measured; they are asked for again.
-        probe: (cut, seconds for teaching) -> epochs of a short try, and the drop after it; None makes none.
-        promising: a cut is taught where its drop will be at most this, by what a try shows.
+        tries: says by short tries which cut is likely to get inside; None tries nothing.
     """
 
     cuts: Sequence[Cut]
@@ -81,9 +66,8 @@ class Ladder:
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
     past: Collection[str] = ()
-    probe: Callable[[Cut, float], tuple[float, float]] | None = None
-    promising: float = 0.0
-    _probed: dict[int, tuple[float, float]] = field(default_factory=dict)
+    tries: Tries | None = None
+    _whole: float = math.inf
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
     _front: list[int] = field(default_factory=list)
@@ -97,6 +81,7 @@ class Ladder:
             seconds: spare time of the run.
         """
         seen = {trial.candidate.key: trial for trial in trials}
+        self._whole = mean_latency(whole)
         if not self._measured:
             affordable = int(UNTAUGHT_SHARE * seconds / max(whole.seconds, 1e-9))
             chosen = spread(range(len(self.cuts)), min(max(affordable, LEAST_UNTAUGHT), len(self.cuts)))
@@ -110,9 +95,9 @@ class Ladder:
             if candidate.key in seen and seen[candidate.key].medians
         }
         if not self._rungs:
-            limit = WORTH * mean_latency(whole)
+            limit = WORTH * self._whole
             self._front = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
-            self._begin(spread(self._front, MOST_TAUGHT), _for_teaching(whole, seconds))
+            self._begin(spread(self._front, MOST_TAUGHT), times, _for_teaching(whole, seconds))
         position = 0
         while position < len(self._rungs):
             rung = self._rungs[position]
@@ -150,51 +135,62 @@ class Ladder:
                 front.append(number)
         return front[::-1]
 
-    def _begin(self, chosen: list[int], seconds: float) -> None:
-        """Start with some cuts at once, or with the middle one where the time is too short for a round of them."""
+    def _begin(self, chosen: list[int], times: dict[int, float], seconds: float) -> None:
+        """Start with some cuts at once, or with a single one where the time is too short for a round of them."""
         if chosen and (each := self._round_seconds(chosen)) <= seconds / min(ROUNDS, len(chosen)):
             self._add(dict.fromkeys(chosen, ()), max(each, seconds / ROUNDS))
+        elif self.tries is not None:
+            self._teach_likeliest({}, times, seconds)
         else:
             self._halve(self._front, seconds)
 
     def _halve(self, open_: list[int], seconds: float) -> None:
-        """Teach one of some cuts, so long that others can be taught too.
-
-        That is the fastest one that a short try shows to get inside; where nothing is tried, the middle one.
-        """
-        steps, chosen = 1 + int(math.log2(max(len(open_), 1))), open_[len(open_) // 2 :]
-        again = [number for number in open_ if self._taught_before({number: ()}) is not None]
-        if again:
-            chosen = again
-        elif self.probe is not None and open_:
-            fastest = self._fastest_promising(open_, seconds / HALF)
-            chosen, steps = (open_[:1], 1) if fastest is None else ([fastest], HALF)
-        for number in chosen:  # a faster one has shorter epochs, where one of the middle does not fit
+        """Teach the middle one of some cuts, so long that a half of the rest, and so on, can be taught too."""
+        steps = 1 + int(math.log2(max(len(open_), 1)))
+        for number in open_[len(open_) // 2 :]:  # a faster one has shorter epochs, where one of the middle does not fit
             if self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds)):
                 return
 
-    def _fastest_promising(self, open_: list[int], seconds: float) -> int | None:
-        """Return the fastest of some cuts, slowest first, that is expected inside; found by halves: tries take time."""
-        assert self.probe is not None
-        found, low, high = None, 0, len(open_)
-        while low < high:
-            middle = (low + high) // 2
-            number = open_[middle]
-            if number not in self._probed:
-                self._probed[number] = self.probe(self.cuts[number], seconds)
-            if self._expected(number, *self._probed[number], seconds) <= self.promising:
-                found, low = number, middle + 1
-            else:
-                high = middle
-        return found
+    def _teach_likeliest(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
+        """Teach, further or for the first time, the cut with most to gain; for half of the time, or all that is left.
 
-    def _expected(self, number: int, epochs: float, drop: float, seconds: float) -> float:
-        """Return the drop after so many more seconds of teaching: the error falls as a power of the rows that are seen.
-
-        Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically".
+        Args:
+            latest: what was measured of each cut that was taught, round by round.
+            times: latency of each cut, untaught.
+            seconds: for teaching.
         """
-        more = seconds / self._round_seconds([number])
-        return drop * (epochs / (epochs + more)) ** LEARNING if drop > 0 else drop
+        inside = [times[number] for number, trials in latest.items() if trials and trials[-1].outcome == "pass"]
+        limit = WORTH * min([self._whole, *inside])
+        open_ = [
+            number
+            for number in self._front
+            if times[number] <= limit and (number not in latest or _still_learns(latest[number]))
+            if self._round_seconds([number]) <= seconds
+        ]
+        before = {number: self._epochs(number) for number in open_}
+        again = [number for number in open_ if self._taught_before({number: before[number]}) is not None]
+        share = seconds if len(self._rungs) + 1 >= ROUNDS else seconds / HALF
+        chances = {} if again else self._chances(open_, latest, share)
+        gains = {number: chance * math.log(limit / WORTH / times[number]) for number, chance in chances.items()}
+        worth = [number for number in gains if gains[number] >= LEAST_GAIN]
+        if not again and not worth and not self._rungs:
+            # nothing is likely to get inside: what is cut least comes nearest
+            worth, share = [number for number in open_ if number in chances][:1], seconds
+        for number in again or sorted(worth, key=lambda number: -gains[number]):
+            each = self._round_seconds([number])
+            if self._add({number: before[number]}, min(max(share, each), seconds)):
+                return
+
+    def _chances(self, open_: list[int], latest: dict[int, list[Seen]], seconds: float) -> dict[int, float]:
+        assert self.tries is not None
+        cuts = [self.cuts[number] for number in open_]
+        taught = {
+            self.cuts[number].label: (float(sum(self._epochs(number))), trials[-1].drop or 0.0)
+            for number, trials in latest.items()
+            if trials
+        }
+        found = self.tries.chances(cuts, taught, self.epoch_seconds, seconds)
+        return {number: found[cut.label] for number, cut in zip(open_, cuts, strict=True) if cut.label in found}
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
         """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
@@ -206,7 +202,10 @@ class Ladder:
         """
         latest = {number: self._seen(number, seen) for rung in self._rungs for number in rung.epochs}
         if len(self._rungs[0].epochs) == 1 < len(self._front):
-            self._go_on_by_halves(latest, times, seconds)
+            if self.tries is None:
+                self._go_on_by_halves(latest, times, seconds)
+            elif len(self._rungs) < ROUNDS:
+                self._teach_likeliest(latest, times, seconds)
             return
         inside = [mean_latency(trials[-1]) for trials in latest.values() if trials and trials[-1].outcome == "pass"]
         limit = min(inside, default=math.inf)
@@ -237,15 +236,7 @@ class Ladder:
         floor = max((times[number] for number in failing), default=0.0)
         between = [number for number in self._front if number not in latest and floor < times[number] < limit]
         learning = [number for number in failing if _still_learns(latest[number])]
-        expected = {
-            number: self._expected(number, sum(self._epochs(number)), latest[number][-1].drop or 0.0, seconds)
-            for number in learning
-        }
-        promising = [number for number in learning if self.probe and expected[number] <= self.promising]
-        if promising:
-            fastest = min(promising, key=lambda number: times[number])
-            self._add({fastest: self._epochs(fastest)}, seconds)
-        elif between:
+        if between:
             self._halve(between, seconds)
         elif learning:
             slowest = max(learning, key=lambda number: times[number])

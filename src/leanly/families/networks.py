@@ -21,10 +21,11 @@ from leanly.families.candidate import (
 )
 from leanly.families.cuts import cuts
 from leanly.families.integers import Integers
-from leanly.families.ladder import Cut, Ladder
+from leanly.families.ladder import Ladder
 from leanly.families.making import Maker
 from leanly.families.plans import other_ways
 from leanly.families.teaching import Teaching
+from leanly.families.tries import Cut, Tries
 from leanly.graph import Graph
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
@@ -37,7 +38,7 @@ COMPILE_SECONDS = 25.0
 AS_FAST = 1.25
 """An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
 PROMISING = 0.5
-"""Share of the drop allowed that a smaller network is expected to need before its integers lose some too."""
+"""Share of the drop allowed that a smaller network may lose: its integers lose some too, and rows tell only so much."""
 
 
 class Networks:
@@ -205,6 +206,5 @@ class Networks:
             capacity=capacity,
             epoch_seconds=seconds,
             past=self._past,
-            probe=probe if self._task.split("validation") is not None else None,
-            promising=PROMISING * self._max_drop,
+            tries=Tries(probe, PROMISING * self._max_drop) if self._task.split("validation") is not None else None,
         )

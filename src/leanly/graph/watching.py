@@ -37,3 +37,24 @@ class Watched:
     def flat(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         """Run on flat tensors; give the outputs, then the values."""
         return self._module(*leaves)
+
+
+class Inside:
+    """Runs only as far as some values need it, and gives these.
+
+    Args:
+        graph: whose tensors are used, not copied.
+        names: of the nodes.
+    """
+
+    def __init__(self, graph: Graph, names: Sequence[str]) -> None:
+        inside = copy.deepcopy(graph.module.graph)
+        nodes = {node.name: node for node in inside.nodes}
+        (output,) = (node for node in inside.nodes if node.op == "output")
+        output.args = (tuple(nodes[name] for name in names),)
+        inside.eliminate_dead_code()
+        self._module = fx.GraphModule(graph.module, inside)
+
+    def __call__(self, *leaves: Tensor) -> tuple[Tensor, ...]:
+        """Run on flat tensors."""
+        return self._module(*leaves)

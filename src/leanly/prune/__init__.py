@@ -6,6 +6,34 @@ What may be taken out together is found in `graph`; teaching the smaller network
 from leanly.prune.channels import Channels
 from leanly.prune.importance import gradient, magnitude
 from leanly.prune.layers import Layers
+from leanly.prune.refitting import Refit
 from leanly.prune.skipping import skipping
+from leanly.prune.sparse import Sparse
+from leanly.prune.values import activation_entropy, fisher, second_order
+from leanly.prune.weights import (
+    batch_norm_scale,
+    geometric_median,
+    lamp,
+    magnitude_l1,
+    random,
+    weight_entropy,
+)
 
-__all__ = ["Channels", "Layers", "gradient", "magnitude", "skipping"]
+__all__ = [
+    "Channels",
+    "Layers",
+    "Refit",
+    "Sparse",
+    "activation_entropy",
+    "batch_norm_scale",
+    "fisher",
+    "geometric_median",
+    "gradient",
+    "lamp",
+    "magnitude",
+    "magnitude_l1",
+    "random",
+    "second_order",
+    "skipping",
+    "weight_entropy",
+]

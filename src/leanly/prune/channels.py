@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from leanly.costs import CostTable
 from leanly.errors import LeanlyError, LeanlyWarning, SettingError
 from leanly.graph import Graph
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
@@ -21,18 +22,23 @@ from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
+WAYS = ("fraction", "macs", "latency")
+
 
 @dataclass(frozen=True)
 class Channels:
     """Remove channels, features, attention heads, feed-forward and residual width, whatever of it can be cut together.
 
-    Give either `fraction` or `macs`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled layers as in
-    Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
+    Give one of `fraction`, `macs` and `latency`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled
+    layers as in Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
 
     Args:
         fraction: this share of the units of every coupled group; of attention, whole heads first.
         macs: the cheapest units anywhere until this share of the MACs is gone: those that hold the least importance, as
             a share of what is left in their weights, for each MAC (see `take_cheapest`).
+        latency: the same until this share of the time of all layers is gone, as `costs` says; widths whose time does
+            not fall are left.
+        costs: seconds of each layer by its MACs, measured on the target.
         importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name.
         multiple: widths that are cut stay multiples of it.
         normalized: also remove what a layer norm or mean runs over, as the residual width of a transformer; what stays
@@ -41,17 +47,28 @@ class Channels:
 
     fraction: float | None = None
     macs: float | None = None
+    latency: float | None = None
+    costs: CostTable | None = None
     importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
     multiple: int = 1
     normalized: bool = True
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in (("fraction", self.fraction), ("macs", self.macs)) if value is not None}
+        given = {name: getattr(self, name) for name in WAYS if getattr(self, name) is not None}
         if len(given) != 1:
             raise SettingError(
-                f"{'both fraction and macs are' if given else 'neither fraction nor macs is'} given",
+                f"{'both ' + ' and '.join(given) + ' are' if given else 'neither fraction nor macs is'} given",
                 where="Channels",
-                remedy="give one: fraction=0.5 of every group, or macs=0.4 of all multiplications",
+                remedy="give one: fraction=0.5 of every group, macs=0.4 of all multiplications, or latency=0.4 of the "
+                "time with costs",
+            )
+        if isinstance(self.costs, Mapping):  # as a recipe's JSON holds it
+            object.__setattr__(self, "costs", CostTable(**self.costs))
+        if (self.latency is None) != (self.costs is None):
+            raise SettingError(
+                f"{'costs are' if self.latency is None else 'latency is'} given alone",
+                where="Channels",
+                remedy="give latency=0.4 and costs=CostTable(...) together",
             )
         ((name, value),) = given.items()
         if not (is_number(value) and 0 < value < 1):
@@ -107,14 +124,15 @@ class Channels:
         if self.fraction is not None:
             take_share(removal, groups, self.fraction)
             return _share_of_indices(coupling, removal, groups)
-        assert self.macs is not None
-        reached = take_cheapest(removal, [axis for axes in groups for axis in axes], self.macs)
-        if reached < self.macs * (1 - WITHIN) and not coupling.frozen:
+        name, what = ("macs", "MACs") if self.macs is not None else ("latency", "time")
+        asked = getattr(self, name)
+        reached = take_cheapest(removal, [axis for axes in groups for axis in axes], asked, self.costs)
+        if reached < asked * (1 - WITHIN) and not coupling.frozen:
             raise SettingError(
-                f"macs={self.macs:g} can't be reached: {reached:.3g} of the MACs is all that can go before a layer is "
+                f"{name}={asked:g} can't be reached: {reached:.3g} of the {what} is all that can go before a layer is "
                 "left with nothing",
                 where="Channels",
-                remedy=f"use macs={np.floor(reached * 100) / 100:g} or less"
+                remedy=f"use {name}={np.floor(reached * 100) / 100:g} or less"
                 + ("" if self.normalized else ", or normalized=True, which cuts the residual width too"),
             )
         return reached
@@ -125,9 +143,9 @@ class Channels:
         if not held:
             return small
         small.notes = (*small.notes, f"prune.Channels: {held}")
-        asked = self.fraction or self.macs or 0.0
+        asked = self.fraction or self.macs or self.latency or 0.0
         if reached < asked * (1 - WITHIN):
-            what = "indices that could be cut" if self.fraction is not None else "MACs"
+            what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
             warnings.warn(
                 f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}. "
                 "What to do: write those lines with other operators, or leave those layers as they are.",

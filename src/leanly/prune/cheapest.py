@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+from leanly.costs import CostTable
 from leanly.graph.coupling import Axis
 from leanly.prune.removal import WITHIN, Array, Removal, Taken
 from leanly.prune.work import Work
@@ -27,18 +28,20 @@ class _Queue:
         return self.units[self.place : self.place + (odd or self.piece * self.step)]
 
 
-def take_cheapest(removal: Removal, axes: list[Axis], share: float) -> float:
-    """Take units until a share of the MACs is gone; return the share that was reached.
+def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostTable | None = None) -> float:
+    """Take units until a share of the MACs, or of the time, is gone; return the share that was reached.
 
     What a unit costs is the importance it holds of each weight, as a share of what is left there (the layer-adaptive
     score of Lee et al. 2021, for units): a layer that has lost much asks more for the next. Units are taken in the
-    order of cost for each MAC that goes.
+    order of cost for each MAC, or second, that goes: a knapsack filled greedily (Shen et al. 2022, "Structural Pruning
+    via Latency-Saliency Knapsack").
 
     Args:
         axes: the axes that may be used.
-        share: of all MACs, as `Graph.cost` counts them.
+        share: of all MACs, as `Graph.cost` counts them, or of the seconds of all layers.
+        costs: seconds of each layer by its MACs.
     """
-    work = Work(removal.coupling)
+    work = Work(removal.coupling, costs)
     total, target = work.total, share * work.total
     queues = [_Queue(removal.ordered(axis), removal.step(axis)) for axis in axes]
     heap: list[tuple[float, int]] = []
@@ -93,7 +96,7 @@ def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Q
         queue.place += len(queue.next())
 
 
-def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, int]:
-    """Return cost for each MAC, and the MACs."""
+def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, float]:
+    """Return cost for what goes, and how much that is."""
     saved = work.saved(removal.after(taken), taken.dims)
     return (taken.loss / saved if saved > 0 else float("inf")), saved

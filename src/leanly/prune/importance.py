@@ -7,12 +7,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
-from leanly.data import Split
-from leanly.errors import DataError, SettingError
+from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.prune.labels import BATCH, ROWS, labelled, loss_of
 from leanly.prune.skipping import skipping
+from leanly.prune.values import activation_entropy, fisher, second_order
+from leanly.prune.weights import (
+    batch_norm_scale,
+    geometric_median,
+    lamp,
+    magnitude_l1,
+    random,
+    weight_entropy,
+)
 from leanly.suggest import suggestion
 from leanly.task import Task
 
@@ -22,8 +30,6 @@ Importance = Callable[[Graph, Task | None], dict[str, Tensor]]
 A pass adds up what a unit holds of each parameter, as a share of that parameter; parameters that a criterion leaves out
 do not count.
 """
-BATCH, ROWS = 32, 512
-"""Rows in a batch, and rows in all, that a criterion reads."""
 
 
 def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -50,12 +56,13 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: no task, no labelled data, or a loss that can't be computed on it.
     """
-    task, split = _labelled(task, "gradient")
+    task, split = labelled(task, "gradient")
     graph = graph.clone().eval()
     weights = {name: weight.requires_grad_() for name, weight in graph.named_parameters()}
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    for batch in split.batches(BATCH, ROWS):
-        loss = _loss(graph, task, split, batch.arguments, batch.targets)
+    for inputs, targets in split.flat_batches(BATCH, ROWS):
+        outputs = graph.flat(*(tensor.to(graph.device) for tensor in inputs))
+        loss = loss_of(graph, task, split, outputs, targets)
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         for (name, weight), slope in zip(weights.items(), found, strict=True):
             if slope is not None:
@@ -63,7 +70,23 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     return total
 
 
-CRITERIA = {function.__name__: function for function in (magnitude, gradient, skipping)}
+CRITERIA = {
+    function.__name__: function
+    for function in (
+        magnitude,
+        magnitude_l1,
+        batch_norm_scale,
+        geometric_median,
+        weight_entropy,
+        activation_entropy,
+        gradient,
+        fisher,
+        second_order,
+        lamp,
+        random,
+        skipping,
+    )
+}
 """By the name under which recipes know them."""
 
 
@@ -89,37 +112,3 @@ def resolve_importance(importance: Any) -> Importance:
             "(graph, task) -> {parameter name: tensor of its shape}",
         )
     return cast(Importance, importance)
-
-
-def _labelled(task: Task | None, name: str) -> tuple[Task, Split]:
-    split = task.seen_split() if task is not None else None
-    if task is None or split is None:
-        raise DataError(
-            f"importance {name!r} needs labelled data, and there is none",
-            where="Task" if task is not None else f"{name}(graph, task)",
-            remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs none",
-        )
-    return task, split
-
-
-def _loss(graph: Graph, task: Task, split: Split, arguments: Any, targets: Tensor) -> Tensor:
-    device = graph.device
-    (args, kwargs), targets = tree_map_only(Tensor, lambda tensor: tensor.to(device), (arguments, targets))
-    try:
-        loss = task.loss_function(graph(*args, **kwargs), targets)
-        usable = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad and bool(torch.isfinite(loss))
-    except DataError:
-        raise
-    except Exception as error:  # a loss of the user's own, on labels of the user's own, may raise anything
-        raise DataError(
-            f"the loss can't be computed ({error})",
-            where=f"split {split.name!r}",
-            remedy="give labels that fit Task.loss, or use leanly.prune.magnitude, which needs none",
-        ) from error
-    if not usable:
-        raise DataError(
-            f"the loss is {loss!r}",
-            where=f"split {split.name!r}",
-            remedy="give a loss that returns one finite number with a gradient",
-        )
-    return loss

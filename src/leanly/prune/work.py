@@ -1,29 +1,32 @@
-"""Work: the MACs of a graph by how long its dimensions are, so that a cut is counted before it is made."""
+"""Work: the MACs of a graph, or its time, by how long its dimensions are: a cut is counted before it is made."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import fx
 
+from leanly.costs import CostTable
 from leanly.graph.cost import macs
 from leanly.graph.coupling import Coupling
+from leanly.graph.coupling.walking import ROWS
 
 Lengths = np.ndarray
 """For each dimension of `Coupling.dims`, how many indices stay."""
 
 
 class Work:
-    """MACs of every node, for the batch size the graph was coupled at.
+    """MACs of every node, for the batch size the graph was coupled at; or seconds, where they were measured.
 
     Args:
         coupling: of the graph that is counted, as `Graph.cost` counts.
+        costs: seconds of each layer by its MACs.
     """
 
-    def __init__(self, coupling: Coupling) -> None:
-        self._coupling = coupling
+    def __init__(self, coupling: Coupling, costs: CostTable | None = None) -> None:
+        self._coupling, self._costs = coupling, costs
         self._nodes: list[fx.Node] = []
         self._readers: dict[int, list[int]] = {}
-        self.macs: list[int] = []
+        self.counts: list[float] = []
         lengths = coupling.dim_sizes
         for node in coupling.wiring.graph.module.graph.nodes:
             if node.op == "call_function" and node.name in coupling.places:
@@ -32,21 +35,21 @@ class Work:
                     for place in self._places(node):
                         self._readers.setdefault(place, []).append(len(self._nodes))
                     self._nodes.append(node)
-                    self.macs.append(count)
+                    self.counts.append(count)
 
     @property
-    def total(self) -> int:
-        """MACs that are left."""
-        return sum(self.macs)
+    def total(self) -> float:
+        """What is left."""
+        return sum(self.counts)
 
-    def saved(self, lengths: Lengths, shorter: np.ndarray) -> int:
-        """Return how many MACs go when the dimensions `shorter` have become as long as `lengths` says."""
-        return sum(self.macs[number] - self._count(self._nodes[number], lengths) for number in self._touched(shorter))
+    def saved(self, lengths: Lengths, shorter: np.ndarray) -> float:
+        """Return how much goes when the dimensions `shorter` have become as long as `lengths` says."""
+        return sum(self.counts[number] - self._count(self._nodes[number], lengths) for number in self._touched(shorter))
 
     def shorten(self, lengths: Lengths, shorter: np.ndarray) -> None:
         """Make that cut."""
         for number in self._touched(shorter):
-            self.macs[number] = self._count(self._nodes[number], lengths)
+            self.counts[number] = self._count(self._nodes[number], lengths)
 
     def _touched(self, dims: np.ndarray) -> set[int]:
         return {number for dim in dims.tolist() for number in self._readers.get(dim, ())}
@@ -56,10 +59,11 @@ class Work:
         values = (dims for name in names for dims in self._coupling.places.get(name, ()))
         return {place for dims in values for place in dims if place >= 0}
 
-    def _count(self, node: fx.Node, lengths: Lengths) -> int:
+    def _count(self, node: fx.Node, lengths: Lengths) -> float:
         def shape(source: fx.Node) -> tuple[int, ...]:
             whole = self._coupling.wiring.shapes(source)[0]
             places = self._coupling.places[source.name][0]
             return tuple(int(lengths[place]) if place >= 0 else size for place, size in zip(places, whole, strict=True))
 
-        return macs(node, shape, shape(node))
+        count = macs(node, shape, shape(node))
+        return count if self._costs is None else self._costs.seconds(node.name, count / ROWS)

@@ -9,6 +9,7 @@ from leanly.quantize.binary import Binary
 from leanly.quantize.equalization import Equalize
 from leanly.quantize.gptq import GPTQ
 from leanly.quantize.learned_steps import LearnSteps
+from leanly.quantize.mixed import Mixed
 from leanly.quantize.reconstruction import Reconstruct
 from leanly.quantize.smoothing import Smooth
 from leanly.quantize.static import Static
@@ -21,6 +22,7 @@ __all__ = [
     "CorrectBias",
     "Equalize",
     "LearnSteps",
+    "Mixed",
     "Reconstruct",
     "Smooth",
     "Static",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.nn import functional as F
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.columns import columns, has_columns
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
 from leanly.graph.tensors import find
@@ -64,7 +64,7 @@ class GPTQ:
                 for name in stop.segment.nodes
                 if reads_quantized_weight(node := walk.nodes[name])
                 and is_quantizer(argument(node, "weight"))
-                and _has_columns(node)
+                and has_columns(node)
                 and argument(node, "weight") not in rounded
             ]
             for node, hessians in _hessians(walk, stop, layers).items():
@@ -76,10 +76,6 @@ class GPTQ:
         return graph
 
 
-def _has_columns(node: Node) -> bool:
-    return node.target in (aten.linear.default, aten.conv2d.default)
-
-
 def _hessians(walk: Walk, stop: Stop, layers: list[Node]) -> dict[Node, Tensor]:
     """Return for each layer the sum of its input's outer products, `[groups, columns, columns]`, one group a layer."""
     found: dict[Node, Tensor] = {}
@@ -87,24 +83,13 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node]) -> dict[Node, Tensor]:
     def see(running: Runner) -> None:
         for node in layers:
             kernel = running.value(argument(node, "weight")).shape[2:]
-            columns = _columns(running.value(argument(node, "input")), node, kernel)
-            products = columns @ columns.transpose(1, 2)
+            multiplied = columns(running.value(argument(node, "input")), node, kernel)
+            products = multiplied @ multiplied.transpose(1, 2)
             found[node] = products.double() if node not in found else found[node] + products
 
     if layers:
         walk.run(walk.roughly, stop.segment, stop.rough, see)
     return found
-
-
-def _columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
-    """Return what each column of the weight is multiplied with, `[groups, columns, places]`."""
-    if node.target is aten.linear.default:
-        return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
-    groups = argument(node, "groups")
-    window = {name: argument(node, name) for name in ("dilation", "padding", "stride")}
-    unfolded = F.unfold(values, kernel, **window)
-    grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
-    return grouped.permute(1, 2, 0, 3).flatten(2)
 
 
 def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:

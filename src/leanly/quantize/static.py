@@ -49,6 +49,7 @@ class Static:
         symmetric: activations that go below zero get a symmetric range.
         float_nodes: names of nodes that stay float (see `graph.cost().nodes`).
         layer_bits: (name of a node, bits) pairs: that layer's weights and what it reads get so many bits.
+        weight_bits: the same for a layer's weights alone.
         end_bits: bits of the first and the last layer, which suffer most from few; 0 gives them what the others have.
         samples: calibration rows of `train` (of `validation` where there is no `train`).
         draw: 0 takes the first rows; any other number draws rows at random, the same ones each time.
@@ -64,15 +65,19 @@ class Static:
     symmetric: bool = False
     float_nodes: tuple[str, ...] = ()
     layer_bits: tuple[tuple[str, int], ...] = ()
+    weight_bits: tuple[tuple[str, int], ...] = ()
     end_bits: int = 0
     samples: int = 300
     draw: int = 0
 
     def __post_init__(self) -> None:
         observer_named(self.observer)
-        object.__setattr__(self, "layer_bits", tuple((str(name), bits) for name, bits in self.layer_bits))
+        for setting in ("layer_bits", "weight_bits"):
+            pairs = tuple((str(name), bits) for name, bits in getattr(self, setting))
+            object.__setattr__(self, setting, pairs)
         ends = (("end_bits", self.end_bits),) if self.end_bits else ()
-        for name, bits in (("weights", self.weights), ("activations", self.activations), *ends, *self.layer_bits):
+        all_bits = (("weights", self.weights), ("activations", self.activations), *ends)
+        for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):
             if not is_whole(bits, 2) or bits > 8:
                 raise SettingError(
                     f"{name}={bits} bits can't be used", where="Static", remedy="use 2 to 8; quantize.Binary for 1"
@@ -126,7 +131,11 @@ class Static:
 
     def _check_names(self, graph: Graph) -> None:
         names = [node.name for node in graph.module.graph.nodes]
-        asked = {"float_nodes": self.float_nodes, "layer_bits": [name for name, _ in self.layer_bits]}
+        asked = {
+            "float_nodes": self.float_nodes,
+            "layer_bits": [name for name, _ in self.layer_bits],
+            "weight_bits": [name for name, _ in self.weight_bits],
+        }
         for setting, name in ((setting, name) for setting, found in asked.items() for name in found):
             if name not in names:
                 near = ", ".join(get_close_matches(name, names, 3)) or "none"
@@ -141,6 +150,7 @@ class Static:
         nodes = {node.name: node for node in module.graph.nodes}
         ends = {placement.weights[0], placement.weights[-1]} if self.end_bits else set()
         own = {**dict.fromkeys(ends, self.end_bits), **dict(self.layer_bits)}
+        few = {**own, **dict(self.weight_bits)}
         read: dict[str, int] = {}
         for name in placement.weights:
             source = root(argument(nodes[name], "input")).name
@@ -153,7 +163,7 @@ class Static:
             if weight.op != "get_attr":
                 continue  # a weight that two layers share has its quantizer already
             values = find(module, str(weight.target)).detach()
-            bits = self._weight_bits(own.get(name, self.weights), target)
+            bits = self._weight_bits(few.get(name, self.weights), target)
             add_quantizer(graph, weight, weight_affine(values, bits, self.granularity))
         module.graph.lint()
         module.recompile()

@@ -28,6 +28,7 @@ class Settings:
         augment: what is done at random to images of `(rows, channels, height, width)`: "crop", "flip".
         patience: stop after so many epochs without a better metric on validation; 0 never stops early.
         clip: largest norm of all gradients together; 0 sets no limit.
+        keep_zeros: weights (of two dimensions and more) that are zero at the start stay so.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
         seed: of the order of rows, augmentation and dropout.
 
@@ -44,6 +45,7 @@ class Settings:
     augment: tuple[str, ...] = ()
     patience: int = 0
     clip: float = 0.0
+    keep_zeros: bool = False
     precision: str = "auto"
     seed: int = 0
 

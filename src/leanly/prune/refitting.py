@@ -1,0 +1,166 @@
+"""Refit: what a cut took from a layer's outputs is made up for by the weights that are left, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.data import Split
+from leanly.errors import DataError, SettingError
+from leanly.graph import Graph
+from leanly.graph.columns import columns, has_columns
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find
+from leanly.graph.watching import Inside
+from leanly.scalars import check_whole, is_number
+from leanly.target import Target
+from leanly.task import Task
+from leanly.training.teachers import check_teacher, find_teacher
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Solve each layer's weights for the outputs that it had before the cut, layer after layer, in closed form.
+
+    Least squares over the values that run through both networks; labels are not used. He et al. 2017, "Channel Pruning
+    for Accelerating Very Deep Neural Networks". Put it behind `prune.Channels`; `training.BatchNorm` behind it.
+
+    Args:
+        teacher: the network before the cut: "original" for the task's model, a Graph, or a trained nn.Module.
+        samples: rows, the first of `train` (of `validation` where there is no `train`).
+        damping: how much the weights are held where they are, as a share of the mean power of what they multiply.
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    teacher: Any = "original"
+    samples: int = 512
+    damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_teacher(self.teacher, "Refit")
+        check_whole(self.samples, 1, name="samples", where="Refit")
+        if not (is_number(self.damping) and self.damping > 0):
+            raise SettingError(f"damping is {self.damping!r}", where="Refit", remedy="give a number above 0, say 0.01")
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return the graph with its weights refitted.
+
+        Raises:
+            DataError: the task has no rows.
+            SettingError: no layer of the graph is a part of one of the teacher's.
+        """
+        split = task.seen_split() if task is not None else None
+        if task is None or split is None:
+            raise DataError(
+                "refitting needs rows, and there are none",
+                where="Refit",
+                remedy="give the task train= or validation= (labels are not used)",
+            )
+        graph = graph.clone()
+        mode = graph.training
+        graph.eval()
+        teacher = find_teacher(self.teacher, task, "Refit")
+        pairs = _pairs(graph, teacher)
+        if not pairs:
+            raise SettingError(
+                "no layer of the graph is a part of one of the teacher's",
+                where="Refit",
+                remedy="put it behind prune.Channels, or give the graph that was cut as teacher",
+            )
+        for layer, theirs in pairs:
+            self._refit(graph, layer, teacher, theirs, split)
+        return graph.train(mode)
+
+    def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> None:
+        weight = find(graph.module, str(argument(layer, "weight").target))
+        bias = argument(layer, "bias")
+        kept = kept_outputs(graph, teacher, layer)
+        ours = Inside(graph, [argument(layer, "input").name])
+        wanted = Inside(teacher, [theirs.name])
+        squares, products = _Sum(), _Sum()
+        with torch.no_grad():
+            for inputs, _ in split.flat_batches(BATCH, self.samples):
+                leaves = [tensor.to(graph.device) for tensor in inputs]
+                (given,), (output,) = ours(*leaves), wanted(*leaves)
+                x = columns(given, layer, weight.shape[2:]).double()
+                if bias is not None:
+                    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+                y = _outputs(output, layer)[kept].reshape(len(x), -1, x.shape[2]).double()
+                squares.add(x @ x.transpose(1, 2))
+                products.add(y @ x.transpose(1, 2))
+            now = weight.double().reshape(len(squares.value), -1, weight[0].numel())
+            if bias is not None:
+                now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
+            solved = _solved(now, squares.value, products.value, self.damping)
+            if bias is not None:
+                find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
+                solved = solved[:, :, :-1]
+            weight.copy_(solved.reshape(weight.shape))
+
+
+class _Sum:
+    """A sum that begins with its first summand."""
+
+    def __init__(self) -> None:
+        self.value = torch.zeros(())
+
+    def add(self, value: Tensor) -> None:
+        self.value = self.value.to(value.device) + value
+
+
+def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> Tensor:
+    """Return the weights with the least squared error, held a little where they are: `[groups, rows, columns]`."""
+    held = damping * squares.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+    damped = squares + held[:, None, None] * torch.eye(squares.shape[1], dtype=squares.dtype, device=squares.device)
+    return torch.linalg.solve(damped, (products + held[:, None, None] * now).transpose(1, 2)).transpose(1, 2)
+
+
+def _pairs(graph: Graph, teacher: Graph) -> list[tuple[Node, Node]]:
+    """Return the layers that the teacher has too, in the order in which they run."""
+    others = {node.name: node for node in teacher.module.graph.nodes}
+    found = []
+    for node in graph.module.graph.nodes:
+        if not has_columns(node) or not reads_tensor(argument(node, "weight")):
+            continue
+        other = others.get(node.name)
+        readers = list(argument(node, "weight").users)
+        if other is not None and other.target is node.target and len(readers) == 1:
+            found.append((node, other))
+    return found
+
+
+def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:
+    """Return which of the teacher's output channels a layer still has.
+
+    Args:
+        graph: whose `kept` tells.
+        teacher: the graph it was cut out of; what it had lost by then itself is taken into account.
+        layer: of the graph.
+    """
+    name = str(argument(layer, "weight").target)
+    ours, theirs = (_indices(held, name) for held in (graph, teacher))
+    place = {int(index): position for position, index in enumerate(theirs)}
+    return torch.tensor([place[int(index)] for index in ours])
+
+
+def _indices(graph: Graph, name: str) -> Sequence[int] | Tensor:
+    kept = graph.kept.get(name)
+    if kept is None or kept[0] is None:
+        return range(find(graph.module, name).shape[0])
+    return kept[0]
+
+
+def _outputs(value: Tensor, layer: Node) -> Tensor:
+    """Return a layer's outputs as `[channels, rows and places]`, in the order of `columns`."""
+    if layer.target is torch.ops.aten.linear.default:
+        return value.reshape(-1, value.shape[-1]).T
+    return value.transpose(0, 1).flatten(1)

@@ -1,0 +1,146 @@
+"""Sparse: single weights become zero; the shapes stay, so that only what is stored gets smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leanly.errors import SettingError
+from leanly.graph import Graph
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find
+from leanly.prune.importance import magnitude, resolve_importance
+from leanly.prune.scores import checked
+from leanly.scalars import is_number, is_whole
+from leanly.suggest import suggestion
+from leanly.target import Target
+from leanly.task import Task
+
+aten = torch.ops.aten
+LAYERS = frozenset({
+    aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding,
+    aten.conv3d.padding, aten.linear.default,
+})  # fmt: skip
+SCOPES = ("layer", "network")
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Set the least important weights of convolutions and linear layers to zero.
+
+    Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks"; N:M patterns as in Zhou et
+    al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch". Train on with
+    `Settings(keep_zeros=True)`; a second `Sparse` with a higher share takes more (Zhu and Gupta 2017, "To prune, or not
+    to prune"). No CPU runtime here is faster by it: what gets smaller is what an entropy coder makes of the weights.
+
+    Args:
+        sparsity: this share of the weights becomes zero; or give `pattern`.
+        pattern: (n, m): of every m neighbouring inputs of an output, n stay.
+        importance: `leanly.prune.magnitude`, another criterion of that signature, or its name.
+        scope: "layer" takes the share of each layer, "network" the least important anywhere (use `lamp` there).
+        dense: names of nodes whose weights stay as they are (see `graph.cost().nodes`).
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    sparsity: float | None = None
+    pattern: tuple[int, int] | None = None
+    importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
+    scope: str = "layer"
+    dense: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.pattern is None):
+            raise SettingError(
+                f"{'both' if self.pattern else 'neither'} sparsity and pattern are given",
+                where="Sparse",
+                remedy="give one: sparsity=0.8, or pattern=(2, 4)",
+            )
+        if self.sparsity is not None and not (is_number(self.sparsity) and 0 < self.sparsity < 1):
+            raise SettingError(f"sparsity={self.sparsity!r}", where="Sparse", remedy="use a share between 0 and 1")
+        if self.pattern is not None:
+            pattern = tuple(self.pattern)
+            if len(pattern) != 2 or not all(is_whole(number, 1) for number in pattern) or pattern[0] >= pattern[1]:
+                raise SettingError(f"pattern={self.pattern!r}", where="Sparse", remedy="use (n, m), n below m: (2, 4)")
+            object.__setattr__(self, "pattern", pattern)
+        if self.scope not in SCOPES:
+            raise SettingError(f"scope={self.scope!r}", where="Sparse", remedy=suggestion(self.scope, SCOPES))
+        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "importance", resolve_importance(self.importance))
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return the graph with zeros.
+
+        Raises:
+            SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
+            DataError: the importance needs labelled data, and there is none.
+        """
+        assert callable(self.importance)
+        name = getattr(self.importance, "__name__", type(self.importance).__name__)
+        scores = checked(graph, self.importance(graph, task), name)
+        graph = graph.clone()
+        weights = self._weights(graph)
+        held = {name: scores[name].to(find(graph.module, name).device) for name in weights if name in scores}
+        if not held:
+            raise SettingError(
+                "there is no weight to take from", where="Sparse", remedy="shorten dense, or use another importance"
+            )
+        with torch.no_grad():
+            for name, kept in self._kept(held, weights).items():
+                find(graph.module, name).mul_(kept)
+        return graph
+
+    def _weights(self, graph: Graph) -> dict[str, str]:
+        """Return the names of weights, each with the node that reads it."""
+        nodes = {node.name: node for node in graph.module.graph.nodes}
+        for name in self.dense:
+            if name not in nodes:
+                raise SettingError(
+                    f"dense names {name!r}, which is no node", where="Sparse", remedy=suggestion(name, nodes)
+                )
+        return {
+            str(argument(node, "weight").target): node.name
+            for node in nodes.values()
+            if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in self.dense
+        }
+
+    def _kept(self, scores: dict[str, Tensor], readers: dict[str, str]) -> dict[str, Tensor]:
+        if self.pattern is not None:
+            return {name: _of_every(score, *self.pattern, readers[name]) for name, score in scores.items()}
+        assert self.sparsity is not None
+        if self.scope == "layer":
+            return {name: _largest(score, self.sparsity) for name, score in scores.items()}
+        together = _largest(torch.cat([score.flatten().cpu() for score in scores.values()]), self.sparsity)
+        pieces = together.split([score.numel() for score in scores.values()])
+        return {
+            name: piece.reshape(score.shape).to(score.device)
+            for (name, score), piece in zip(scores.items(), pieces, strict=True)
+        }
+
+
+def _largest(scores: Tensor, sparsity: float) -> Tensor:
+    """Mark all but the share with the lowest scores; of equal ones the first leave."""
+    order = scores.flatten().argsort(stable=True)
+    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    kept[order[: round(sparsity * scores.numel())]] = False
+    return kept.reshape(scores.shape)
+
+
+def _of_every(scores: Tensor, n: int, m: int, layer: str) -> Tensor:
+    """Mark the n highest of every m neighbours along the inputs of each output, tap by tap."""
+    inputs = scores.shape[1]
+    if inputs % m:
+        raise SettingError(
+            f"{layer} has {inputs} inputs, which {m} does not divide",
+            where="Sparse.pattern",
+            remedy=f"put {layer!r} into dense, or use another pattern",
+        )
+    grouped = scores.movedim(1, -1).reshape(*scores.shape[:1], *scores.shape[2:], inputs // m, m)
+    kept = torch.zeros_like(grouped, dtype=torch.bool)
+    kept.scatter_(-1, grouped.topk(n, -1).indices, True)
+    return kept.reshape(*scores.shape[:1], *scores.shape[2:], inputs).movedim(-1, 1)

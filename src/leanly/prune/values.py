@@ -1,0 +1,182 @@
+"""Criteria that look at what runs through the network: entropy of activations, Fisher information, input Hessians."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.data import Split
+from leanly.errors import DataError
+from leanly.graph import Graph
+from leanly.graph.columns import columns, has_columns
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.watching import Watched
+from leanly.prune.labels import BATCH, ROWS, labelled, loss_of
+from leanly.prune.weights import entropies, spread_evenly
+from leanly.task import Task
+
+aten = torch.ops.aten
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
+LAYERS = CONVOLUTIONS | {aten.linear.default}
+DAMPING = 0.01
+"""Share of the mean of a Hessian's diagonal that is added to it."""
+WIDEST = 4608
+"""Inputs of a layer, above which only the diagonal of its Hessian is inverted."""
+
+
+def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
+    """Return for each filter the entropy, in nats, of its mean activation over rows: what never changes says nothing.
+
+    Luo and Wu 2017, "An Entropy-based Pruning Method for CNN Compression".
+
+    Args:
+        graph: whose parameters are judged, in evaluation mode.
+        task: the first 512 rows of `train` (`validation` where there is no `train`); labels are not used.
+
+    Raises:
+        DataError: the task has no rows.
+    """
+    split = _rows(task, "activation_entropy")
+    graph = graph.clone().eval()
+    layers = _layers(graph)
+    watched = Watched(graph, [layer.name for layer in layers])
+    means: list[list[Tensor]] = [[] for _ in layers]
+    with torch.no_grad():
+        for inputs, _ in split.flat_batches(BATCH, ROWS):
+            values = watched.flat(*(tensor.to(graph.device) for tensor in inputs))[len(graph.outputs) :]
+            for kept, layer, value in zip(means, layers, values, strict=True):
+                kept.append(_channels(layer, value).mean(2))
+    found = {}
+    for layer, kept in zip(layers, means, strict=True):
+        name, weight = _weight(graph, layer)
+        rows = torch.cat(kept).T
+        # each channel over its own range: how much it tells, not how loud it is
+        own = (rows - rows.amin(1, keepdim=True)) / (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)).clamp(
+            1e-12
+        )
+        found[name] = spread_evenly(entropies(own), weight)
+    return found
+
+
+def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
+    """Return for each filter the mean square, over rows, of the loss's slope along its output's scale.
+
+    The diagonal of the Fisher information of gates behind the filters; where layers are coupled theirs add up. Liu et
+    al. 2021, "Group Fisher Pruning for Practical Network Compression"; Kwon et al. 2022, "A Fast Post-Training Pruning
+    Framework for Transformers".
+
+    Args:
+        graph: whose parameters are judged, in evaluation mode.
+        task: its loss, a mean over rows, and the first 512 rows of `train` (`validation` where there is no `train`).
+
+    Raises:
+        DataError: no task, no labelled data, or a loss that can't be computed on it.
+    """
+    task, split = labelled(task, "fisher")
+    graph = graph.clone().eval()
+    for parameter in graph.parameters():
+        parameter.requires_grad_()
+    layers = _layers(graph)
+    watched = Watched(graph, [layer.name for layer in layers])
+    total = [torch.zeros(_weight(graph, layer)[1].shape[0], dtype=torch.float64) for layer in layers]
+    for inputs, targets in split.flat_batches(BATCH, ROWS):
+        outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
+        values = outputs[len(graph.outputs) :]
+        loss = loss_of(graph, task, split, outputs[: len(graph.outputs)], targets)
+        slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
+        for sums, layer, value, slope in zip(total, layers, values, slopes, strict=True):
+            if slope is not None:
+                along = _channels(layer, value.detach() * slope).sum(2)
+                sums += along.double().square().sum(0).cpu()
+    found: dict[str, Tensor] = {}
+    for sums, layer in zip(total, layers, strict=True):
+        name, weight = _weight(graph, layer)
+        found[name] = found.get(name, torch.zeros(())) + spread_evenly(sums, weight)
+    return found
+
+
+def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
+    """Return the squared error of a layer's outputs where a weight leaves and those beside it make up for it.
+
+    `w^2 / [H^-1]` with the Hessian of the layer's inputs. Hassibi and Stork 1992, "Second Order Derivatives for Network
+    Pruning: Optimal Brain Surgeon", layer by layer as in Frantar and Alistarh 2022, "Optimal Brain Compression".
+
+    Args:
+        graph: whose parameters are judged, in evaluation mode.
+        task: the first 512 rows of `train` (`validation` where there is no `train`); labels are not used.
+
+    Raises:
+        DataError: the task has no rows.
+    """
+    split = _rows(task, "second_order")
+    graph = graph.clone().eval()
+    layers = [layer for layer in _layers(graph) if has_columns(layer)]
+    names = list(dict.fromkeys(argument(layer, "input").name for layer in layers))
+    watched = Watched(graph, names)
+    hessians: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for inputs, _ in split.flat_batches(BATCH, ROWS):
+            outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
+            values = dict(zip(names, outputs[len(graph.outputs) :], strict=True))
+            for layer in layers:
+                seen = _hessian(layer, _weight(graph, layer)[1], values[argument(layer, "input").name])
+                hessians[layer.name] = hessians.get(layer.name, torch.zeros_like(seen)) + seen
+    found: dict[str, Tensor] = {}
+    for layer in layers:
+        name, weight = _weight(graph, layer)
+        groups = weight.double().reshape(len(hessians[layer.name]), -1, math.prod(weight.shape[1:]))
+        cost = groups.square() / _inverse_diagonal(hessians[layer.name])[:, None, :]
+        found[name] = found.get(name, torch.zeros(())) + cost.reshape(weight.shape)
+    return found
+
+
+def _rows(task: Task | None, name: str) -> Split:
+    split = task.seen_split() if task is not None else None
+    if split is None:
+        raise DataError(
+            f"importance {name!r} needs rows, and there are none",
+            where="Task" if task is not None else f"{name}(graph, task)",
+            remedy="give the task train= or validation= (labels are not used), or use leanly.prune.magnitude",
+        )
+    return split
+
+
+def _layers(graph: Graph) -> list[Node]:
+    return [
+        node
+        for node in graph.module.graph.nodes
+        if node.target in LAYERS
+        and reads_tensor(argument(node, "weight"))
+        and isinstance(argument(node, "input"), Node)
+    ]
+
+
+def _weight(graph: Graph, layer: Node) -> tuple[str, Tensor]:
+    name = str(argument(layer, "weight").target)
+    return name, graph.module.get_parameter(name).detach()
+
+
+def _channels(layer: Node, value: Tensor) -> Tensor:
+    """Return a layer's output as `[rows, channels, places]`."""
+    if layer.target in CONVOLUTIONS:
+        return value.flatten(2)
+    return value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)
+
+
+def _hessian(layer: Node, weight: Tensor, value: Tensor) -> Tensor:
+    """Sum the outer products of what a layer's columns are multiplied with: `[groups, columns, columns]`."""
+    multiplied = columns(value, layer, weight.shape[2:]).double()
+    return multiplied @ multiplied.transpose(1, 2)
+
+
+def _inverse_diagonal(hessian: Tensor) -> Tensor:
+    """Return the diagonal of each group's inverse; inputs that are always zero cost nothing."""
+    diagonal = hessian.diagonal(dim1=1, dim2=2)
+    damping = DAMPING * diagonal.mean(1, keepdim=True) + 1e-12
+    if hessian.shape[1] > WIDEST:
+        return 1 / (diagonal + damping)
+    damped = hessian + torch.diag_embed(damping.expand_as(diagonal))
+    return torch.linalg.inv(damped).diagonal(dim1=1, dim2=2)

@@ -1,0 +1,87 @@
+"""Refit: what is left makes up for what was cut, exactly where it can."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.errors import DataError, SettingError
+from leanly.graph import capture
+from leanly.prune import Channels, Refit
+from tests.prune.surgery import scrambled
+
+ROWS = 200
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.two = nn.Conv2d(12, 12, 3, padding=1, groups=2)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.one(x)))
+        x = torch.relu(self.two(x))
+        return self.head(x.mean((2, 3)))
+
+
+def case() -> tuple[leanly.Graph, leanly.Task, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = scrambled(Net()).eval(), torch.randn(ROWS, 3, 6, 6)
+    return capture(model, example=x[:2]), leanly.Task(model, example=x[:2], train=(x, torch.arange(ROWS) % 5)), x
+
+
+def error(graph: leanly.Graph, small: leanly.Graph, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        return float((graph(x) - small(x)).square().mean())
+
+
+def test_a_copy_of_another_channel_is_not_missed() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval(), torch.randn(ROWS, 4)
+    with torch.no_grad():
+        model[0].weight[3:], model[0].bias[3:] = model[0].weight[:3].clone(), model[0].bias[:3].clone()
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(ROWS) % 3))
+    graph = capture(model, example=x[:2])
+    importance = {"0.weight": torch.tensor([2.0, 2.0, 2.0, 1.0, 1.0, 1.0])[:, None].expand(6, 4)}
+    small = Channels(fraction=0.5, importance=lambda graph, task: importance)(graph, task)
+    assert len(small.kept["0.weight"][0]) == 3
+    refitted = Refit(damping=1e-9)(small, task)
+    assert error(graph, small, x) > 0.01 and error(graph, refitted, x) < 1e-9
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5])
+def test_outputs_come_nearer_to_those_before_the_cut(fraction: float) -> None:
+    graph, task, x = case()
+    small = Channels(fraction=fraction)(graph, task)
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    refitted = Refit()(small, task)
+    assert error(graph, refitted, x) < 0.5 * error(graph, small, x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items()), "the input changed"
+    assert refitted.kept.keys() == small.kept.keys()
+
+
+def test_what_was_not_cut_stays_as_it_is() -> None:
+    graph, task, x = case()
+    assert error(graph, Refit()(graph, task), x) < 1e-9
+
+
+def test_a_second_cut_is_refitted_to_what_the_first_one_left() -> None:
+    graph, task, x = case()
+    first = Channels(fraction=0.25)(graph, task)
+    second = Channels(fraction=0.25)(first, task)
+    assert error(first, Refit(teacher=first)(second, task), x) < error(first, second, x)
+
+
+def test_what_can_not_be_refitted_is_refused() -> None:
+    graph, task, x = case()
+    with pytest.raises(DataError, match="refitting needs rows"):
+        Refit()(graph)
+    with pytest.raises(SettingError, match="damping is 0"):
+        Refit(damping=0)
+    other = capture(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), example=x[:2])
+    with pytest.raises(SettingError, match="no layer of the graph is a part"):
+        Refit(teacher=capture(nn.Sequential(nn.Flatten(), nn.ReLU()), example=x[:2]))(other, task)

@@ -68,7 +68,9 @@ def _kernel_rows(channels: int, size: int) -> list[Row]:
             target = Target("cpu", threads=THREADS, batch_sizes=(batch,))
             measured = measure_in_turns(integers, target)
             fastest = min(zip(measured, integers, strict=True), key=lambda pair: pair[0].latency[batch].median)[1]
-            ratio = compare(fastest, signs, target).ratio[batch]
+            comparison = compare(fastest, signs, target)
+            ratio = comparison.ratio[batch]
+            times = [part.latency[batch].median * 1e3 for part in (comparison.a, comparison.b)]
             found.append(
                 Row(
                     name=f"{LAYERS} layers of {channels} channels at {size} x {size}, batch {batch}: one bit over int8",
@@ -78,6 +80,7 @@ def _kernel_rows(channels: int, size: int) -> list[Row]:
                     peer=f"int8, {fastest.runtime}",
                     seeds=1,
                     outcome=at_least(ratio, 1.0),
+                    note=f"int8 {times[0]:.3f} ms, one bit {times[1]:.3f} ms",
                 )
             )
     return found

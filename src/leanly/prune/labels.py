@@ -1,4 +1,4 @@
-"""Labelled rows and the loss on them, for criteria that need slopes."""
+"""The rows that criteria look at, and the loss on their labels for those that need slopes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from leanly.task import Task
 
 BATCH, ROWS = 32, 512
 """Rows in a batch, and rows in all, that a criterion reads."""
+
+
+def rows_of(task: Task | None, name: str) -> Split:
+    """Return the rows that a criterion looks at; labels are not used.
+
+    Raises:
+        DataError: there are none; the criterion is named.
+    """
+    split = task.seen_split() if task is not None else None
+    if split is None:
+        raise DataError(
+            f"importance {name!r} needs rows, and there are none",
+            where="Task" if task is not None else f"{name}(graph, task)",
+            remedy="give the task train= or validation= (labels are not used), or use leanly.prune.magnitude",
+        )
+    return split
 
 
 def labelled(task: Task | None, name: str) -> tuple[Task, Split]:

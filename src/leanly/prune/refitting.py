@@ -86,7 +86,7 @@ class Refit:
         kept = kept_outputs(graph, teacher, layer)
         ours = Inside(graph, [argument(layer, "input").name])
         wanted = Inside(teacher, [theirs.name])
-        squares, products = _Sum(), _Sum()
+        squares = products = torch.zeros((), device=graph.device)
         with torch.no_grad():
             for inputs, _ in split.flat_batches(BATCH, self.samples):
                 leaves = [tensor.to(graph.device) for tensor in inputs]
@@ -95,26 +95,15 @@ class Refit:
                 if bias is not None:
                     x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
                 y = _outputs(output, layer)[kept].reshape(len(x), -1, x.shape[2]).double()
-                squares.add(x @ x.transpose(1, 2))
-                products.add(y @ x.transpose(1, 2))
-            now = weight.double().reshape(len(squares.value), -1, weight[0].numel())
+                squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
+            now = weight.double().reshape(len(squares), -1, weight[0].numel())
             if bias is not None:
                 now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
-            solved = _solved(now, squares.value, products.value, self.damping)
+            solved = _solved(now, squares, products, self.damping)
             if bias is not None:
                 find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]
             weight.copy_(solved.reshape(weight.shape))
-
-
-class _Sum:
-    """A sum that begins with its first summand."""
-
-    def __init__(self) -> None:
-        self.value = torch.zeros(())
-
-    def add(self, value: Tensor) -> None:
-        self.value = self.value.to(value.device) + value
 
 
 def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> Tensor:

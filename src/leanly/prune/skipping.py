@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leanly.errors import DataError
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
 from leanly.graph.shortening import without_blocks
+from leanly.prune.labels import rows_of
 from leanly.task import Task
 
 ROWS = 128
@@ -29,13 +29,7 @@ def skipping(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the task has no rows.
     """
-    split = task.seen_split() if task is not None else None
-    if split is None:
-        raise DataError(
-            "importance 'skipping' needs rows, and there are none",
-            where="Task" if task is not None else "skipping(graph, task)",
-            remedy="give the task train= or validation= (labels are not used), or use leanly.prune.magnitude",
-        )
+    split = rows_of(task, "skipping")
     inputs, _ = next(split.flat_batches(ROWS, ROWS))
     inputs = [tensor.to(graph.device) for tensor in inputs]
     graph = graph.clone().eval()

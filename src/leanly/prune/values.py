@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from leanly.data import Split
-from leanly.errors import DataError
 from leanly.graph import Graph
 from leanly.graph.columns import columns, has_columns
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.watching import Watched
-from leanly.prune.labels import BATCH, ROWS, labelled, loss_of
+from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
 from leanly.prune.weights import entropies, spread_evenly
 from leanly.task import Task
 
@@ -39,7 +37,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     Raises:
         DataError: the task has no rows.
     """
-    split = _rows(task, "activation_entropy")
+    split = rows_of(task, "activation_entropy")
     graph = graph.clone().eval()
     layers = _layers(graph)
     watched = Watched(graph, [layer.name for layer in layers])
@@ -111,7 +109,7 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the task has no rows.
     """
-    split = _rows(task, "second_order")
+    split = rows_of(task, "second_order")
     graph = graph.clone().eval()
     layers = [layer for layer in _layers(graph) if has_columns(layer)]
     names = list(dict.fromkeys(argument(layer, "input").name for layer in layers))
@@ -131,17 +129,6 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         cost = groups.square() / _inverse_diagonal(hessians[layer.name])[:, None, :]
         found[name] = found.get(name, torch.zeros(())) + cost.reshape(weight.shape)
     return found
-
-
-def _rows(task: Task | None, name: str) -> Split:
-    split = task.seen_split() if task is not None else None
-    if split is None:
-        raise DataError(
-            f"importance {name!r} needs rows, and there are none",
-            where="Task" if task is not None else f"{name}(graph, task)",
-            remedy="give the task train= or validation= (labels are not used), or use leanly.prune.magnitude",
-        )
-    return split
 
 
 def _layers(graph: Graph) -> list[Node]:

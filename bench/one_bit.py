@@ -20,7 +20,7 @@ from leanly.measurement import compare, measure_in_turns, paired_drop_exact
 from leanly.measurement.records import Interval
 from leanly.quantize import Binary, Static
 from leanly.target import Target
-from leanly.training import Settings
+from leanly.training import Progress, Settings
 
 LAYERS = 4
 SHAPES = ((16, 32), (32, 16), (64, 8), (64, 56), (128, 28), (256, 14), (512, 7))
@@ -132,7 +132,7 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
     ]
 
 
-def _tell(progress: object) -> None:
-    fraction, metric, left = (getattr(progress, name) for name in ("fraction", "metric", "seconds_left"))
-    if getattr(progress, "step", 0) % 100 == 0:
-        print(f"one bit: {fraction:.1%}, validation {metric}, {left or 0:.0f} s left", flush=True)
+def _tell(progress: Progress) -> None:
+    if progress.step % 100 == 0:
+        left = progress.seconds_left or 0
+        print(f"one bit: {progress.fraction:.1%}, validation {progress.metric}, {left:.0f} s left", flush=True)

@@ -11,6 +11,7 @@ from torch.fx import Interpreter, Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
+from leanly.graph.outputs import floats_of
 from leanly.quantize.placement import root
 from leanly.quantize.quantizers import is_quantizer
 from leanly.quantize.walking import reads_quantized_weight
@@ -47,16 +48,12 @@ def output_errors(quantized: Graph, inputs: Sequence[Tensor]) -> dict[str, float
     """
     layers = [node.name for node in quantized.module.graph.nodes if reads_quantized_weight(node)]
     with torch.no_grad():
-        wanted = _floats(only_quantized(quantized, "").flat(*inputs))
+        wanted = floats_of(only_quantized(quantized, "").flat(*inputs))
         energy = max(float(wanted.square().sum()), 1e-300)
         return {
-            layer: float((_floats(only_quantized(quantized, layer).flat(*inputs)) - wanted).square().sum()) / energy
+            layer: float((floats_of(only_quantized(quantized, layer).flat(*inputs)) - wanted).square().sum()) / energy
             for layer in layers
         }
-
-
-def _floats(outputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([output.double().flatten() for output in outputs if output.is_floating_point()])
 
 
 def metric_drops(quantized: Graph, layers: Sequence[str], task: Task, rows: int) -> Iterator[float]:

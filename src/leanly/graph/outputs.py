@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from leanly.graph import modes, tensors
 from leanly.graph.example import Example
@@ -48,3 +49,8 @@ def output_names(returns: Structure) -> list[str]:
 
     walk(returns, "")
     return [found[position] for position in sorted(found)]
+
+
+def floats_of(outputs: Sequence[Tensor]) -> Tensor:
+    """Return all values of the outputs that are floats, one after the other, in double precision."""
+    return torch.cat([output.double().flatten() for output in outputs if output.is_floating_point()])

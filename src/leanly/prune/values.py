@@ -11,7 +11,7 @@ from torch.fx import Node
 from leanly.graph import Graph
 from leanly.graph.columns import columns, has_columns
 from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.watching import Watched
+from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
 from leanly.prune.weights import entropies, spread_evenly
 from leanly.task import Task
@@ -40,11 +40,11 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     split = rows_of(task, "activation_entropy")
     graph = graph.clone().eval()
     layers = _layers(graph)
-    watched = Watched(graph, [layer.name for layer in layers])
+    inside = Inside(graph, [layer.name for layer in layers])
     means: list[list[Tensor]] = [[] for _ in layers]
     with torch.no_grad():
         for inputs, _ in split.flat_batches(BATCH, ROWS):
-            values = watched.flat(*(tensor.to(graph.device) for tensor in inputs))[len(graph.outputs) :]
+            values = inside(*(tensor.to(graph.device) for tensor in inputs))
             for kept, layer, value in zip(means, layers, values, strict=True):
                 kept.append(_channels(layer, value).mean(2))
     found = {}
@@ -113,12 +113,11 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     graph = graph.clone().eval()
     layers = [layer for layer in _layers(graph) if has_columns(layer)]
     names = list(dict.fromkeys(argument(layer, "input").name for layer in layers))
-    watched = Watched(graph, names)
+    inside = Inside(graph, names)
     hessians: dict[str, Tensor] = {}
     with torch.no_grad():
         for inputs, _ in split.flat_batches(BATCH, ROWS):
-            outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
-            values = dict(zip(names, outputs[len(graph.outputs) :], strict=True))
+            values = dict(zip(names, inside(*(tensor.to(graph.device) for tensor in inputs)), strict=True))
             for layer in layers:
                 seen = _hessian(layer, _weight(graph, layer)[1], values[argument(layer, "input").name])
                 hessians[layer.name] = hessians.get(layer.name, torch.zeros_like(seen)) + seen

@@ -14,6 +14,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import place
@@ -117,12 +118,12 @@ class Mixed:
         """Return by how much the outputs move where the weights of one layer have so many bits, squared and summed."""
         weight = _weight(graph, layer)
         with torch.no_grad():
-            whole, wanted = weight.clone(), _floats(graph.flat(*inputs))
+            whole, wanted = weight.clone(), floats_of(graph.flat(*inputs))
             found = {}
             for bits in self.choices:
                 affine = weight_affine(whole, bits, self.static.granularity)
                 weight.copy_(affine.dequantize(affine.quantize(whole)))
-                found[bits] = float((_floats(graph.flat(*inputs)) - wanted).square().sum())
+                found[bits] = float((floats_of(graph.flat(*inputs)) - wanted).square().sum())
             weight.copy_(whole)
         return found
 
@@ -140,7 +141,3 @@ def _with_own_weights(graph: Graph, names: Sequence[str]) -> dict[str, Node]:
 
 def _weight(graph: Graph, layer: Node) -> Tensor:
     return find(graph.module, str(argument(layer, "weight").target)).detach()
-
-
-def _floats(outputs: Sequence[Tensor]) -> Tensor:
-    return torch.cat([output.double().flatten() for output in outputs if output.is_floating_point()])

@@ -4,7 +4,7 @@
 rest taught by the original, int8, measured and certified at a drop of at most a point. It races in turns against the
 whole network's int8 from NNCF and ONNX Runtime, each at its fastest settings here, and against what Torch-Pruning's
 cuts, leanly's own teaching and those quantizers reach in the same time. The row `cut` says how long coupling and
-cutting take; `bench.reach_vision` says what of torchvision they reach.
+cutting take; `bench.reach` says what of whole corpora they reach.
 """
 
 from __future__ import annotations

@@ -37,18 +37,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Codes:
-    """Bytes of a model's file that hold integers of fewer bits: `low` and the `2 ** bits - 1` steps above it."""
-
-    name: str
-    offset: int
-    count: int
-    bits: int
-    low: int
-    step: int = 1
-
-
-@dataclass(frozen=True)
 class Artifact:
     """Files of one lowered model; it knows its runtime.
 
@@ -62,7 +50,8 @@ class Artifact:
         arguments: structure of `(args, kwargs)`; `returns`: structure of what a call gives back.
         plans: how each batch size is run; other sizes run by the plan of the nearest.
         storage_bits: for each stored tensor, its bits in the runtime's files and its number of elements.
-        codes: where the model's file holds codes of fewer bits than its bytes have; a bundle packs them.
+        code_bits: bits of the integers in tensors that the runtime stores in bytes and that need fewer.
+        payload_bytes: of the stored tensors as a bundle holds them, entropy-coded, with what it takes to decode them.
         proven: the kernels as read from the runtime when it was lowered.
     """
 
@@ -77,7 +66,8 @@ class Artifact:
     rest: str = "float32"
     plans: dict[int, Plan] = field(default_factory=dict)
     storage_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
-    codes: tuple[Codes, ...] = ()
+    code_bits: dict[str, int] = field(default_factory=dict)
+    payload_bytes: int = 0
     proven: tuple[Kernel, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -95,10 +85,9 @@ class Artifact:
         )
 
     @property
-    def payload_bytes(self) -> int:
-        """Bytes of the stored tensors, each at the bits that it needs."""
-        stored = sum(bits * count for bits, count in self.storage_bits.values())
-        return -(-(stored - sum((8 - entry.bits) * entry.count for entry in self.codes)) // 8)
+    def stored_bytes(self) -> int:
+        """Bytes of the stored tensors as the runtime reads them."""
+        return -(-sum(bits * count for bits, count in self.storage_bits.values()) // 8)
 
     def kernels(self) -> tuple[Kernel, ...]:
         """List each node with the precision it really ran in, as the runtime said when the artifact was lowered."""
@@ -140,7 +129,6 @@ class Artifact:
                 content[key] = tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in content[key])
             content["plans"] = {int(batch): Plan(**plan) for batch, plan in content["plans"].items()}
             content["storage_bits"] = {name: (bits, count) for name, (bits, count) in content["storage_bits"].items()}
-            content["codes"] = tuple(Codes(**entry) for entry in content["codes"])
             content["proven"] = tuple(Kernel(**kernel) for kernel in content["proven"])
             content["notes"] = tuple(content["notes"])
             return Artifact(folder=folder, **content)

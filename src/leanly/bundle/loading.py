@@ -118,7 +118,7 @@ def _check_listed(contents: Contents, place: str, artifact: Artifact) -> None:
     """Files that an artifact names must be among those that were hashed."""
     for name in artifact.files:
         inner = f"{place}/{name}"
-        if inner + SUFFIX in contents.files and artifact.codes:
+        if inner + SUFFIX in contents.files and name == artifact.files[0]:
             continue
         if inner not in contents.files and not any(file.startswith(f"{inner}/") for file in contents.files):
             raise BundleError("an artifact names a file that is not in the bundle", where=inner, remedy=COPY_AGAIN)

@@ -63,7 +63,7 @@ def profile(
     counted = Counter(node.precision for node in kernels)
     print("\n" + ", ".join(f"{count} {precision}" for precision, count in counted.most_common()))
     computed = "float32" if artifact.precision == "float32" else "int8"
-    for bits, count in sorted(Counter(entry.bits for entry in artifact.codes).items()):
+    for bits, count in sorted(Counter(artifact.code_bits.values()).items()):
         width, tensors = _plural(bits, "bit"), _plural(count, "tensor")
         print(f"weights of {width} ({tensors}) are stored so and computed in {computed}: storage only")
     if (a / "graph").is_dir():

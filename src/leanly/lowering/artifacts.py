@@ -6,7 +6,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from leanly.artifact import RUNTIMES, Artifact, Codes, Plan
+from leanly.artifact import RUNTIMES, Artifact, Plan
+from leanly.compact import saved_bytes
 from leanly.errors import LoweringError, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
@@ -60,20 +61,23 @@ def lower(
             graph.save(folder / "graph")
             files: tuple[str, ...] = ("graph",)
             stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
-            codes: tuple[Codes, ...] = ()
+            widths: dict[str, int] = {}
+            saved = 0
         else:
             from leanly.lowering.onnx import export
-            from leanly.lowering.packing import find_codes
+            from leanly.lowering.packing import spans
 
             if exported is not None:
-                files, stored, codes = exported.files, exported.storage_bits, exported.codes
+                files, stored, widths = exported.files, exported.storage_bits, exported.code_bits
+                saved = exported.stored_bytes - exported.payload_bytes
                 for name in files:
                     shutil.copyfile(exported.folder / name, folder / name)
             else:
                 integers, stored, widths = store_integers(graph, packed_signs=precision == "binary")
                 products = packed and precision == "int8"
                 files = export(integers, folder / "model.onnx", integer_products=products)
-                codes = find_codes(folder / files[0], widths)
+                content = (folder / files[0]).read_bytes()
+                saved = saved_bytes(content, spans(content))
         artifact = Artifact(
             folder=folder,
             runtime=runtime,
@@ -86,9 +90,10 @@ def lower(
             returns=graph.returns,
             plans=dict(plans or {}),
             storage_bits=stored,
-            codes=codes,
+            code_bits=widths,
             notes=(EAGER,) if eager else (),
         )
+        artifact = replace(artifact, payload_bytes=artifact.stored_bytes - saved)
         try:
             artifact = prove(artifact, graph)
         except LoweringError as error:

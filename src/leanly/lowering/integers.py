@@ -27,8 +27,8 @@ BIASED = frozenset({
 })  # fmt: skip
 Bits = dict[str, tuple[int, int]]
 """Bits and elements of each stored tensor."""
-Widths = dict[str, tuple[int, int, int]]
-"""Bits, smallest integer and step of the codes in each tensor that is stored in bytes and needs fewer bits."""
+Widths = dict[str, int]
+"""Bits of the integers in each tensor that is stored in bytes and needs fewer."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
 
@@ -114,7 +114,7 @@ def _store_weight(module: GraphModule, node: Node, bits: Bits, widths: Widths) -
     bits[name] = (8, weight.numel())
     width = (affine.high - affine.low).bit_length()
     if width < 8:
-        widths[name] = (width, affine.low, 1)
+        widths[name] = width
     with module.graph.inserting_before(node):
         value = read_attr(module, name)
         new = module.graph.call_function(DEQUANTIZE, (value, scale, shift, affine.axis))

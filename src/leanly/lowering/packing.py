@@ -1,21 +1,23 @@
-"""Few-bit weights in an ONNX file: one node for a layer that decodes its own, and where the codes of others lie."""
+"""Few-bit weights in an ONNX file: one node for a layer that decodes its own, and where the tensors lie."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from leanly.artifact import Codes
+from leanly.compact import Span
 from leanly.packing import pack
 
 DOMAIN = "com.microsoft"
 INTEGER_PRODUCTS, FLOAT_PRODUCTS = 4, 1
 """ONNX Runtime's accuracy levels: whether what is multiplied is rounded to int8 in blocks."""
+SMALLEST = 16
+"""Bytes of a tensor that is worth a look."""
 
 
 def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integer_products: bool) -> None:
@@ -78,23 +80,16 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
-def find_codes(path: Path, widths: Mapping[str, tuple[int, int, int]]) -> tuple[Codes, ...]:
-    """Return where in an ONNX file the bytes of integers lie that need fewer than eight bits.
-
-    Args:
-        path: the file.
-        widths: bits, smallest integer and step of the codes, by the name of their initializer.
-    """
-    if not widths:
-        return ()
-    content = path.read_bytes()
+def spans(content: bytes) -> list[Span]:
+    """Return where the tensors lie in an ONNX file, each as a matrix with a row for each output."""
     found, taken = [], 0
     for tensor in onnx.load_model_from_string(content).graph.initializer:
-        if tensor.name not in widths or not tensor.raw_data:
+        count, size = math.prod(tensor.dims), len(tensor.raw_data)
+        if size < SMALLEST or size % count or size // count not in (1, 2, 4, 8):
             continue
         # initializers lie in the order of the list
         offset = content.find(tensor.raw_data, taken)
-        if offset >= 0:
-            taken = offset + len(tensor.raw_data)
-            found.append(Codes(tensor.name, offset, len(tensor.raw_data), *widths[tensor.name]))
-    return tuple(found)
+        rows = tensor.dims[0] if tensor.dims else 1
+        found.append(Span(offset, size // count, rows, count // rows))
+        taken = found[-1].stop
+    return found

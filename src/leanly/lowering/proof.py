@@ -80,11 +80,11 @@ def sqnr(expected: np.ndarray, found: np.ndarray) -> float:
 
 
 def _check_size(artifact: Artifact) -> None:
-    stored = sum(bits * count for bits, count in artifact.storage_bits.values()) / 8
+    stored = artifact.stored_bytes
     allowed = OVERHEAD_SHARE * stored + OVERHEAD_BYTES
     if artifact.bytes > allowed:
         raise LoweringError(
-            f"the files take {artifact.bytes:,} bytes, the stored tensors only {stored:,.0f}",
+            f"the files take {artifact.bytes:,} bytes, the stored tensors only {stored:,}",
             where=str(artifact.folder),
             remedy="report this model: some weights were stored twice or in float",
         )

@@ -18,12 +18,10 @@ DEQUANTIZE = torch.ops.leanly.dequantize.default
 CONVOLUTION = torch.ops.leanly.binary_convolution.default
 LEAST = 1e-12
 """A channel of zeros has a scale of zero, whose reciprocal no file could hold."""
-SIGNS = (1, -1, 2)
-"""Bits, the smallest, and the step of what stands for a sign in a byte."""
 
 
-def store_signs(module: GraphModule, bits: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int, int]]:
-    """Put the signs of one-bit weights into int8 tensors, a scale a channel beside them, and return how to pack them.
+def store_signs(module: GraphModule, bits: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """Put the signs of one-bit weights into int8 tensors, a scale a channel beside them; return which take a bit each.
 
     Args:
         module: is changed in place.
@@ -37,7 +35,7 @@ def store_signs(module: GraphModule, bits: dict[str, tuple[int, int]]) -> dict[s
         put(module, f"quantizers.{name}.scale", 1 / scale.clamp(min=LEAST))
         put(module, f"quantizers.{name}.shift", torch.zeros_like(scale))
         bits[f"{name}_int"] = (8, sign.numel())
-        widths[f"{name}_int"] = SIGNS
+        widths[f"{name}_int"] = 1
         with module.graph.inserting_before(node):
             reads = tuple(
                 read_attr(module, part)

@@ -7,6 +7,8 @@ from leanly.prune.channels import Channels
 from leanly.prune.importance import gradient, magnitude
 from leanly.prune.layers import Layers
 from leanly.prune.refitting import Refit
+from leanly.prune.regression import SparseGPT
+from leanly.prune.schedules import gradual, iterative
 from leanly.prune.skipping import skipping
 from leanly.prune.sparse import Sparse
 from leanly.prune.values import activation_entropy, fisher, second_order
@@ -24,11 +26,14 @@ __all__ = [
     "Layers",
     "Refit",
     "Sparse",
+    "SparseGPT",
     "activation_entropy",
     "batch_norm_scale",
     "fisher",
     "geometric_median",
     "gradient",
+    "gradual",
+    "iterative",
     "lamp",
     "magnitude",
     "magnitude_l1",

@@ -55,19 +55,7 @@ class Sparse:
     dense: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.sparsity is None) == (self.pattern is None):
-            raise SettingError(
-                f"{'both' if self.pattern else 'neither'} sparsity and pattern are given",
-                where="Sparse",
-                remedy="give one: sparsity=0.8, or pattern=(2, 4)",
-            )
-        if self.sparsity is not None and not (is_number(self.sparsity) and 0 < self.sparsity < 1):
-            raise SettingError(f"sparsity={self.sparsity!r}", where="Sparse", remedy="use a share between 0 and 1")
-        if self.pattern is not None:
-            pattern = tuple(self.pattern)
-            if len(pattern) != 2 or not all(is_whole(number, 1) for number in pattern) or pattern[0] >= pattern[1]:
-                raise SettingError(f"pattern={self.pattern!r}", where="Sparse", remedy="use (n, m), n below m: (2, 4)")
-            object.__setattr__(self, "pattern", pattern)
+        object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "Sparse"))
         if self.scope not in SCOPES:
             raise SettingError(f"scope={self.scope!r}", where="Sparse", remedy=suggestion(self.scope, SCOPES))
         object.__setattr__(self, "dense", tuple(self.dense))
@@ -84,7 +72,7 @@ class Sparse:
         name = getattr(self.importance, "__name__", type(self.importance).__name__)
         scores = checked(graph, self.importance(graph, task), name)
         graph = graph.clone()
-        weights = self._weights(graph)
+        weights = weights_to_thin(graph, self.dense, "Sparse")
         held = {name: scores[name].to(find(graph.module, name).device) for name in weights if name in scores}
         if not held:
             raise SettingError(
@@ -92,22 +80,8 @@ class Sparse:
             )
         with torch.no_grad():
             for name, kept in self._kept(held, weights).items():
-                find(graph.module, name).mul_(kept)
+                find(graph.module, name).masked_fill_(~kept, 0)
         return graph
-
-    def _weights(self, graph: Graph) -> dict[str, str]:
-        """Return the names of weights, each with the node that reads it."""
-        nodes = {node.name: node for node in graph.module.graph.nodes}
-        for name in self.dense:
-            if name not in nodes:
-                raise SettingError(
-                    f"dense names {name!r}, which is no node", where="Sparse", remedy=suggestion(name, nodes)
-                )
-        return {
-            str(argument(node, "weight").target): node.name
-            for node in nodes.values()
-            if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in self.dense
-        }
 
     def _kept(self, scores: dict[str, Tensor], readers: dict[str, str]) -> dict[str, Tensor]:
         if self.pattern is not None:
@@ -123,6 +97,62 @@ class Sparse:
         }
 
 
+def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
+    """Check that a share or a pattern is given, and return the pattern.
+
+    Raises:
+        SettingError: neither or both are given, or one is out of its range.
+    """
+    if (sparsity is None) == (pattern is None):
+        raise SettingError(
+            f"{'both' if pattern else 'neither'} sparsity and pattern are given",
+            where=where,
+            remedy="give one: sparsity=0.8, or pattern=(2, 4)",
+        )
+    if sparsity is not None and not (is_number(sparsity) and 0 < sparsity < 1):
+        raise SettingError(f"sparsity={sparsity!r}", where=where, remedy="use a share between 0 and 1")
+    if pattern is None:
+        return None
+    numbers = tuple(pattern)
+    if len(numbers) != 2 or not all(is_whole(number, 1) for number in numbers) or numbers[0] >= numbers[1]:
+        raise SettingError(f"pattern={pattern!r}", where=where, remedy="use (n, m), n below m: (2, 4)")
+    return numbers[0], numbers[1]
+
+
+def weights_to_thin(graph: Graph, dense: tuple[str, ...], where: str) -> dict[str, str]:
+    """Return the names of the weights of layers, each with the node that reads it, without those of the dense nodes.
+
+    Raises:
+        SettingError: a dense node does not exist.
+    """
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    for name in dense:
+        if name not in nodes:
+            raise SettingError(f"dense names {name!r}, which is no node", where=where, remedy=suggestion(name, nodes))
+    return {
+        str(argument(node, "weight").target): node.name
+        for node in nodes.values()
+        if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in dense
+    }
+
+
+def check_divides(inputs: int, m: int, layer: str, where: str) -> None:
+    """Raise a SettingError where groups of m inputs don't fill a layer."""
+    if inputs % m:
+        raise SettingError(
+            f"{layer} has {inputs} inputs, which {m} does not divide",
+            where=where,
+            remedy=f"put {layer!r} into dense, or use another pattern",
+        )
+
+
+def kept_of_every(scores: Tensor, n: int, m: int) -> Tensor:
+    """Mark the n highest of every m neighbours along the last dimension, which m divides."""
+    grouped = scores.reshape(*scores.shape[:-1], -1, m)
+    kept = torch.zeros_like(grouped, dtype=torch.bool)
+    return kept.scatter_(-1, grouped.topk(n, -1).indices, True).reshape(scores.shape)
+
+
 def _largest(scores: Tensor, sparsity: float) -> Tensor:
     """Mark all but the share with the lowest scores; of equal ones the first leave."""
     order = scores.flatten().argsort(stable=True)
@@ -133,14 +163,5 @@ def _largest(scores: Tensor, sparsity: float) -> Tensor:
 
 def _of_every(scores: Tensor, n: int, m: int, layer: str) -> Tensor:
     """Mark the n highest of every m neighbours along the inputs of each output, tap by tap."""
-    inputs = scores.shape[1]
-    if inputs % m:
-        raise SettingError(
-            f"{layer} has {inputs} inputs, which {m} does not divide",
-            where="Sparse.pattern",
-            remedy=f"put {layer!r} into dense, or use another pattern",
-        )
-    grouped = scores.movedim(1, -1).reshape(*scores.shape[:1], *scores.shape[2:], inputs // m, m)
-    kept = torch.zeros_like(grouped, dtype=torch.bool)
-    kept.scatter_(-1, grouped.topk(n, -1).indices, True)
-    return kept.reshape(*scores.shape[:1], *scores.shape[2:], inputs).movedim(-1, 1)
+    check_divides(scores.shape[1], m, layer, "Sparse.pattern")
+    return kept_of_every(scores.movedim(1, -1), n, m).movedim(-1, 1)

@@ -214,7 +214,10 @@ def facts(outcome: Outcome) -> list[tuple[str, str]]:
     for trial in {trial.number: trial for trial in outcome.shipped_by_batch.values()}.values():
         if trial.artifact is not None:
             found.append(
-                (f"payload, {trial.label}", f"{words.size(trial.artifact.payload_bytes)}: stored tensors, packed")
+                (
+                    f"payload, {trial.label}",
+                    f"{words.size(trial.artifact.payload_bytes)}: stored tensors, entropy-coded",
+                )
             )
     for trial, metrics in calibration_spread(outcome.trials):
         low, high = (words.metric(end(metrics), outcome.metric) for end in (min, max))

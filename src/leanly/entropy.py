@@ -1,0 +1,203 @@
+"""Entropy coding: arrays of few distinct values become fewer bytes, and come back exactly.
+
+A range coder (Martin 1979, "Range encoding: an algorithm for removing redundancy from a digitised message"; the coder
+is constriction's) with models that learn as they go, so that no table of frequencies is stored. The zeros of pruning
+stand unevenly: whether a place is taken is coded by how full its row and its column are, then what stands there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import constriction
+import numpy as np
+
+from leanly import varint
+
+STREAM = cast(Any, constriction).stream
+MOST_VALUES = 256
+"""Distinct values of an array that is coded as a whole; dense floats have more."""
+LOOKED_AT = 4096
+"""Elements that are looked at first: an array with too many values is told apart before it is sorted."""
+BLOCKS = 1024
+"""An array is coded in at most so many blocks of rows; the models learn from each."""
+COMMON = 0.5
+"""Where one value has this share, it is not coded among the others: the places of the others are."""
+WEIGHTS = (1.0, 4.0, 16.0, 1e9)
+"""Expected values that stand against what was seen of a column; the best is kept, by the last columns don't matter."""
+ALL, PLANES = len(WEIGHTS), len(WEIGHTS) + 1
+"""In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own."""
+LARGEST_IN_PLANES = 2**16
+"""Elements of an array whose bytes are coded one by one: biases have as many, floats in large arrays gain nothing."""
+RARE = 1e-5
+"""The least chance that is reckoned with."""
+WORD = 4
+"""Bytes of the coder's words."""
+
+Code = Callable[..., np.ndarray]
+"""`(model, symbols, parameters)`: writes symbols and returns them, or reads as many."""
+
+
+def encode(array: np.ndarray) -> bytes | None:
+    """Code a matrix; None where it has too many distinct values.
+
+    Args:
+        array: (rows, columns), of unsigned integers; other elements are viewed as integers of their size.
+    """
+    if not array.size or len(np.unique(array.ravel()[:LOOKED_AT])) > MOST_VALUES:
+        return _in_planes(array)
+    values, symbols, counts = np.unique(array, return_inverse=True, return_counts=True)
+    if len(values) > MOST_VALUES:
+        return _in_planes(array)
+    order = np.argsort(-counts, kind="stable")
+    symbol_of = np.empty(len(order), np.int32)
+    symbol_of[order] = np.arange(len(order))
+    symbols = symbol_of[symbols.reshape(array.shape)]
+    table = bytes([len(values) - 1]) + values[order].astype(values.dtype.newbyteorder("<")).tobytes()
+    if len(values) == 1:
+        return bytes([ALL]) + table
+    ways = [ALL] if counts.max() < COMMON * array.size else range(ALL)
+    return min((bytes([way]) + table + _write(symbols, len(values), way) for way in ways), key=len)
+
+
+def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Return the matrix that `encode` was given.
+
+    Raises:
+        ValueError: the content is damaged.
+    """
+    reader = varint.Reader(content)
+    try:
+        way = reader.take(1)[0]
+        if way == PLANES:
+            return _from_planes(reader, shape, dtype)
+        count = reader.take(1)[0] + 1
+        values = np.frombuffer(reader.take(count * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
+        if count == 1:
+            return np.full(shape, values[0], dtype)
+        return values[_read(reader.rest(), shape, count, way)]
+    except (IndexError, AssertionError) as error:
+        raise ValueError("coded values are damaged") from error
+
+
+def _in_planes(array: np.ndarray) -> bytes | None:
+    """Code the first bytes of all elements, then the second and so on: the high ones of small integers are alike."""
+    if array.dtype.itemsize == 1 or not 0 < array.size <= LARGEST_IN_PLANES:
+        return None
+    pieces = []
+    for plane in _bytes_of(array):
+        coded = encode(plane)
+        assert coded is not None, "a byte has no more values than are coded"
+        if len(coded) >= plane.size:
+            coded = b""
+        pieces.append(varint.write(len(coded)) + (coded or plane.tobytes()))
+    return bytes([PLANES]) + b"".join(pieces)
+
+
+def _from_planes(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    for plane in _bytes_of(array):
+        size = reader.number()
+        if size:
+            plane[:] = decode(reader.take(size), shape, plane.dtype)
+        else:
+            plane[:] = np.frombuffer(reader.take(plane.size), np.uint8).reshape(shape)
+    return array
+
+
+def _bytes_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield views of the bytes of a matrix's elements, the lowest first."""
+    single = array.view(np.uint8).reshape(*array.shape, -1)
+    yield from np.moveaxis(single, -1, 0)
+
+
+def _write(symbols: np.ndarray, count: int, way: int) -> bytes:
+    encoder = STREAM.queue.RangeEncoder()
+
+    def code(model: Any, given: np.ndarray, *parameters: np.ndarray) -> np.ndarray:
+        encoder.encode(np.ascontiguousarray(given, np.int32), model, *parameters)
+        return given
+
+    _walk(code, symbols, count, way)
+    coded = encoder.get_compressed().astype("<u4").tobytes()
+    # the last word alone may be cut short: reading fills it up again
+    return coded[:-WORD] + coded[-WORD:].rstrip(b"\0")
+
+
+def _read(content: bytes, shape: tuple[int, int], count: int, way: int) -> np.ndarray:
+    words = np.frombuffer(content + bytes(-len(content) % WORD), "<u4").astype(np.uint32)
+    decoder = STREAM.queue.RangeDecoder(words)
+
+    def code(model: Any, given: np.ndarray, *parameters: np.ndarray) -> np.ndarray:
+        return decoder.decode(model, *(parameters or (len(given),)))
+
+    symbols = np.zeros(shape, np.int32)
+    _walk(code, symbols, count, way)
+    return symbols
+
+
+def _walk(code: Code, symbols: np.ndarray, count: int, way: int) -> None:
+    """Code a matrix of symbols block by block; reading puts them where writing takes them from."""
+    rows, columns = symbols.shape
+    step = -(-rows // BLOCKS)
+    places = None if way == ALL else _Places(columns, WEIGHTS[way])
+    which = _Frequencies(count if places is None else count - 1)
+    for start in range(0, rows, step):
+        block = symbols[start : start + step]
+        taken = np.ones(block.shape, bool) if places is None else places.code(code, block != 0)
+        coded = code(which.model(), block[taken] - (places is not None)) if taken.any() else np.empty(0, np.int32)
+        which.learn(coded)
+        block[taken] = coded + (places is not None)
+
+
+class _Frequencies:
+    """How often each symbol was seen; each counts as seen a little before the first."""
+
+    def __init__(self, count: int) -> None:
+        self._seen = np.full(max(count, 2), 0.5)
+
+    def model(self) -> Any:
+        return STREAM.model.Categorical(self._seen, perfect=False)
+
+    def learn(self, symbols: np.ndarray) -> None:
+        self._seen += np.bincount(symbols, minlength=len(self._seen))
+
+
+class _Places:
+    """Which places of a row are taken: first about how many, then each by that and by what was seen of its column."""
+
+    def __init__(self, columns: int, weight: float) -> None:
+        self._columns, self._weight = columns, weight
+        self._taken, self._expected = np.zeros(columns), 0.0
+        self._most = _most_of_levels(columns)
+        self._levels = _Frequencies(len(self._most))
+
+    def code(self, code: Code, taken: np.ndarray) -> np.ndarray:
+        """Code which places of a block of rows are taken, (rows, columns)."""
+        levels = code(self._levels.model(), np.searchsorted(self._most, taken.sum(1)))
+        self._levels.learn(levels)
+        least = np.concatenate([[0], self._most[:-1] + 1])
+        share = (self._most + least)[levels] / (2 * self._columns)
+        # a column's count against what it would be were all columns alike
+        column = (self._taken + self._weight) / (self._expected + self._weight)
+        chances = np.clip(share[:, None] * column, RARE, 1 - RARE)
+        some = levels > 0
+        found = np.zeros(taken.shape, bool)
+        if some.any():
+            found[some] = code(
+                STREAM.model.Bernoulli(perfect=False), taken[some].ravel(), chances[some].ravel()
+            ).reshape(-1, self._columns)
+        counts = found.sum(0)
+        self._taken += counts
+        self._expected += int(counts.sum()) / self._columns
+        return found
+
+
+def _most_of_levels(columns: int) -> np.ndarray:
+    """Return the most that rows of each level hold: 0, 1, 2, 3, 4, 6, 8, 12, 16 and so on."""
+    most, power = [0, 1], 2
+    while most[-1] < columns:
+        most += [power, power * 3 // 2]
+        power *= 2
+    return np.unique(np.minimum(most, columns))

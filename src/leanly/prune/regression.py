@@ -1,0 +1,132 @@
+"""SparseGPT: weights become zero column by column, and what each zero loses the columns after it make up for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.data import Split
+from leanly.errors import DataError, SettingError
+from leanly.graph import Graph
+from leanly.graph.columns import columns, has_columns
+from leanly.graph.nodes import argument
+from leanly.graph.tensors import find
+from leanly.graph.watching import Inside
+from leanly.prune.sparse import check_amount, check_divides, kept_of_every, weights_to_thin
+from leanly.scalars import check_whole, is_number
+from leanly.target import Target
+from leanly.task import Task
+
+BATCH, BLOCK = 32, 128
+
+
+@dataclass(frozen=True)
+class SparseGPT:
+    """Set weights of convolutions and linear layers to zero so that their outputs change least, layer after layer.
+
+    Frantar and Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot". Needs rows,
+    no labels and no training; train on with `Settings(keep_zeros=True)`.
+
+    Args:
+        sparsity: this share of the weights of each layer becomes zero; or give `pattern`.
+        pattern: (n, m): of every m neighbouring inputs of an output, n stay.
+        samples: rows, the first of `train` (of `validation` where there is no `train`).
+        damping: share of the mean of its diagonal that is added to a layer's Hessian.
+        dense: names of nodes whose weights stay as they are (see `graph.cost().nodes`).
+
+    Raises:
+        SettingError: a setting out of its range.
+    """
+
+    sparsity: float | None = None
+    pattern: tuple[int, int] | None = None
+    samples: int = 300
+    damping: float = 0.01
+    dense: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "SparseGPT"))
+        object.__setattr__(self, "dense", tuple(self.dense))
+        check_whole(self.samples, 1, name="samples", where="SparseGPT")
+        if not (is_number(self.damping) and self.damping > 0):
+            raise SettingError(f"damping is {self.damping!r}", where="SparseGPT", remedy="give a number above 0")
+
+    def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
+        """Return the graph with zeros.
+
+        Raises:
+            SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
+            DataError: the task has no rows.
+        """
+        split = task.seen_split() if task is not None else None
+        if split is None:
+            raise DataError(
+                "what a zero changes is seen on rows, and there are none",
+                where="SparseGPT",
+                remedy="give the task train= or validation= (labels are not used), or use prune.Sparse",
+            )
+        graph = graph.clone()
+        mode = graph.training
+        graph.eval()
+        readers = weights_to_thin(graph, self.dense, "SparseGPT")
+        layers = [node for node in graph.module.graph.nodes if node.name in readers.values() and has_columns(node)]
+        if not layers:
+            raise SettingError(
+                "there is no weight to take from",
+                where="SparseGPT",
+                remedy="shorten dense; it knows linear layers and convolutions of images",
+            )
+        for layer in layers:
+            self._thin(graph, layer, split)
+        return graph.train(mode)
+
+    def _thin(self, graph: Graph, layer: Node, split: Split) -> None:
+        weight = find(graph.module, str(argument(layer, "weight").target))
+        if self.pattern is not None:
+            check_divides(weight.shape[1], self.pattern[1], layer.name, "SparseGPT.pattern")
+        run = Inside(graph, [argument(layer, "input").name])
+        hessians = torch.zeros((), device=graph.device)
+        with torch.no_grad():
+            for inputs, _ in split.flat_batches(BATCH, self.samples):
+                (given,) = run(*(tensor.to(graph.device) for tensor in inputs))
+                multiplied = columns(given, layer, weight.shape[2:]).double()
+                hessians = hessians + multiplied @ multiplied.transpose(1, 2)
+            # neighbouring inputs of a tap side by side, as patterns count them
+            order = torch.arange(weight[0].numel()).reshape(weight.shape[1:]).movedim(0, -1).flatten()
+            rows = weight.double().reshape(len(hessians), -1, weight[0].numel())[:, :, order]
+            thinned = [
+                self._thinned(one, hessian[order][:, order]) for one, hessian in zip(rows, hessians, strict=True)
+            ]
+            back = torch.argsort(order)
+            weight.copy_(torch.stack(thinned)[:, :, back].reshape(weight.shape))
+
+    def _thinned(self, rows: Tensor, hessian: Tensor) -> Tensor:
+        """Thin the rows of a group, `[channels, columns]`."""
+        rows, hessian = rows.clone(), hessian.clone()
+        hessian.diagonal()[hessian.diagonal() == 0] = 1.0
+        hessian.diagonal().add_(self.damping * hessian.diagonal().mean())
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+        factor = torch.linalg.cholesky(inverse, upper=True)
+        step = BLOCK if self.pattern is None else self.pattern[1]
+        for start in range(0, rows.shape[1], step):
+            stop = min(start + step, rows.shape[1])
+            losses = (rows[:, start:stop] / factor.diagonal()[start:stop]).square()
+            kept = self._kept(losses)
+            for column in range(start, stop):
+                zero = ~kept[:, column - start]
+                lost = torch.where(zero, rows[:, column], 0) / factor[column, column]
+                rows[:, column:] -= lost[:, None] * factor[column, column:]
+                rows[:, column].masked_fill_(zero, 0)
+        return rows
+
+    def _kept(self, losses: Tensor) -> Tensor:
+        """Mark what stays of a block of columns: what is dear, over all rows or in each."""
+        if self.pattern is not None:
+            return kept_of_every(losses, *self.pattern)
+        assert self.sparsity is not None
+        kept = torch.ones(losses.numel(), dtype=torch.bool, device=losses.device)
+        kept[losses.flatten().argsort(stable=True)[: round(self.sparsity * losses.numel())]] = False
+        return kept.reshape(losses.shape)

@@ -1,0 +1,86 @@
+"""SparseGPT: as many zeros as asked for, where they should be, and outputs nearer than by magnitude alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.errors import DataError, SettingError
+from leanly.graph import capture
+from leanly.prune import Sparse, SparseGPT
+from tests.prune.surgery import scrambled
+
+WEIGHTS = ("0.weight", "3.weight", "6.weight")
+
+
+def case(groups: int = 1) -> tuple[leanly.Graph, leanly.Task]:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.ReLU(), nn.Flatten(),
+    ]  # fmt: skip
+    model = scrambled(nn.Sequential(*layers, nn.Linear(128, 5))).eval()
+    # inputs that go together: what one weight loses another can make up for
+    x = torch.randn(200, 2, 8, 8).repeat_interleave(2, 1) + 0.3 * torch.randn(200, 4, 8, 8)
+    return capture(model, example=x[:2]), leanly.Task(model, example=x[:2], train=(x, torch.arange(200) % 5))
+
+
+def moved(graph: leanly.Graph, other: leanly.Graph, task: leanly.Task) -> float:
+    split = task.split("train")
+    assert split is not None
+    inputs, _ = next(iter(split.flat_batches(200, 200)))
+    with torch.no_grad():
+        return float((graph.flat(*inputs)[0] - other.flat(*inputs)[0]).square().mean())
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("sparsity", [0.3, 0.6])
+def test_outputs_stay_nearer_than_by_magnitude(sparsity: float, groups: int) -> None:
+    graph, task = case(groups)
+    ours, plain = SparseGPT(sparsity)(graph, task), Sparse(sparsity)(graph)
+    for name in WEIGHTS:
+        share = float((ours.state_dict()[name] == 0).float().mean())
+        assert share == pytest.approx(sparsity, abs=0.05), name
+    assert moved(graph, ours, task) < 0.6 * moved(graph, plain, task)
+    assert not bool((graph.state_dict()["0.weight"] == 0).any())
+
+
+def test_of_every_four_inputs_two_stay() -> None:
+    graph, task = case()
+    ours, plain = SparseGPT(pattern=(2, 4))(graph, task), Sparse(pattern=(2, 4))(graph)
+    for name in WEIGHTS:
+        weight = ours.state_dict()[name].movedim(1, -1)
+        assert bool(((weight.reshape(*weight.shape[:-1], -1, 4) != 0).sum(-1) == 2).all())
+    assert moved(graph, ours, task) < 0.7 * moved(graph, plain, task)
+
+
+def test_one_weight_leaves_as_the_surgeon_takes_it() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 3) @ torch.randn(3, 3)
+    model = nn.Linear(3, 1, bias=False).eval()
+    graph, task = capture(model, example=x[:2]), leanly.Task(model, example=x[:2], train=(x, torch.zeros(500, 1)))
+    found = SparseGPT(0.34, samples=500, damping=1e-9)(graph, task).state_dict()["weight"][0].double()
+    gone = int((found == 0).nonzero())
+    weight = model.weight.detach()[0].double()
+    # of its column only the ones behind it move: those before are fixed already
+    rest = torch.linalg.inv((x.T @ x).double()[gone:, gone:])
+    expected = weight.clone()
+    expected[gone:] -= weight[gone] / rest[0, 0] * rest[:, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dense_layers_stay_and_data_are_asked_for() -> None:
+    graph, task = case()
+    ours = SparseGPT(0.5, dense=("linear",))(graph, task)
+    assert torch.equal(ours.state_dict()["6.weight"], graph.state_dict()["6.weight"])
+    with pytest.raises(DataError, match="there are none"):
+        SparseGPT(0.5)(graph)
+    with pytest.raises(SettingError, match="conv2d has 4 inputs, which 8 does not divide"):
+        SparseGPT(pattern=(4, 8))(graph, task)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"sparsity": 1.0}, {"sparsity": 0.5, "damping": 0}, {"pattern": (4, 4)}])
+def test_what_is_out_of_range_is_refused(wrong: dict) -> None:
+    with pytest.raises(SettingError, match="SparseGPT"):
+        SparseGPT(**wrong)

@@ -1,0 +1,86 @@
+"""Entropy coding: every array comes back, near the entropy of what chose it, and damage is never a crash."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from leanly.entropy import LARGEST_IN_PLANES, MOST_VALUES, decode, encode
+
+TYPES = [np.dtype(f"<u{item}") for item in (1, 2, 4, 8)]
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> np.ndarray:
+    dtype = draw(st.sampled_from(TYPES))
+    values = draw(st.lists(st.integers(0, np.iinfo(dtype).max), min_size=1, max_size=20))
+    shape = draw(arrays.array_shapes(min_dims=2, max_dims=2, max_side=40))
+    picked = draw(arrays.arrays(np.int64, shape, elements=st.integers(0, len(values) - 1)))
+    return np.array(values, dtype)[picked]
+
+
+@given(matrices())
+def test_every_matrix_comes_back(array: np.ndarray) -> None:
+    coded = encode(array)
+    assert coded is not None
+    found = decode(coded, (array.shape[0], array.shape[1]), array.dtype)
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3000, 7)])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99, 1.0])
+def test_long_and_uneven_ones_come_back(shape: tuple[int, int], share: float) -> None:
+    rng = np.random.default_rng(0)
+    array = np.where(rng.random(shape) < share, rng.integers(1, 200, shape), 0).astype(np.uint8)
+    coded = encode(array)
+    assert coded is not None
+    np.testing.assert_array_equal(decode(coded, shape, array.dtype), array)
+
+
+def test_small_integers_in_wide_elements_cost_what_they_need() -> None:
+    rng = np.random.default_rng(3)
+    array = rng.integers(-2000, 2000, (4 * MOST_VALUES, 1)).astype(np.int32).view(np.uint32)
+    coded = encode(array)
+    assert coded is not None and len(coded) < 1.7 * array.size + 400
+    late = np.concatenate([np.zeros((10_000, 1), np.uint32), array])
+    for whole in (array, late):
+        np.testing.assert_array_equal(decode(encode(whole) or b"", (len(whole), 1), array.dtype), whole)
+
+
+def test_too_many_values_are_left_alone() -> None:
+    many = np.arange(LARGEST_IN_PLANES + 1, dtype=np.uint32)[None]
+    assert encode(many) is None
+    assert encode(many[:, :-1]) is not None
+    assert encode(np.empty((0, 4), np.uint8)) is None
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 1.0])
+def test_bytes_are_near_the_entropy(share: float) -> None:
+    rng = np.random.default_rng(1)
+    array = np.where(rng.random((300, 784)) < share, rng.integers(1, 9, (300, 784)), 0).astype(np.uint8)
+    taken = float((array > 0).mean())
+    places = 0.0 if taken == 1 else -taken * np.log2(taken) - (1 - taken) * np.log2(1 - taken)
+    entropy = array.size * (places + 3 * taken) / 8
+    coded = encode(array)
+    assert coded is not None and entropy * 0.98 < len(coded) < entropy * 1.03 + 50
+
+
+def test_zeros_that_stand_together_cost_less() -> None:
+    rng = np.random.default_rng(2)
+    even = (rng.random((300, 800)) < 0.03).astype(np.uint8)
+    chances = 0.03 * rng.gamma(0.3, 1 / 0.3, 800) * rng.gamma(0.5, 1 / 0.5, (300, 1))
+    uneven = (rng.random((300, 800)) < chances).astype(np.uint8)
+    sizes = [len(encode(array) or b"") / array.sum() for array in (even, uneven)]
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+@given(st.binary(max_size=60), st.sampled_from(TYPES))
+def test_damage_is_a_value_error_or_other_numbers(content: bytes, dtype: np.dtype) -> None:
+    with contextlib.suppress(ValueError):
+        assert decode(content, (6, 7), dtype).shape == (6, 7)

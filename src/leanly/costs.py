@@ -11,6 +11,14 @@ from leanly.errors import SettingError
 
 
 @dataclass(frozen=True)
+class NodeTimes:
+    """Seconds of an artifact's nodes: those that are layers of its graph, by name, and of all together."""
+
+    layers: Mapping[str, float]
+    whole: float
+
+
+@dataclass(frozen=True)
 class CostTable:
     """Measured seconds of each layer against its MACs a row; between two measurements it is a straight line.
 

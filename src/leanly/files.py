@@ -108,6 +108,11 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def cache_folder() -> Path:
+    """Return where what was made on this machine is kept for other runs; it need not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanly"
+
+
 def check_place(path: Path) -> None:
     """Raise a RunError where nothing can be written at a path, without writing: said before work, not after it."""
     there = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanly.budget import Budget
+from leanly.costs import NodeTimes
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.files import write_bytes
 from leanly.search import words
@@ -211,7 +212,7 @@ def _run(
                     smaller=smaller,
                     past=past,
                     max_drop=budget.max_drop,
-                    timed=functools.partial(_node_seconds, task, target),
+                    timed=functools.partial(_node_times, task, target),
                 ),
                 instruments=bench.instruments(),
                 budget=budget,
@@ -243,15 +244,14 @@ def _captured(task: Task, folder: RunFolder) -> Graph:
     return graph
 
 
-def _node_seconds(task: Task, target: Target, graph: Graph, artifact: Artifact) -> dict[str, float]:
-    """Time the layers of an artifact at the target's smallest batch size."""
+def _node_times(task: Task, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:
+    """Time the nodes of an artifact."""
     from leanly.measurement import profile
     from leanly.measurement.attribution import layer_seconds
 
-    seconds = profile(artifact, task, batch_size=min(target.batch_sizes), threads=target.threads)
-    return layer_seconds(
-        graph, [n.name for n in graph.module.graph.nodes if n.op == "call_function"], artifact.proven, seconds
-    )
+    seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
+    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
+    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
 
 
 def _certifying(task: Task) -> CertifyingSplit | None:

@@ -117,6 +117,9 @@ class World:
             artifact.save()
         return Artifact.open(to)
 
+    def remarks(self, trials: Sequence[Trial]) -> list[str]:
+        return []
+
     # the instruments
     def _latency(self, idea: Idea) -> dict[int, Latency]:
         # each has noise of its own, with a median of 1

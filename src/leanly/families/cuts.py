@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 
+from leanly.costs import CostTable
+from leanly.families.allocation import least_share
 from leanly.families.tries import Cut
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
@@ -13,8 +15,10 @@ from leanly.training import BatchNorm
 
 LAYER_SHARES = (0.25, 0.4, 0.48, 0.55, 0.62, 0.7)
 CHANNEL_SHARES = (0.3, 0.5, 0.7, 0.85, 0.93, 0.96)
+TIME_SHARES = (0.2, 0.4, 0.6, 0.8, 0.95)
+"""Of the time that channels can save at all, where it is known what layers take."""
 BOTH = ((0.4, 0.4), (0.55, 0.5))
-"""Share of the layers, then of the MACs left in channels."""
+"""Share of the layers, then of the MACs, or of the time, left in channels."""
 FEATURES = 200.0
 """What hidden values count where layers are gone: what is left can give them all. Where channels are gone it can't, and
 learns worse by trying."""
@@ -23,9 +27,17 @@ MULTIPLE = 8
 in most layers are cut in smaller steps."""
 
 
-def cuts(graph: Graph) -> list[Cut]:
-    """Name the smaller networks of a graph, the most moderate of each kind first."""
-    blocks, multiple = len(find_blocks(graph)), _multiple(graph)
+def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
+    """Name the smaller networks of a graph, the most moderate of each kind first.
+
+    Args:
+        graph: the whole network.
+        costs: what its layers take at several widths; without, channels leave by their MACs.
+    """
+    blocks, multiple = len(find_blocks(graph)), width_multiple(graph)
+    most = 1.0 if costs is None else 1 - least_share(costs)
+    shares = CHANNEL_SHARES if costs is None else [share * most for share in TIME_SHARES]
+    what = "MACs" if costs is None else "time"
     counts = {round(share * blocks) for share in LAYER_SHARES}
     found = [
         Cut(f"{blocks - count} of {blocks} layers", (_layers(count), BatchNorm()), FEATURES)
@@ -33,13 +45,13 @@ def cuts(graph: Graph) -> list[Cut]:
         if 0 < count <= blocks
     ]
     found += [
-        Cut(f"{share:.0%} of MACs off channels", (_channels(share, multiple), BatchNorm())) for share in CHANNEL_SHARES
+        Cut(f"{share:.0%} of {what} off channels", (_channels(share, multiple, costs), BatchNorm())) for share in shares
     ]
     for layer_share, share in BOTH:
         count = round(layer_share * blocks)
         if count:
-            label = f"{blocks - count} of {blocks} layers and {share:.0%} of MACs off channels"
-            found.append(Cut(label, (_layers(count), _channels(share, multiple), BatchNorm())))
+            label = f"{blocks - count} of {blocks} layers and {share * most:.0%} of {what} off channels"
+            found.append(Cut(label, (_layers(count), _channels(share * most, multiple, costs), BatchNorm())))
     return found
 
 
@@ -47,11 +59,13 @@ def _layers(count: int) -> Pass:
     return Layers(count=count, importance=skipping)
 
 
-def _channels(share: float, multiple: int) -> Pass:
+def _channels(share: float, multiple: int, costs: CostTable | None) -> Pass:
+    if costs is not None:
+        return Channels(latency=share, costs=costs, importance=magnitude, multiple=multiple)
     return Channels(macs=share, importance=magnitude, multiple=multiple)
 
 
-def _multiple(graph: Graph) -> int:
+def width_multiple(graph: Graph) -> int:
     """Return what the widths of the cuts are multiples of."""
     widths = [parameter.shape[0] for _, parameter in graph.named_parameters() if parameter.ndim > 1]
     usual = statistics.median(widths) if widths else 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 
-from leanly.artifact import Artifact
 from leanly.distill import Distill
+from leanly.families.allocation import Timed
 from leanly.families.candidate import (
     INTEGER_RUNTIMES,
     Candidate,
@@ -65,7 +65,7 @@ class Integers:
         task: gives the data.
         target: allowed runtimes, and what the machine is good at.
         teaching: how a network is trained here, and how long that takes.
-        timed: `(graph, artifact) -> seconds by node`, measured: says which layers are dear in float.
+        timed: times the nodes of an artifact: says which layers are dear in float.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Integers:
         task: Task,
         target: Target,
         teaching: Teaching,
-        timed: Callable[[Graph, Artifact], Mapping[str, float]] | None,
+        timed: Timed | None,
     ) -> None:
         self._maker, self._task, self._target = maker, task, target
         self._teaching, self._timed = teaching, timed
@@ -205,7 +205,9 @@ class Integers:
         artifacts = [self._maker.made(entry) for entry in (candidate, whole)]
         if self._timed is None or artifacts[0] is None or artifacts[1] is None:
             return dict.fromkeys(names, 1.0)
-        integer, floats = self._timed(quantized, artifacts[0]), self._timed(self._maker.graph, artifacts[1])
+        size = min(self._target.batch_sizes)
+        integer = self._timed(quantized, artifacts[0], size).layers
+        floats = self._timed(self._maker.graph, artifacts[1], size).layers
         known = {name: floats[name] - integer[name] for name in names if name in integer and name in floats}
         if not known:
             return dict.fromkeys(names, 1.0)

@@ -68,6 +68,17 @@ class Maker:
             self._files[repr(candidate.recipe.to_json())] = artifact
         return artifact
 
+    def lowered(self, graph: Graph, candidate: Candidate, to: Path) -> Artifact:
+        """Lower another graph as a candidate's outcome would be, into a folder."""
+        return lower(
+            graph,
+            runtime=candidate.runtime,
+            to=to,
+            precision=candidate.precision,
+            rest=candidate.rest,
+            plans=self._usual_plans(candidate),
+        )
+
     def _usual_plans(self, candidate: Candidate) -> dict[int, Plan]:
         """OpenVINO compiles for each batch size of the target: a shape that is known is never slower there."""
         if candidate.runtime != "openvino":

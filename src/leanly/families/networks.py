@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
+from leanly.costs import CostTable
 from leanly.distill import Distill
+from leanly.families.allocation import NARROWER, Timed, error_of, foreseen, kept_costs, measure_costs
 from leanly.families.candidate import (
     INTEGER_RUNTIMES,
     Candidate,
@@ -19,7 +23,7 @@ from leanly.families.candidate import (
     parts,
     static_of,
 )
-from leanly.families.cuts import cuts
+from leanly.families.cuts import cuts, width_multiple
 from leanly.families.integers import Integers
 from leanly.families.ladder import Ladder
 from leanly.families.making import Maker
@@ -27,6 +31,7 @@ from leanly.families.plans import other_ways
 from leanly.families.teaching import Teaching
 from leanly.families.tries import Cut, Tries
 from leanly.graph import Graph
+from leanly.quantize import Smooth, Static
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
@@ -37,6 +42,10 @@ COMPILE_SECONDS = 25.0
 """What torch.compile takes at least: it builds kernels for each batch size, twice (once to prove, once to measure)."""
 AS_FAST = 1.25
 """An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
+COSTS_SHARE = 0.1
+"""Of the spare time, that measuring what layers take at several widths may take."""
+ROWS = 16
+"""Calibration rows of a network that is only timed."""
 PROMISING = 0.5
 """Share of the drop allowed that a smaller network may lose: its integers lose some too, and rows tell only so much."""
 
@@ -52,7 +61,7 @@ class Networks:
         smaller: whether smaller networks are tried, where the task has training rows.
         past: keys of the candidates that an earlier process of the run measured.
         max_drop: of the budget, in the metric's units.
-        timed: `(graph, artifact) -> seconds by node`, measured: says which layers are dear in float.
+        timed: times the nodes of an artifact: says which layers are dear, in float and at other widths.
     """
 
     def __init__(
@@ -65,14 +74,17 @@ class Networks:
         smaller: bool = True,
         past: Collection[str] = (),
         max_drop: float = 0.01,
-        timed: Callable[[Graph, Artifact], Mapping[str, float]] | None = None,
+        timed: Timed | None = None,
     ) -> None:
         self._graph, self._task, self._target, self._past = graph, task, target, frozenset(past)
         self._max_drop = max_drop
         self._may_be_smaller = smaller and task.split("train") is not None
         self._ladder: Ladder | None = None
+        self._table: CostTable | None = None
+        self._foreseen: dict[str, float] = {}
         self._runtimes = integer_runtimes(target)
         self._maker = Maker(graph, task, target, graphs)
+        self._timed = timed
         self._teaching = Teaching(graph, task, target)
         self._integers = Integers(self._maker, task, target, self._teaching, timed)
 
@@ -91,7 +103,29 @@ class Networks:
         Raises:
             LeanlyError: a pass or the lowering fails.
         """
-        return self._maker.build(candidate, to)
+        artifact = self._maker.build(candidate, to)
+        if candidate.network and self._table is not None and candidate.network not in self._foreseen:
+            taught, _ = parts(candidate.recipe)
+            small = self._maker.outcome(Recipe(taught))
+            self._foreseen[candidate.network] = foreseen(self._table, small) / foreseen(self._table, self._graph)
+        return artifact
+
+    def remarks(self, trials: Sequence[Seen]) -> list[str]:
+        """Say how near to what was measured the time of smaller networks was foreseen."""
+        whole = self._fastest_whole(trials)
+        pairs = [
+            (self._foreseen[trial.candidate.network] * mean_latency(whole), mean_latency(trial))
+            for trial in trials
+            if whole is not None and trial.medians and not trial.candidate.plans
+            if trial.candidate.network in self._foreseen
+            and parts(trial.candidate.recipe)[1] == parts(whole.candidate.recipe)[1]
+        ]
+        if not pairs:
+            return []
+        return [
+            f"what layers take at other widths foresaw the time of smaller networks within "
+            f"{error_of(pairs):.0%} (median of {len(pairs)})"
+        ]
 
     def _ideas(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
         """Yield every idea in order, tried ones too; what was seen decides which ideas come at all."""
@@ -129,7 +163,8 @@ class Networks:
         if whole is None or not self._may_be_smaller:
             return
         if self._ladder is None:
-            self._ladder = self._make_ladder(whole.candidate)
+            self._table = self._costs(whole, seconds)
+            self._ladder = self._make_ladder(whole.candidate, self._table)
         yield from self._ladder.ideas(trials, whole, seconds)
         for winner in self._ladder.winners(trials)[:1]:
             if winner.candidate.precision == "int8":
@@ -175,7 +210,41 @@ class Networks:
         ]
         return min(good, key=mean_latency, default=None)
 
-    def _make_ladder(self, whole: Candidate) -> Ladder:
+    def _costs(self, whole: Seen, seconds: float) -> CostTable | None:
+        """What layers take at several widths, run as the fastest whole network is, where the time is long enough."""
+        timed, candidate = self._timed, whole.candidate
+        if timed is None or (1 + len(NARROWER)) * whole.seconds > COSTS_SHARE * seconds:
+            return None
+        few = [
+            replace(step, samples=min(step.samples, ROWS)) if isinstance(step, Static | Smooth) else step
+            for step in candidate.recipe.passes
+        ]
+
+        def measure() -> CostTable | None:
+            with tempfile.TemporaryDirectory() as folder:
+
+                def make(graph: Graph) -> Artifact:
+                    quantized = Recipe(tuple(few))(graph, self._task, self._target)
+                    return self._maker.lowered(quantized, candidate, Path(folder) / "narrow")
+
+                multiple = width_multiple(self._graph)
+                return measure_costs(self._graph, self._task, self._target, make, timed, multiple=multiple)
+
+        shapes = [[node.name, node.macs, node.parameters] for node in self._graph.cost(1).nodes]
+        machine = {**dataclasses.asdict(self._target.machine), "isa": sorted(self._target.machine.isa)}
+        return kept_costs(
+            {
+                "shapes": shapes,
+                "machine": machine,
+                "versions": self._target.versions(),
+                "threads": self._target.threads,
+                "batch sizes": self._target.batch_sizes,
+                "run as": replace(candidate, recipe=Recipe(tuple(few))).key,
+            },
+            measure,
+        )
+
+    def _make_ladder(self, whole: Candidate, costs: CostTable | None) -> Ladder:
         def candidate(passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
             recipe = Recipe((*passes, *whole.recipe.passes))
             return replace(whole, label=f"{network}, {whole.label}", network=network, recipe=recipe, training=training)
@@ -195,7 +264,7 @@ class Networks:
             return self._teaching.probe(student, spare, seconds(cut), cut.features)
 
         return Ladder(
-            cuts=cuts(self._graph),
+            cuts=cuts(self._graph, costs),
             candidate=candidate,
             teach=lambda cut, epochs, place: Distill(
                 teacher="original",

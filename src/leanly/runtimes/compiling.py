@@ -12,7 +12,7 @@ from pathlib import Path
 import openvino as ov
 
 from leanly.errors import LoweringError
-from leanly.files import digest, make_folder, replacing, sha256
+from leanly.files import cache_folder, digest, make_folder, replacing, sha256
 
 SOURCES = Path(__file__).parent / "kernels"
 EXTENSION = "openvino_extension.cpp"
@@ -66,7 +66,7 @@ def instructions() -> str:
 
 def _cache() -> Path:
     """Code is run from here: nobody else may write to it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leanly"
+    folder = cache_folder()
     make_folder(folder)
     folder.chmod(0o700)
     return folder

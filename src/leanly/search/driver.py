@@ -137,6 +137,7 @@ class Search:
             self.notes.append("the search was interrupted (Ctrl-C): what had been measured by then was finished")
             self.listener.say("interrupted: finishing with what was measured (Ctrl-C again stops at once)")
             return
+        self.notes.extend(self.family.remarks(self.trials))
         skipped = [trial for trial in self.trials if trial.artifact is None and trial.state == "dropped"]
         if skipped:
             self.notes.append(f"{len(skipped)} candidates were not tried: the time was too short")

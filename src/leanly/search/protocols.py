@@ -40,6 +40,10 @@ class Family(Protocol):
         """
         ...
 
+    def remarks(self, trials: Sequence[Trial]) -> Sequence[str]:
+        """Say what else a reader of the outcome should know, each a part of a sentence."""
+        ...
+
 
 @dataclass(frozen=True)
 class Instruments:

@@ -1,0 +1,123 @@
+"""What layers take at other widths: measured once, kept for the machine, and read off for any cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.artifact import Artifact
+from leanly.costs import CostTable, NodeTimes
+from leanly.families import allocation
+from leanly.families.allocation import error_of, foreseen, kept_costs, least_share, measure_costs
+from leanly.families.networks import Networks
+from leanly.graph import Graph
+from leanly.prune import Channels
+from tests.families.test_networks import judged
+
+OVERHEAD, EACH, BETWEEN = 2e-6, 1e-9, 5e-6
+"""Seconds of a layer whatever its width, for each of its MACs, and of all that is no layer."""
+
+
+@pytest.fixture(scope="module")
+def task() -> leanly.Task:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 16, 5)]
+    x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 5
+    return leanly.Task(nn.Sequential(*layers).eval(), example=x[:2], train=(x, y), validation=(x, y))
+
+
+@pytest.fixture(scope="module")
+def graph(task: leanly.Task) -> Graph:
+    return leanly.capture(task.model, example=task.example).eval()
+
+
+def times(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
+    layers = {node.name: OVERHEAD + EACH * node.macs for node in graph.cost(size).nodes if node.macs}
+    return NodeTimes({**layers, "relu": 1e-6}, sum(layers.values()) + BETWEEN)
+
+
+def measured(graph: Graph, task: leanly.Task, sizes: tuple[int, ...]) -> CostTable:
+    target = leanly.Target("cpu", batch_sizes=sizes)
+    found = measure_costs(graph, task, target, lambda graph: None, times, multiple=1)  # type: ignore[arg-type, return-value]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 16)])
+def test_a_table_adds_up_to_the_whole_and_foresees_a_cut(
+    graph: Graph, task: leanly.Task, sizes: tuple[int, ...]
+) -> None:
+    costs = measured(graph, task, sizes)
+    assert set(costs.layers) == {"conv2d", "conv2d_1", "linear"}
+    assert all(len(points) == 4 for points in costs.layers.values())
+    wholes = [times(graph, None, size).whole for size in sizes]
+    usual = torch.tensor(wholes).log().mean().exp().item()
+    assert foreseen(costs, graph) == pytest.approx(usual, rel=1e-6)
+    small = Channels(macs=0.6)(graph)
+    shares = [times(small, None, size).whole / whole for size, whole in zip(sizes, wholes, strict=True)]
+    assert foreseen(costs, small) / foreseen(costs, graph) == pytest.approx(sum(shares) / len(sizes), rel=0.1)
+    assert 0 < least_share(costs) < foreseen(costs, small) / foreseen(costs, graph)
+
+
+def test_a_runtime_that_tells_of_no_layer_gives_no_table(graph: Graph, task: leanly.Task) -> None:
+    silent = measure_costs(
+        graph, task, leanly.Target("cpu"), lambda graph: None, lambda *_: NodeTimes({}, 1.0), multiple=1  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+    assert silent is None
+
+
+def test_a_table_is_kept_for_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def measure() -> CostTable:
+        asked.append(1)
+        return CostTable({"conv": ((1.0, 1e-3), (2.0, 2e-3))}, machine="this one")
+
+    first = kept_costs({"shapes": [1]}, measure)
+    assert kept_costs({"shapes": [1]}, measure) == first and len(asked) == 1
+    assert kept_costs({"shapes": [2]}, measure) == first and len(asked) == 2
+    for path in (tmp_path / "leanly" / "costs").iterdir():
+        path.write_text("{torn")
+    assert kept_costs({"shapes": [1]}, measure) == first and len(asked) == 3
+
+
+def test_where_nothing_can_be_kept_it_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    table = CostTable({"conv": ((1.0, 1e-3),)})
+    assert kept_costs({"shapes": [1]}, lambda: table) is table
+    assert kept_costs({"shapes": [1]}, lambda: None) is None
+
+
+def test_errors_are_shares_of_what_was_measured() -> None:
+    assert error_of([(1.0, 1.0), (1.1, 1.0), (2.0, 4.0)]) == pytest.approx(0.1)
+
+
+def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
+    graph: Graph, task: leanly.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(allocation, "NARROWER", (0.5, 0.75))
+    target = leanly.Target("cpu", threads=1, runtimes=("onnxruntime",), batch_sizes=(1,))
+    family = Networks(graph, task, target, timed=times)
+    trials = [judged(family.reference())]
+    for number in range(12):
+        candidate = family.propose(trials, 1000.0)
+        assert candidate is not None
+        if candidate.network:
+            family.build(candidate, tmp_path / str(number))
+        trials.append(judged(candidate))
+        if "time off channels" in candidate.label:
+            break
+    cut = next(step for step in trials[-1].candidate.recipe.passes if isinstance(step, Channels))
+    assert (
+        cut.latency is not None and cut.costs is not None and set(cut.costs.layers) == {"conv2d", "conv2d_1", "linear"}
+    )
+    (told,) = family.remarks(trials)
+    assert told.startswith("what layers take at other widths foresaw the time of smaller networks within ")
+    assert Networks(graph, task, target).remarks(trials) == []

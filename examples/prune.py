@@ -27,6 +27,8 @@ def main() -> None:
     small = leanly.train(task, small, epochs=5)
     # 4. verify: what was kept, and the paired comparison of the lowered models
     print({name: [len(left) for left in kept if left is not None] for name, kept in small.kept.items() if kept})
+    criteria = (leanly.prune.gradient, leanly.prune.magnitude, leanly.prune.second_order)
+    leanly.report.pruning(graph, small, task, "runs/prune/report.html", criteria=criteria)
     print("pruned (a) against whole (b):")
     artifacts = [leanly.lower(g, runtime="onnxruntime", to=f"runs/prune/{i}") for i, g in enumerate((small, graph))]
     print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task))

@@ -31,6 +31,7 @@ _HOMES = {
     "optimize": "leanly.pipeline",
     "prune": "",
     "quantize": "",
+    "report": "",
     "train": "leanly.training",
     "training": "",
 }
@@ -55,12 +56,13 @@ __all__ = [
     "optimize",
     "prune",
     "quantize",
+    "report",
     "train",
     "training",
 ]
 
 if TYPE_CHECKING:
-    from leanly import bundle, distill, prune, quantize, training
+    from leanly import bundle, distill, prune, quantize, report, training
     from leanly.artifact import Artifact
     from leanly.budget import Budget
     from leanly.bundle import load

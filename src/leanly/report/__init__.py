@@ -1,8 +1,9 @@
-"""The report: one self-contained HTML page of an outcome, its plots drawn as inline SVG.
+"""Reports: self-contained HTML pages, of a run's outcome and of a cut in its four steps; plots are inline SVG.
 
 What a run ended in is computed in `search`; nothing is measured or decided here.
 """
 
 from leanly.report.page import page
+from leanly.report.pruning import pruning
 
-__all__ = ["page"]
+__all__ = ["page", "pruning"]

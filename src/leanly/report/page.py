@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from dataclasses import dataclass
 from typing import Any
 
-from leanly.errors import MissingExtra
 from leanly.families.keeping import kept_network
 from leanly.measurement.records import Interval, Measurement
 from leanly.report.bars import latency_bars
 from leanly.report.draws import calibration_spread
+from leanly.report.environment import environment
 from leanly.report.layers import kernel_counts, layers
 from leanly.report.plot import NARROW, SHAPES, WIDE, confidence, pareto_plot
 from leanly.search import words
@@ -56,19 +55,7 @@ def page(outcome: Outcome) -> str:
     Raises:
         MissingExtra: jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtra("jinja2 is not installed", where="report", remedy="pip install jinja2") from error
-    files = importlib.resources.files("leanly.report") / "templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (files / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("page.html").render(**context(outcome))
+    return environment().get_template("page.html").render(**context(outcome))
 
 
 def context(outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,197 @@
+"""What a cut took and what it cost: scores and shapes by layer, and the paired drop on unseen rows, by class too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from leanly.errors import DataError, LeanlyError
+from leanly.measurement.records import PairedDrop
+from leanly.measurement.statistics import paired_drop, paired_drop_exact
+from leanly.structure import build
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from leanly.graph import Graph
+    from leanly.task import Task
+
+Criterion = Callable[..., Mapping[str, Any]]
+MOST_CLASSES = 50
+"""Of more no table by class is made."""
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """What was taken of a layer.
+
+    Args:
+        name: of the node.
+        source: the user's line.
+        before, after: the shape of its weight; `after` is empty where the layer is gone.
+        taken: by criterion, the share of what it scores the weight that left; a criterion that says nothing of this
+            weight is left out.
+    """
+
+    name: str
+    source: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    taken: Mapping[str, float]
+
+    @property
+    def weights_taken(self) -> float:
+        """The share of its weights that left."""
+        return 1 - math.prod(self.after) / math.prod(self.before) if self.after else 1.0
+
+
+@dataclass(frozen=True)
+class ClassDrop:
+    """How many rows of a class are right before and after, and the paired drop."""
+
+    name: str
+    before: float
+    after: float
+    drop: PairedDrop
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """A cut, described and verified.
+
+    Args:
+        metric: its name.
+        before, after: the metric of the whole and of the smaller network.
+        drop: tested against `max_drop`.
+        max_drop: the boundary.
+        split: whose rows were predicted.
+        classes: where targets are class numbers.
+        layers: in the order they run.
+        criteria: names of those that scored, in order.
+        macs, parameters: before and after, of a row.
+        notes: criteria that could not score, and why; what the passes noted.
+    """
+
+    metric: str
+    before: float
+    after: float
+    drop: PairedDrop
+    max_drop: float
+    split: str
+    classes: tuple[ClassDrop, ...]
+    layers: tuple[LayerCut, ...]
+    criteria: tuple[str, ...]
+    macs: tuple[int, int]
+    parameters: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def examine_cut(
+    graph: Graph, small: Graph, task: Task, criteria: Sequence[Criterion], *, max_drop: float = 0.01
+) -> CutReport:
+    """Score what a cut took, and compare both networks on rows that neither was trained on.
+
+    Args:
+        graph: before the cut.
+        small: after it, trained on or not.
+        task: `test` is predicted, `validation` where there is none.
+        criteria: of `leanly.prune`, or own ones of that signature; they score the whole network.
+        max_drop: of the metric, that is tested.
+
+    Raises:
+        DataError: the task has neither `test` nor `validation`.
+    """
+    from leanly.training.evaluation import outputs_of
+
+    split = task.split("test") or task.split("validation")
+    if split is None:
+        raise DataError(
+            "a cut is verified on rows, and there are none", where="Task", remedy="give test=(inputs, targets)"
+        )
+    predictions = [build(one.returns, [output.numpy() for output in outputs_of(one, split)]) for one in (graph, small)]
+    targets = np.asarray(split.targets)
+    scored, notes = _scored(graph, task, criteria)
+    costs = [one.cost(1) for one in (graph, small)]
+    return CutReport(
+        metric=task.metric.name,
+        before=task.metric.score(predictions[0], targets),
+        after=task.metric.score(predictions[1], targets),
+        drop=paired_drop(task.metric, *predictions, targets, max_drop),
+        max_drop=max_drop,
+        split=split.name,
+        classes=_classes(task, predictions, targets, max_drop),
+        layers=tuple(_layers(graph, small, scored)),
+        criteria=tuple(scored),
+        macs=(costs[0].macs, costs[1].macs),
+        parameters=(costs[0].parameters, costs[1].parameters),
+        notes=(*notes, *small.notes),
+    )
+
+
+def _scored(
+    graph: Graph, task: Task, criteria: Sequence[Criterion]
+) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
+    found: dict[str, Mapping[str, Tensor]] = {}
+    notes = []
+    for criterion in criteria:
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        try:
+            found[name] = criterion(graph, task)
+        except LeanlyError as error:
+            notes.append(f"{name} says nothing here: {error.what}")
+    return found, notes
+
+
+def _layers(graph: Graph, small: Graph, scored: Mapping[str, Mapping[str, Tensor]]) -> list[LayerCut]:
+    from leanly.graph.nodes import argument, argument_names, reads_tensor
+
+    left = {name: tuple(parameter.shape) for name, parameter in small.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in graph.named_parameters()}
+    found: list[LayerCut] = []
+    seen: set[str] = set()
+    for node in graph.module.graph.nodes:
+        if not hasattr(node.target, "_schema") or "weight" not in argument_names(node):
+            continue
+        weight = argument(node, "weight")
+        name = str(weight.target) if reads_tensor(weight) else ""
+        if name in seen or len(shapes.get(name, ())) < 2:
+            continue
+        seen.add(name)
+        taken = {
+            criterion: _taken(scores[name], graph.kept.get(name), small.kept.get(name)) if name in left else 1.0
+            for criterion, scores in scored.items()
+            if name in scores
+        }
+        found.append(LayerCut(node.name, graph.source(node), shapes[name], left.get(name, ()), taken))
+    return found
+
+
+def _taken(scores: Any, before: Sequence[Any] | None, after: Sequence[Any] | None) -> float:
+    """Return the share of a weight's score that left, by the indices of the first capture that each graph has."""
+    scores = torch.as_tensor(scores).double().abs().cpu()
+    total = float(scores.sum())
+    for dim, indices in enumerate(after or ()):
+        if indices is not None:
+            had = before[dim] if before is not None and before[dim] is not None else torch.arange(scores.shape[dim])
+            scores = scores.index_select(dim, torch.isin(had, indices).nonzero().flatten())
+    return 1 - float(scores.sum()) / total if total > 0 else 0.0
+
+
+def _classes(task: Task, predictions: Sequence[Any], targets: np.ndarray, max_drop: float) -> tuple[ClassDrop, ...]:
+    if task.metric.per_example is None or targets.ndim != 1 or targets.dtype.kind not in "iu":
+        return ()
+    classes = np.unique(targets)
+    if len(classes) > MOST_CLASSES:
+        return ()
+    right = [np.asarray(task.metric.per_example(one, targets)).astype(float) for one in predictions]
+    found = []
+    for number in classes:
+        before, after = (one[targets == number] for one in right)
+        drop = paired_drop_exact(before, after, max_drop)
+        found.append(ClassDrop(str(number), float(before.mean()), float(after.mean()), drop))
+    return tuple(found)

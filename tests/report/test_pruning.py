@@ -1,0 +1,49 @@
+"""The page of a cut: every step is there, every shade has its figure, and nothing is fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.prune import Channels, gradient, lamp, magnitude
+from leanly.report.pruning import verdict
+
+
+@pytest.fixture(scope="module")
+def cut() -> tuple[leanly.Graph, leanly.Graph, leanly.Task]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 3)).eval()
+    x = torch.randn(200, 1, 8, 8)
+    y = model(x).argmax(1)
+    task = leanly.Task(model, example=x[:2], train=(x, y), validation=(x, y))
+    graph = leanly.capture(model, example=x[:2]).eval()
+    return graph, Channels(fraction=0.5)(graph, task), task
+
+
+def test_the_page_shows_all_four_steps(cut, tmp_path: Path) -> None:
+    graph, small, task = cut
+    report = leanly.report.pruning(graph, small, task, tmp_path / "cut.html", criteria=(magnitude, gradient, lamp))
+    text = (tmp_path / "cut.html").read_text()
+    for heading in ("1. Trained", "2. Scored", "3. Pruned", "4. Verified"):
+        assert heading in text
+    for name in ("magnitude", "gradient", "lamp", "conv2d", "8 x 1 x 3 x 3", "4 x 1 x 3 x 3", "validation"):
+        assert name in text
+    shown = [f"{100 * share:.0f} %" for layer in report.layers for share in layer.taken.values()]
+    assert all(share in text for share in shown)
+    assert "http" not in text and "<script" not in text
+    assert f"{report.drop.n:,} rows" in text
+
+
+@pytest.mark.parametrize("max_drop, expected", [(0.9, "good"), (0.0, "bad")])
+def test_the_verdict_is_the_test_s(cut, tmp_path: Path, max_drop: float, expected: str) -> None:
+    graph, small, task = cut
+    report = leanly.report.pruning(graph, small, task, tmp_path / "cut.html", max_drop=max_drop)
+    word, sentence = verdict(report)
+    assert report.after < report.before - 0.05, "half of an untrained network loses much"
+    assert word == expected and sentence in (tmp_path / "cut.html").read_text()
+    same = leanly.report.pruning(graph, graph, task, tmp_path / "same.html", max_drop=0.0)
+    assert verdict(same)[0] == "open"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from leanly.errors import DataError, LeanlyError
+from leanly.measurement.constancy import says_the_same
 from leanly.measurement.records import PairedDrop
 from leanly.measurement.statistics import paired_drop, paired_drop_exact
 from leanly.structure import build
@@ -116,6 +117,11 @@ def examine_cut(
     predictions = [build(one.returns, [output.numpy() for output in outputs_of(one, split)]) for one in (graph, small)]
     targets = np.asarray(split.targets)
     scored, notes = _scored(graph, task, criteria)
+    notes += [
+        f"the {which} network predicts the same for every row: {task.metric.name} tells nothing of it"
+        for which, one in zip(("whole", "smaller"), predictions, strict=True)
+        if says_the_same(one, task.metric)
+    ]
     costs = [one.cost(1) for one in (graph, small)]
     return CutReport(
         metric=task.metric.name,

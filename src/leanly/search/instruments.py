@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
 from leanly.budget import Budget
-from leanly.errors import DataError
+from leanly.errors import DataError, LeanlyWarning
+from leanly.measurement.constancy import says_the_same
 from leanly.measurement.inputs import timing_inputs
 from leanly.measurement.judge import judge
 from leanly.measurement.latency import open_workers, time_in_turns, time_workers
@@ -74,6 +76,14 @@ class Bench:
             worker = workers[0]
             peak = worker.peak_memory()
             measurement = self._predict(worker, split, latencies[0], peak)
+        if anchor is None and says_the_same(measurement.predictions, self._task.metric):
+            warnings.warn(
+                f"The network predicts the same for all {len(split):,} rows of {split.name!r}: whatever becomes of it, "
+                f"{self._task.metric.name} will hardly tell. What to do: look at its weights and at how the rows are "
+                "prepared.",
+                LeanlyWarning,
+                stacklevel=2,
+            )
         ratio = ratio_intervals(latencies[0], latencies[1], self._budget.confidence)[0] if anchor is not None else {}
         return measurement, ratio
 

@@ -32,13 +32,14 @@ class Bench:
     task: leanly.Task
 
 
-def open_bench(ground: Ground, data_dir: Path, rows: Rows) -> Bench:
+def open_bench(ground: Ground, data_dir: Path, rows: Rows, loss: str = "mse") -> Bench:
     """Capture a subject's network.
 
     Args:
         ground: the subject and its rows.
         data_dir: where its weights are.
-        rows: what calibrates; labels are not used.
+        rows: what calibrates; labels are used by what reads a loss alone.
+        loss: of the outputs against the labels.
     """
     torch.set_num_threads(THREADS)
     model = ground.subject.model(data_dir)
@@ -47,7 +48,7 @@ def open_bench(ground: Ground, data_dir: Path, rows: Rows) -> Bench:
         example=tuple(array[:2] for array in rows.inputs),
         train=(inputs_of(rows), rows.targets),
         metric=_unused,
-        loss="mse",
+        loss=loss,
     )
     return Bench(ground, leanly.capture(model, example=task.example).eval(), task)
 

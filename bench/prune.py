@@ -1,8 +1,9 @@
 """leanly's pruning against its peers and the best published figures, case by case.
 
-`python -m bench.prune --data-dir ../shared/data`. Cuts without training (`bench.untrained`) against Torch-Pruning, and
-every criterion beside it; LeNets (`bench.lenet`) as small as they get without loss. `python -m bench.reach` says which
-architectures can be cut at all, `python -m bench.smaller` what whole runs reach.
+`python -m bench.prune --data-dir ../shared/data`. Cuts without training, against Torch-Pruning with every criterion
+beside it (`bench.untrained`), and in measured time (`bench.cut_measured`); LeNets as small as they get without loss
+(`bench.lenet`). `python -m bench.reach` says which architectures can be cut at all, `python -m bench.smaller` what
+whole runs reach.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import lenet, untrained
+from bench import cut_measured, lenet, untrained
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
@@ -27,6 +28,8 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     found: dict[str, Callable[[], list[Row]]] = {
         UNTRAINED: partial(untrained.few_samples, data_dir, 1 if options.quick else untrained.DRAWS),
     }
+    for name, case in cut_measured.CASES.items():
+        found[name] = partial(cut_measured.rows, case, data_dir)
     for name, case in lenet.CASES.items():
         found[name] = partial(lenet.rows, case, data_dir, seeds, options.scale)
     return found

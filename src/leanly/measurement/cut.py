@@ -127,7 +127,7 @@ def examine_cut(
         metric=task.metric.name,
         before=task.metric.score(predictions[0], targets),
         after=task.metric.score(predictions[1], targets),
-        drop=paired_drop(task.metric, *predictions, targets, max_drop),
+        drop=paired_drop(task.metric, predictions[0], predictions[1], targets, max_drop),
         max_drop=max_drop,
         split=split.name,
         classes=_classes(task, predictions, targets, max_drop),

@@ -43,7 +43,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
         found[name] = partial(trained_bits.rows, name, data_dir)
     found[PACKED] = partial(packed_weights.rows, data_dir, quick)
     found[MIXED] = partial(mixed.rows, data_dir, quick)
-    found[KERNEL] = partial(one_bit.kernel_rows, one_bit.SHAPES[:1] if quick else one_bit.SHAPES)
+    found[KERNEL] = partial(one_bit.kernel_rows, quick)
     for name, (activations, epochs, aim) in ONE_BIT.items():
         found[name] = partial(one_bit.rows, activations, data_dir, epochs=epochs, aim=aim)
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import leanly
 from leanly.errors import LoweringError, SettingError
@@ -55,22 +56,50 @@ def test_a_bundle_holds_a_bit_a_weight(activations: int, tmp_path: Path) -> None
     assert saved == pytest.approx(7 * (8 * 8 * 9 + 12 * 8 * 9) / 8, abs=40)
 
 
+class Wide(nn.Module):
+    """Layers that the kernel of signs is offered for, of each kind, and one that is too narrow for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3)
+        self.narrow, self.conv = nn.Conv2d(16, 130, 3, padding=1), nn.Conv2d(130, 20, 3, stride=2)
+        self.tokens, self.row = nn.Linear(180, 9), nn.Linear(180, 12, bias=False)
+        self.last = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(torch.relu(self.narrow(torch.relu(self.first(x)))))
+        x = self.tokens(x.flatten(2).repeat(1, 1, 20))
+        return self.last(torch.relu(self.row(x.flatten(1))))
+
+
+def wide() -> leanly.Graph:
+    torch.manual_seed(0)
+    model, x = Wide().eval(), torch.randn(16, 3, 9, 9)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(16) % 5))
+    return Binary(shortcuts=False)(leanly.capture(model, example=x[:2]), task).eval()
+
+
 @needs_compiler
 def test_the_kernel_of_signs_gives_what_the_graph_gives(tmp_path: Path) -> None:
-    graph = one_bit()
+    graph = wide()
     artifact = leanly.lower(graph, runtime="openvino", precision="binary", to=tmp_path / "a")
-    check(graph, leanly.Artifact.open(tmp_path / "a"))
+    predictor = open_artifact(leanly.Artifact.open(tmp_path / "a"))
+    for rows in (1, 3, 8):
+        x = torch.randn(rows, 3, 9, 9)
+        assert sqnr(graph(x).detach().numpy(), predictor(x.numpy())) > 20
     own = [kernel for kernel in artifact.kernels() if kernel.precision == "binary"]
-    assert len(own) == 2
+    assert len(own) == 3
     stored = {name: bits * count for name, (bits, count) in artifact.storage_bits.items() if "packed" in name}
-    assert sorted(stored.values()) == [8 * 9 * 8, 12 * 9 * 8]
+    taps, row = 20 * 9 * 17 * 8, 23 * 8
+    assert sorted(stored.values()) == [9 * row, 12 * row, taps]
+    assert list(artifact.code_bits.values()) == [1], "the narrow layer runs as bytes"
 
 
 def test_without_a_compiler_it_says_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiling.openvino_extension.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(LoweringError, match="no C\\+\\+ compiler was found"):
-        leanly.lower(one_bit(), runtime="openvino", precision="binary", to=tmp_path / "a")
+        leanly.lower(wide(), runtime="openvino", precision="binary", to=tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -82,7 +111,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(LoweringError, match="error: no luck"):
-        leanly.lower(one_bit(), runtime="openvino", precision="binary", to=tmp_path / "a")
+        leanly.lower(wide(), runtime="openvino", precision="binary", to=tmp_path / "a")
     assert not any((tmp_path / "cache" / "leanly").iterdir())
 
 
@@ -91,5 +120,7 @@ def test_what_has_no_signs_is_refused(tmp_path: Path) -> None:
     quantized = Static()(graph, task)
     with pytest.raises(SettingError, match="no layer of the graph multiplies signs"):
         leanly.lower(quantized, runtime="openvino", precision="binary", to=tmp_path / "a")
+    with pytest.raises(SettingError, match="has 128 input channels or more"):
+        leanly.lower(one_bit(), runtime="openvino", precision="binary", to=tmp_path / "a")
     with pytest.raises(SettingError, match="does not run in onnxruntime"):
         leanly.lower(one_bit(), runtime="onnxruntime", precision="binary", to=tmp_path / "b")

@@ -13,7 +13,7 @@ from leanly.graph import packed as _packed  # noqa: F401  (registers the operato
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
-from leanly.lowering.signs import pack_convolutions, store_signs
+from leanly.lowering.signs import pack_layers, store_signs
 from leanly.quantize.binary import OF_VALUES, has_signs
 from leanly.quantize.placement import root
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
@@ -46,7 +46,7 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
     bits: Bits = {}
     integer = computes_in_integers(graph)
     if packed_signs:
-        pack_convolutions(module, bits)
+        pack_layers(graph, bits)
     widths: Widths = store_signs(module, bits)
     for node in list(module.graph.nodes):
         if is_quantizer(node):

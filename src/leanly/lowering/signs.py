@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph.binarizer import split_weight
 from leanly.graph.nodes import argument
@@ -16,6 +17,8 @@ from leanly.quantize.binary import OF_WEIGHT, is_binarized
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 CONVOLUTION = torch.ops.leanly.binary_convolution.default
+LEAST_CHANNELS = 128
+"""Input channels from which on the kernel of signs is the faster one; narrower layers run as bytes."""
 LEAST = 1e-12
 """A channel of zeros has a scale of zero, whose reciprocal no file could hold."""
 
@@ -47,16 +50,67 @@ def store_signs(module: GraphModule, bits: dict[str, tuple[int, int]]) -> dict[s
     return widths
 
 
-def pack_convolutions(module: GraphModule, bits: dict[str, tuple[int, int]]) -> None:
-    """Let the kernel of signs do the two-dimensional convolutions that multiply signs with signs; in place."""
+def pack_layers(graph: Graph, bits: dict[str, tuple[int, int]]) -> None:
+    """Let the kernel of signs do the layers that multiply signs with signs, where it is the faster one; in place.
+
+    Args:
+        graph: is changed in place.
+        bits: gets the bits and elements of what is stored.
+    """
+    module, ranks = graph.module, {name: len(shape) for name, shape in graph.shapes(2).items()}
+    for layer in kernel_layers(graph):
+        if layer.target is aten.linear.default:
+            _as_convolution(module, layer, ranks[argument(layer, "input").name])
     for layer in list(module.graph.nodes):
-        if layer.target in (aten.conv2d.default, aten.conv2d.padding) and is_binarized(layer) and _fits(layer):
+        if layer.target in (aten.conv2d.default, aten.conv2d.padding) and _suits(module, layer):
             _pack(module, layer, bits)
     module.graph.eliminate_dead_code()
 
 
-def _fits(layer: Node) -> bool:
-    return argument(layer, "groups") == 1
+def kernel_layers(graph: Graph) -> list[Node]:
+    """Return the layers that the kernel of signs is offered for: convolutions of images and linear layers."""
+    ranks = {name: len(shape) for name, shape in graph.shapes(2).items()}
+    return [
+        node
+        for node in graph.module.graph.nodes
+        if node.target in (aten.conv2d.default, aten.conv2d.padding)
+        or (node.target is aten.linear.default and ranks[argument(node, "input").name] in (2, 3))
+        if _suits(graph.module, node)
+    ]
+
+
+def _suits(module: GraphModule, layer: Node) -> bool:
+    if not is_binarized(layer) or (layer.target is not aten.linear.default and argument(layer, "groups") != 1):
+        return False
+    return find(module, str(argument(argument(layer, "weight"), "weight").target)).shape[1] >= LEAST_CHANNELS
+
+
+def _as_convolution(module: GraphModule, layer: Node, rank: int) -> None:
+    """Write a linear layer as a convolution of 1 x 1 over an image of one column, a place of the row in each line."""
+    given, weight, bias = (argument(layer, name) for name in ("input", "weight", "bias"))
+    name = str(argument(weight, "weight").target)
+    put(module, f"{name}_image", find(module, name).detach()[:, :, None, None])
+    graph = module.graph
+    value, threshold, scale, _ = given.args
+    with graph.inserting_before(layer):
+        image = value
+        if rank == 3:
+            image = graph.call_function(aten.transpose.int, (image, 1, 2))
+        else:
+            image = graph.call_function(aten.unsqueeze.default, (image, -1))
+        image = graph.call_function(aten.unsqueeze.default, (image, -1))
+        signs_of_image = graph.call_function(given.target, (image, threshold, scale, 1))
+        filters = graph.call_function(weight.target, (read_attr(module, f"{name}_image"),))
+        sums = graph.call_function(aten.conv2d.default, (signs_of_image, filters, bias))
+        out = graph.call_function(aten.squeeze.dim, (sums, -1))
+        if rank == 3:
+            out = graph.call_function(aten.transpose.int, (out, 1, 2))
+        else:
+            out = graph.call_function(aten.squeeze.dim, (out, -1))
+    out.meta = dict(layer.meta)
+    sums.meta = dict(layer.meta)
+    layer.replace_all_uses_with(out)
+    graph.erase_node(layer)
 
 
 def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) -> None:

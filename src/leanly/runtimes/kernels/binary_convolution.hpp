@@ -19,6 +19,7 @@
 namespace leanly {
 
 constexpr int64_t LANES = 8;
+constexpr int64_t PIECES = 32;  // that work is split into, at least
 
 struct Shape {
     int64_t channels, height, width;
@@ -64,36 +65,67 @@ __attribute__((target("popcnt"))) inline void count_popcnt(
     }
 }
 
-// Bits of each half byte are looked up (Muła et al. 2018, "Faster Population Counts Using AVX2 Instructions").
-__attribute__((target("avx2"))) inline void count_avx2(
-    const uint64_t* rows, const uint64_t* filters, int64_t words, int64_t pixels, int32_t* differing) {
-    constexpr int64_t BEFORE_OVERFLOW = 31;  // a byte of a sum grows by 8 at most
+// Bits of each half byte are looked up; of eight words only what is left of their sum by carry-save adders (Muła et al.
+// 2018, "Faster Population Counts Using AVX2 Instructions").
+__attribute__((target("avx2"))) inline __m256i bits_of_bytes(__m256i value) {
     const __m256i table = _mm256_setr_epi8(
         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-    const __m256i low = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        const uint64_t* row = rows + pixel * words;
-        __m256i sums[2] = {zero, zero};
-        for (int64_t start = 0; start < words; start += BEFORE_OVERFLOW) {
-            const int64_t stop = std::min(words, start + BEFORE_OVERFLOW);
-            __m256i bytes[2] = {zero, zero};
-            for (int64_t word = start; word < stop; ++word) {
-                const __m256i given = _mm256_set1_epi64x(static_cast<int64_t>(row[word]));
-                for (int half = 0; half < 2; ++half) {
-                    const auto* place = reinterpret_cast<const __m256i*>(filters + word * LANES + 4 * half);
-                    const __m256i differ = _mm256_xor_si256(given, _mm256_loadu_si256(place));
-                    const __m256i lower = _mm256_shuffle_epi8(table, _mm256_and_si256(differ, low));
-                    const __m256i upper =
-                        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(differ, 4), low));
-                    bytes[half] = _mm256_add_epi8(bytes[half], _mm256_add_epi8(lower, upper));
-                }
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i lower = _mm256_shuffle_epi8(table, _mm256_and_si256(value, low));
+    const __m256i upper = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(value, 4), low));
+    return _mm256_add_epi8(lower, upper);
+}
+
+// What four filters and a row differ in, in one word.
+__attribute__((target("avx2"))) inline __m256i differ(const uint64_t* row, const uint64_t* filters, int64_t word) {
+    const auto* place = reinterpret_cast<const __m256i*>(filters + word * LANES);
+    return _mm256_xor_si256(_mm256_set1_epi64x(static_cast<int64_t>(row[word])), _mm256_loadu_si256(place));
+}
+
+// Adds two values bit by bit to a sum, and returns the carries.
+__attribute__((target("avx2"))) inline __m256i carry(__m256i& sum, __m256i a, __m256i b) {
+    const __m256i either = _mm256_xor_si256(sum, a);
+    const __m256i carried = _mm256_or_si256(_mm256_and_si256(sum, a), _mm256_and_si256(either, b));
+    sum = _mm256_xor_si256(either, b);
+    return carried;
+}
+
+__attribute__((target("avx2"))) inline __m256i count_four_filters(
+    const uint64_t* row, const uint64_t* filters, int64_t words) {
+    constexpr int64_t GROUP = 8, BEFORE_OVERFLOW = 31;  // a byte of a sum grows by 8 at most
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i total = zero, bytes = zero;
+    int64_t word = 0;
+    if (words >= GROUP) {
+        __m256i ones = zero, twos = zero, fours = zero;
+        for (int64_t group = 1; word + GROUP <= words; word += GROUP, ++group) {
+            __m256i two[4], four[2];
+            for (int i = 0; i < 4; ++i)
+                two[i] = carry(ones, differ(row, filters, word + 2 * i), differ(row, filters, word + 2 * i + 1));
+            for (int i = 0; i < 2; ++i) four[i] = carry(twos, two[2 * i], two[2 * i + 1]);
+            bytes = _mm256_add_epi8(bytes, bits_of_bytes(carry(fours, four[0], four[1])));
+            if (group % BEFORE_OVERFLOW == 0) {
+                total = _mm256_add_epi64(total, _mm256_sad_epu8(bytes, zero));
+                bytes = zero;
             }
-            for (int half = 0; half < 2; ++half)
-                sums[half] = _mm256_add_epi64(sums[half], _mm256_sad_epu8(bytes[half], zero));
         }
-        alignas(32) int64_t found[LANES];
-        for (int half = 0; half < 2; ++half)
-            _mm256_store_si256(reinterpret_cast<__m256i*>(found + 4 * half), sums[half]);
+        total = _mm256_slli_epi64(_mm256_add_epi64(total, _mm256_sad_epu8(bytes, zero)), 3);
+        total = _mm256_add_epi64(total, _mm256_slli_epi64(_mm256_sad_epu8(bits_of_bytes(fours), zero), 2));
+        total = _mm256_add_epi64(total, _mm256_slli_epi64(_mm256_sad_epu8(bits_of_bytes(twos), zero), 1));
+        bytes = bits_of_bytes(ones);
+    }
+    for (; word < words; ++word) bytes = _mm256_add_epi8(bytes, bits_of_bytes(differ(row, filters, word)));
+    return _mm256_add_epi64(total, _mm256_sad_epu8(bytes, zero));
+}
+
+__attribute__((target("avx2"))) inline void count_avx2(
+    const uint64_t* rows, const uint64_t* filters, int64_t words, int64_t pixels, int32_t* differing) {
+    alignas(32) int64_t found[LANES];
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+        for (int64_t half = 0; half < LANES; half += 4)
+            _mm256_store_si256(
+                reinterpret_cast<__m256i*>(found + half),
+                count_four_filters(rows + pixel * words, filters + half, words));
         for (int64_t lane = 0; lane < LANES; ++lane) differing[pixel * LANES + lane] = static_cast<int32_t>(found[lane]);
     }
 }
@@ -178,7 +210,7 @@ inline void pack_channels(
     for (int64_t pixel = 0; pixel < pixels; ++pixel) bits[pixel * tap_bytes + byte] = scratch[pixel];
 }
 
-// One row of outputs of one image.
+// One row of outputs of one image, or a part of its filters.
 class OutputRow {
 public:
     OutputRow(const Shape& shape, const Filters& filters, Count count)
@@ -189,10 +221,12 @@ public:
           inside_(shape.out_width),
           differing_(shape.out_width * LANES) {}
 
-    void operator()(const uint8_t* bits, int64_t y, const float* factor, const float* bias, float* out) {
-        gather(bits, y);
+    void operator()(
+        const uint8_t* bits, int64_t y, int64_t first, int64_t last, const float* factor, const float* bias,
+        float* out) {
+        if (bits != gathered_ || y != row_) gather(bits, y);
         const int64_t width = shape_.out_width, plane = shape_.out_height * width;
-        for (int64_t block = 0; block < shape_.blocks(); ++block) {
+        for (int64_t block = first; block < last; ++block) {
             const uint64_t* filters = filters_.words.data() + block * shape_.words() * LANES;
             count_(rows_.data(), filters, shape_.words(), width, differing_.data());
             const int64_t lanes = std::min(LANES, shape_.filters - block * LANES);
@@ -210,6 +244,8 @@ private:
     // Collects the bits under each output; the rest of the last word stays zero, in the filters too.
     void gather(const uint8_t* bits, int64_t y) {
         const int64_t tap_bytes = shape_.tap_bytes();
+        gathered_ = bits;
+        row_ = y;
         std::fill(rows_.begin(), rows_.end(), 0);
         cut_.clear();
         for (int64_t x = 0; x < shape_.out_width; ++x) {
@@ -252,6 +288,8 @@ private:
     std::vector<uint64_t> rows_;
     std::vector<int32_t> inside_, differing_;
     std::vector<int64_t> cut_;
+    const uint8_t* gathered_ = nullptr;
+    int64_t row_ = -1;
 };
 
 // out[n, o] = factor[o] * (signs of x[n] convolved with the signs of filter o) + bias[o].
@@ -271,11 +309,15 @@ inline void convolve_signs(
                 bits.data() + image * pixels * tap_bytes);
         }
     });
-    parallel(batch * shape.out_height, [&](int64_t start, int64_t stop) {
+    // where there are few rows, as in a linear layer, threads share out the filters
+    const int64_t rows = batch * shape.out_height, blocks = shape.blocks();
+    const int64_t parts = std::min(blocks, std::max<int64_t>(1, PIECES / std::max<int64_t>(rows, 1)));
+    parallel(rows * parts, [&](int64_t start, int64_t stop) {
         OutputRow row(shape, filters, count);
         for (int64_t i = start; i < stop; ++i) {
-            const int64_t image = i / shape.out_height;
-            row(bits.data() + image * pixels * tap_bytes, i % shape.out_height, factor, bias,
+            const int64_t image = i / parts / shape.out_height, part = i % parts;
+            row(bits.data() + image * pixels * tap_bytes, i / parts % shape.out_height, part * blocks / parts,
+                (part + 1) * blocks / parts, factor, bias,
                 out + image * shape.filters * shape.out_height * shape.out_width);
         }
     });

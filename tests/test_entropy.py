@@ -26,7 +26,7 @@ def matrices(draw: st.DrawFn) -> np.ndarray:
 
 @given(matrices())
 def test_every_matrix_comes_back(array: np.ndarray) -> None:
-    coded = encode(array)
+    coded = encode(array, np.inf)
     assert coded is not None
     found = decode(coded, (array.shape[0], array.shape[1]), array.dtype)
     assert found.dtype == array.dtype
@@ -38,7 +38,7 @@ def test_every_matrix_comes_back(array: np.ndarray) -> None:
 def test_long_and_uneven_ones_come_back(shape: tuple[int, int], share: float) -> None:
     rng = np.random.default_rng(0)
     array = np.where(rng.random(shape) < share, rng.integers(1, 200, shape), 0).astype(np.uint8)
-    coded = encode(array)
+    coded = encode(array, np.inf)
     assert coded is not None
     np.testing.assert_array_equal(decode(coded, shape, array.dtype), array)
 
@@ -58,6 +58,13 @@ def test_too_many_values_are_left_alone() -> None:
     assert encode(many) is None
     assert encode(many[:, :-1]) is not None
     assert encode(np.empty((0, 4), np.uint8)) is None
+
+
+def test_what_gains_less_than_asked_for_is_left_alone() -> None:
+    array = np.random.default_rng(4).integers(0, 100, (300, 300)).astype(np.uint8)
+    assert encode(array, 0.75) is None
+    coded = encode(array, 0.9)
+    assert coded is not None and len(coded) < 0.85 * array.size
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 1.0])

@@ -97,8 +97,8 @@ def _coded(content: bytes, spans: Iterable[Span]) -> Iterator[tuple[Span, bytes]
         position = span.stop
         count = span.rows * span.columns
         values = np.frombuffer(content, span.dtype, count, span.offset).reshape(span.rows, span.columns)
-        coded = encode(values)
-        if coded is not None and len(coded) <= WORTH * values.nbytes:
+        coded = encode(values, WORTH)
+        if coded is not None:
             yield span, coded
 
 

@@ -30,6 +30,10 @@ ALL, PLANES = len(WEIGHTS), len(WEIGHTS) + 1
 """In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own."""
 LARGEST_IN_PLANES = 2**16
 """Elements of an array whose bytes are coded one by one: biases have as many, floats in large arrays gain nothing."""
+KNOWN = 0.6
+"""Of the entropy of the values alone, what is left at least where it is known how full rows and columns are."""
+TRIED = 2**17
+"""Elements on which it is tried what columns are worth."""
 RARE = 1e-5
 """The least chance that is reckoned with."""
 WORD = 4
@@ -39,26 +43,51 @@ Code = Callable[..., np.ndarray]
 """`(model, symbols, parameters)`: writes symbols and returns them, or reads as many."""
 
 
-def encode(array: np.ndarray) -> bytes | None:
-    """Code a matrix; None where it has too many distinct values.
+def encode(array: np.ndarray, most: float = 1.0) -> bytes | None:
+    """Code a matrix; None where it has too many distinct values, or can't become as small as asked for.
 
     Args:
         array: (rows, columns), of unsigned integers; other elements are viewed as integers of their size.
+        most: share of its bytes that may be left.
     """
     if not array.size or len(np.unique(array.ravel()[:LOOKED_AT])) > MOST_VALUES:
-        return _in_planes(array)
-    values, symbols, counts = np.unique(array, return_inverse=True, return_counts=True)
+        coded = _in_planes(array)
+    else:
+        coded = _as_symbols(array, most)
+    return coded if coded is not None and len(coded) <= most * array.nbytes else None
+
+
+def _as_symbols(array: np.ndarray, most: float) -> bytes | None:
+    values, symbols, counts = _unique(array)
     if len(values) > MOST_VALUES:
         return _in_planes(array)
+    shares = counts / array.size
+    if -float(shares @ np.log2(shares)) * KNOWN > 8 * most * array.itemsize:
+        return None
     order = np.argsort(-counts, kind="stable")
     symbol_of = np.empty(len(order), np.int32)
     symbol_of[order] = np.arange(len(order))
-    symbols = symbol_of[symbols.reshape(array.shape)]
+    symbols = symbol_of[symbols]
     table = bytes([len(values) - 1]) + values[order].astype(values.dtype.newbyteorder("<")).tobytes()
     if len(values) == 1:
         return bytes([ALL]) + table
-    ways = [ALL] if counts.max() < COMMON * array.size else range(ALL)
-    return min((bytes([way]) + table + _write(symbols, len(values), way) for way in ways), key=len)
+    way = ALL
+    if shares.max() >= COMMON:
+        some = symbols[: -(-TRIED // array.shape[1])]
+        way = min(range(ALL), key=lambda way: len(_write(some, len(values), way)))
+    return bytes([way]) + table + _write(symbols, len(values), way)
+
+
+def _unique(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distinct values, each element's place among them, and how often each stands there."""
+    if array.itemsize > 2:
+        values, places, counts = np.unique(array, return_inverse=True, return_counts=True)
+        return values, places.reshape(array.shape), counts
+    counts = np.bincount(array.ravel(), minlength=256**array.itemsize)
+    values = counts.nonzero()[0]
+    place_of = np.zeros(len(counts), np.int32)
+    place_of[values] = np.arange(len(values))
+    return values.astype(array.dtype), place_of[array], counts[values]
 
 
 def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
@@ -87,10 +116,7 @@ def _in_planes(array: np.ndarray) -> bytes | None:
         return None
     pieces = []
     for plane in _bytes_of(array):
-        coded = encode(plane)
-        assert coded is not None, "a byte has no more values than are coded"
-        if len(coded) >= plane.size:
-            coded = b""
+        coded = encode(plane) or b""
         pieces.append(varint.write(len(coded)) + (coded or plane.tobytes()))
     return bytes([PLANES]) + b"".join(pieces)
 

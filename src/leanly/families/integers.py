@@ -82,8 +82,8 @@ class Integers:
         self._errors: dict[str, list[str]] = {}
         self._attention = any("scaled_dot_product" in str(node.target) for node in maker.graph.module.graph.nodes)
         # a few channels of a transformer are far larger than the others: unsmoothed, no range suits both
-        self._smooth: tuple[Pass, ...] = (Smooth(),) if self._attention else ()
-        self._static = Static(observer="minmax") if self._attention else Static()
+        self.smooth: tuple[Pass, ...] = (Smooth(),) if self._attention else ()
+        self.static = Static(observer="minmax") if self._attention else Static()
 
     def first(self, trials: Sequence[Seen]) -> Iterator[Candidate]:
         """int8 in each runtime, the one whose float artifact is faster first."""
@@ -96,7 +96,7 @@ class Integers:
         for runtime in order:
             # OpenVINO's products of activations are fastest between symmetric integers
             symmetric = runtime == "openvino" and self._attention
-            yield self.named(replace(self._static, kernels=runtime, symmetric=symmetric), runtime)
+            yield self.named(replace(self.static, kernels=runtime, symmetric=symmetric), runtime)
 
     def others_quantizers(self, measured: Sequence[Seen], *, everywhere: bool = False) -> Iterator[Candidate]:
         """int8 with the quantizers placed as another runtime wants them: in the fastest runtime, or in all."""
@@ -107,7 +107,7 @@ class Integers:
         for runtime in sorted(best, key=lambda runtime: best[runtime]):
             if everywhere or best[runtime] <= CLOSE * min(best.values()):
                 for kernels in INTEGER_RUNTIMES:
-                    yield self.named(replace(self._static, kernels=kernels), runtime)
+                    yield self.named(replace(self.static, kernels=kernels), runtime)
 
     def named(
         self,
@@ -119,7 +119,7 @@ class Integers:
         after: tuple[Pass, ...] = (),
         training: float = 0.0,
     ) -> Candidate:
-        before = self._smooth if before is None else before
+        before = self.smooth if before is None else before
         rest = rest or ("bfloat16" if runtime == "openvino" and self._target.bf16 else "float32")
         parts = [static.observer]
         if static.kernels != runtime:
@@ -193,7 +193,7 @@ class Integers:
         """Names of the quantized layers: those first that lose most for the time that float would take longer."""
         key = repr(static)
         if key not in self._errors:
-            quantized = self._maker.outcome(Recipe((*self._smooth, static)))
+            quantized = self._maker.outcome(Recipe((*self.smooth, static)))
             errors = output_errors(quantized, next(iter(calibration_batches(self._task, ROWS))))
             dear = self._float_seconds(quantized, candidate, list(errors))
             self._errors[key] = sorted(errors, key=lambda name: -errors[name] / dear[name])

@@ -21,7 +21,6 @@ from leanly.families.candidate import (
     integer_runtimes,
     mean_latency,
     parts,
-    static_of,
 )
 from leanly.families.cuts import cuts, width_multiple
 from leanly.families.integers import Integers
@@ -44,6 +43,9 @@ AS_FAST = 1.25
 """An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
 COSTS_SHARE = 0.1
 """Of the spare time, that measuring what layers take at several widths may take."""
+MOST_FORMS, FORMS_WITHIN, FORMS_SHARE = 4, 2.0, 0.1
+"""Ways to run a smaller network that are compared: those in which the whole one takes at most so many times as long as
+in the fastest, in this share of the spare time."""
 ROWS = 16
 """Calibration rows of a network that is only timed."""
 PROMISING = 0.5
@@ -163,17 +165,42 @@ class Networks:
         if whole is None or not self._may_be_smaller:
             return
         if self._ladder is None:
-            self._table = self._costs(whole, seconds)
-            self._ladder = self._make_ladder(whole.candidate, self._table)
+            forms = self._forms(trials, whole, seconds)
+            samples = {self._in_form(form, self._sample).key: form for form in forms} if len(forms) > 1 else {}
+            yield from (self._in_form(form, self._sample) for form in samples.values())
+            timed = [trial for trial in trials if trial.candidate.key in samples and trial.medians]
+            best = min(timed, key=mean_latency, default=None)
+            form = whole.candidate if best is None else samples[best.candidate.key]
+            self._table = self._costs(form, whole.seconds, seconds)
+            self._ladder = self._make_ladder(form, self._table)
         yield from self._ladder.ideas(trials, whole, seconds)
         for winner in self._ladder.winners(trials)[:1]:
-            if winner.candidate.precision == "int8":
-                yield from self._other_integers(winner.candidate)
-                yield from self._in_float(winner.candidate)
+            yield from self._other_integers(winner.candidate)
+            yield from self._in_float(winner.candidate)
+
+    def _forms(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> list[Candidate]:
+        """Ways in which the whole network runs well: in a smaller one another of them may be the fastest."""
+        good = [
+            trial for trial in self._whole_inside(trials) if mean_latency(trial) <= FORMS_WITHIN * mean_latency(whole)
+        ]
+        affordable = int(FORMS_SHARE * seconds / max(whole.seconds, 1e-9))
+        return [trial.candidate for trial in sorted(good, key=mean_latency)[: min(MOST_FORMS, affordable)]]
+
+    @functools.cached_property
+    def _sample(self) -> Cut:
+        """A cut of the middle, untaught, on which forms are compared."""
+        every = cuts(self._graph)
+        return every[len(every) // 2]
+
+    def _in_form(self, form: Candidate, cut: Cut) -> Candidate:
+        return _smaller_candidate(form, cut.passes, cut.label, 0.0)
 
     def _other_integers(self, winner: Candidate) -> Iterator[Candidate]:
         """The smaller network with its quantizers placed as each runtime wants them, in each runtime."""
-        static, passes = static_of(winner), winner.recipe.passes
+        passes = winner.recipe.passes
+        if winner.precision != "int8":
+            passes = (*passes, *self._integers.smooth, self._integers.static)
+        static = next(step for step in passes if isinstance(step, Static))
         place = passes.index(static)
         for runtime in self._runtimes:
             for kernels in INTEGER_RUNTIMES:
@@ -199,7 +226,10 @@ class Networks:
 
     def _fastest_whole(self, trials: Sequence[Seen]) -> Seen | None:
         """The fastest artifact of the whole network inside the budget, run in its runtime's own way."""
-        good = [
+        return min(self._whole_inside(trials), key=mean_latency, default=None)
+
+    def _whole_inside(self, trials: Sequence[Seen]) -> list[Seen]:
+        return [
             trial
             for trial in trials
             if trial.medians
@@ -208,12 +238,11 @@ class Networks:
             and not trial.candidate.network
             and not trial.candidate.plans
         ]
-        return min(good, key=mean_latency, default=None)
 
-    def _costs(self, whole: Seen, seconds: float) -> CostTable | None:
-        """What layers take at several widths, run as the fastest whole network is, where the time is long enough."""
-        timed, candidate = self._timed, whole.candidate
-        if timed is None or (1 + len(NARROWER)) * whole.seconds > COSTS_SHARE * seconds:
+    def _costs(self, candidate: Candidate, each: float, seconds: float) -> CostTable | None:
+        """What layers take at several widths, run as a candidate is, where the time is long enough."""
+        timed = self._timed
+        if timed is None or (1 + len(NARROWER)) * each > COSTS_SHARE * seconds:
             return None
         few = [
             replace(step, samples=min(step.samples, ROWS)) if isinstance(step, Static | Smooth) else step
@@ -244,11 +273,7 @@ class Networks:
             measure,
         )
 
-    def _make_ladder(self, whole: Candidate, costs: CostTable | None) -> Ladder:
-        def candidate(passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
-            recipe = Recipe((*passes, *whole.recipe.passes))
-            return replace(whole, label=f"{network}, {whole.label}", network=network, recipe=recipe, training=training)
-
+    def _make_ladder(self, form: Candidate, costs: CostTable | None) -> Ladder:
         # asked for again whenever something is proposed, and each takes a cut or some steps of training
         @functools.cache
         def capacity(cut: Cut) -> float:
@@ -265,7 +290,7 @@ class Networks:
 
         return Ladder(
             cuts=cuts(self._graph, costs),
-            candidate=candidate,
+            candidate=functools.partial(_smaller_candidate, form),
             teach=lambda cut, epochs, place: Distill(
                 teacher="original",
                 epochs=epochs,
@@ -277,3 +302,9 @@ class Networks:
             past=self._past,
             tries=Tries(probe, PROMISING * self._max_drop) if self._task.split("validation") is not None else None,
         )
+
+
+def _smaller_candidate(form: Candidate, passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
+    """Name a smaller network, quantized and run as the whole one is."""
+    recipe = Recipe((*passes, *form.recipe.passes))
+    return replace(form, label=f"{network}, {form.label}", network=network, recipe=recipe, training=training)

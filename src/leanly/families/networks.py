@@ -43,7 +43,7 @@ AS_FAST = 1.25
 """An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
 COSTS_SHARE = 0.1
 """Of the spare time, that measuring what layers take at several widths may take."""
-MOST_FORMS, FORMS_WITHIN, FORMS_SHARE = 4, 2.0, 0.1
+FORMS_WITHIN, FORMS_SHARE = 2.0, 0.2
 """Ways to run a smaller network that are compared: those in which the whole one takes at most so many times as long as
 in the fastest, in this share of the spare time."""
 ROWS = 16
@@ -179,12 +179,13 @@ class Networks:
             yield from self._in_float(winner.candidate)
 
     def _forms(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> list[Candidate]:
-        """Ways in which the whole network runs well: in a smaller one another of them may be the fastest."""
-        good = [
-            trial for trial in self._whole_inside(trials) if mean_latency(trial) <= FORMS_WITHIN * mean_latency(whole)
-        ]
+        """The best way to run the whole network in each runtime and precision: another may suit a smaller one."""
+        best: dict[tuple[str, str], Candidate] = {}
+        for trial in sorted(self._whole_inside(trials), key=mean_latency):
+            if mean_latency(trial) <= FORMS_WITHIN * mean_latency(whole):
+                best.setdefault((trial.candidate.runtime, trial.candidate.precision), trial.candidate)
         affordable = int(FORMS_SHARE * seconds / max(whole.seconds, 1e-9))
-        return [trial.candidate for trial in sorted(good, key=mean_latency)[: min(MOST_FORMS, affordable)]]
+        return list(best.values())[:affordable]
 
     @functools.cached_property
     def _sample(self) -> Cut:

@@ -32,3 +32,22 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     unfolded = F.unfold(values, kernel, **window)
     grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
     return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
+def damped(hessian: Tensor, damping: float) -> Tensor:
+    """Return a Hessian of what columns are multiplied with, made invertible; columns that are never used stand alone.
+
+    Args:
+        hessian: `[columns, columns]`.
+        damping: share of the mean of its diagonal that is added to it.
+    """
+    hessian = hessian.clone()
+    hessian.diagonal()[hessian.diagonal() == 0] = 1.0
+    hessian.diagonal().add_(damping * hessian.diagonal().mean())
+    return hessian
+
+
+def inverse_factor(hessian: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of a Hessian's inverse: its rows say what columns behind one make up for."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.linalg.cholesky(inverse, upper=True)

@@ -23,13 +23,23 @@ def rows_of(task: Task | None, name: str) -> Split:
     Raises:
         DataError: there are none; the criterion is named.
     """
+    return seen_rows(
+        task,
+        f"importance {name!r} needs rows, and there are none",
+        where="Task" if task is not None else f"{name}(graph, task)",
+        instead=", or use leanly.prune.magnitude",
+    )
+
+
+def seen_rows(task: Task | None, told: str, *, where: str, instead: str = "") -> Split:
+    """Return the rows that a pass or a criterion looks at; labels are not used.
+
+    Raises:
+        DataError: there are none; says what was told, and what can be used instead.
+    """
     split = task.seen_split() if task is not None else None
     if split is None:
-        raise DataError(
-            f"importance {name!r} needs rows, and there are none",
-            where="Task" if task is not None else f"{name}(graph, task)",
-            remedy="give the task train= or validation= (labels are not used), or use leanly.prune.magnitude",
-        )
+        raise DataError(told, where=where, remedy=f"give the task train= or validation= (labels are not used){instead}")
     return split
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.data import Split
-from leanly.errors import DataError, SettingError
+from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.columns import columns, has_columns
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
+from leanly.prune.labels import seen_rows
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -58,13 +59,8 @@ class Refit:
             DataError: the task has no rows.
             SettingError: no layer of the graph is a part of one of the teacher's.
         """
-        split = task.seen_split() if task is not None else None
-        if task is None or split is None:
-            raise DataError(
-                "refitting needs rows, and there are none",
-                where="Refit",
-                remedy="give the task train= or validation= (labels are not used)",
-            )
+        split = seen_rows(task, "refitting needs rows, and there are none", where="Refit")
+        assert task is not None, "it has rows"
         graph = graph.clone()
         mode = graph.training
         graph.eval()

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.data import Split
-from leanly.errors import DataError, SettingError
+from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.columns import columns, has_columns
+from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
-from leanly.prune.sparse import check_amount, check_divides, kept_of_every, weights_to_thin
+from leanly.prune.labels import seen_rows
+from leanly.prune.sparse import check_amount, check_divides, kept_of_every, largest, weights_to_thin
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -61,13 +62,8 @@ class SparseGPT:
             SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
             DataError: the task has no rows.
         """
-        split = task.seen_split() if task is not None else None
-        if split is None:
-            raise DataError(
-                "what a zero changes is seen on rows, and there are none",
-                where="SparseGPT",
-                remedy="give the task train= or validation= (labels are not used), or use prune.Sparse",
-            )
+        told = "what a zero changes is seen on rows, and there are none"
+        split = seen_rows(task, told, where="SparseGPT", instead=", or use prune.Sparse")
         graph = graph.clone()
         mode = graph.training
         graph.eval()
@@ -105,11 +101,7 @@ class SparseGPT:
 
     def _thinned(self, rows: Tensor, hessian: Tensor) -> Tensor:
         """Thin the rows of a group, `[channels, columns]`."""
-        rows, hessian = rows.clone(), hessian.clone()
-        hessian.diagonal()[hessian.diagonal() == 0] = 1.0
-        hessian.diagonal().add_(self.damping * hessian.diagonal().mean())
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-        factor = torch.linalg.cholesky(inverse, upper=True)
+        rows, factor = rows.clone(), inverse_factor(damped(hessian, self.damping))
         step = BLOCK if self.pattern is None else self.pattern[1]
         for start in range(0, rows.shape[1], step):
             stop = min(start + step, rows.shape[1])
@@ -127,6 +119,4 @@ class SparseGPT:
         if self.pattern is not None:
             return kept_of_every(losses, *self.pattern)
         assert self.sparsity is not None
-        kept = torch.ones(losses.numel(), dtype=torch.bool, device=losses.device)
-        kept[losses.flatten().argsort(stable=True)[: round(self.sparsity * losses.numel())]] = False
-        return kept.reshape(losses.shape)
+        return largest(losses, self.sparsity)

@@ -88,8 +88,8 @@ class Sparse:
             return {name: _of_every(score, *self.pattern, readers[name]) for name, score in scores.items()}
         assert self.sparsity is not None
         if self.scope == "layer":
-            return {name: _largest(score, self.sparsity) for name, score in scores.items()}
-        together = _largest(torch.cat([score.flatten().cpu() for score in scores.values()]), self.sparsity)
+            return {name: largest(score, self.sparsity) for name, score in scores.items()}
+        together = largest(torch.cat([score.flatten().cpu() for score in scores.values()]), self.sparsity)
         pieces = together.split([score.numel() for score in scores.values()])
         return {
             name: piece.reshape(score.shape).to(score.device)
@@ -153,7 +153,7 @@ def kept_of_every(scores: Tensor, n: int, m: int) -> Tensor:
     return kept.scatter_(-1, grouped.topk(n, -1).indices, True).reshape(scores.shape)
 
 
-def _largest(scores: Tensor, sparsity: float) -> Tensor:
+def largest(scores: Tensor, sparsity: float) -> Tensor:
     """Mark all but the share with the lowest scores; of equal ones the first leave."""
     order = scores.flatten().argsort(stable=True)
     kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)

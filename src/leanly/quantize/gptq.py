@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.columns import columns, has_columns
+from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
 from leanly.graph.tensors import find
@@ -105,14 +105,9 @@ def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -
 
 def _rounded_rows(rows: Tensor, affine: Affine, hessian: Tensor, damping: float) -> Tensor:
     """Round `[channels, columns]`; the affine has a scale for every element."""
-    rows, hessian = rows.clone(), hessian.clone()
-    unused = hessian.diagonal() == 0
-    hessian.diagonal()[unused] = 1.0
+    rows, hessian = rows.clone(), damped(hessian, damping)
     order = torch.argsort(hessian.diagonal(), descending=True)
-    hessian.diagonal().add_(damping * hessian.diagonal().mean())
-    hessian = hessian[order][:, order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = inverse_factor(hessian[order][:, order])
     for place, column in enumerate(order.tolist()):
         one = Affine(affine.scale[:, column], affine.shift[:, column], affine.low, affine.high, 0)
         rounded = one.dequantize(one.quantize(rows[:, column])).double()

@@ -1,9 +1,9 @@
 """leanly's pruning against its peers and the best published figures, case by case.
 
 `python -m bench.prune --data-dir ../shared/data`. Cuts without training, against Torch-Pruning with every criterion
-beside it (`bench.untrained`), and in measured time (`bench.cut_measured`); LeNets as small as they get without loss
-(`bench.lenet`). `python -m bench.reach` says which architectures can be cut at all, `python -m bench.smaller` what
-whole runs reach.
+beside it (`bench.untrained`), and in measured time (`bench.cut_measured`); cut and taught, against Torch-Pruning
+(`bench.taught_cut`); LeNets as small as they get without loss (`bench.lenet`). `python -m bench.reach` says which
+architectures can be cut at all, `python -m bench.smaller` what whole runs reach.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import cut_measured, lenet, untrained
+from bench import cut_measured, lenet, taught_cut, untrained
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
@@ -28,6 +28,9 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     found: dict[str, Callable[[], list[Row]]] = {
         UNTRAINED: partial(untrained.few_samples, data_dir, 1 if options.quick else untrained.DRAWS),
     }
+    for fewer in taught_cut.FEWER:
+        epochs = max(1, round(options.scale * taught_cut.EPOCHS))
+        found[f"resnet56-{fewer:g}x"] = partial(taught_cut.rows, fewer, data_dir, epochs)
     for name, case in cut_measured.CASES.items():
         found[name] = partial(cut_measured.rows, case, data_dir)
     for name, case in lenet.CASES.items():
@@ -41,7 +44,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--rows", help="cases, by commas")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs of the LeNets")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs of what is taught")
     parser.add_argument("--quick", action="store_true", help="one draw of the cuts without training")
     options = parser.parse_args()
     known = cases(options)

@@ -169,33 +169,52 @@ def _ours(criterion: Callable[..., Any]) -> Way:
 
 def _peers() -> Iterator[tuple[str, Way]]:
     """Torch-Pruning's criteria that need no labels, over the whole network and layer by layer."""
-    criteria = {
+    for (name, make), together in itertools.product(their_importances().items(), (True, False)):
+        yield f"{name}, {'global' if together else 'by layer'}", _their(make, together)
+
+
+def their_importances() -> dict[str, Callable[[], Any]]:
+    """Return what makes each of Torch-Pruning's criteria that need no labels."""
+    return {
         "magnitude L2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
         "magnitude L1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
         "batch norm scale": lambda: tp.importance.BNScaleImportance(),
         "geometric median": lambda: tp.importance.FPGMImportance(),
         "LAMP": lambda: tp.importance.LAMPImportance(),
     }
-    for (name, make), together in itertools.product(criteria.items(), (True, False)):
-        yield f"{name}, {'global' if together else 'by layer'}", _their(make, together)
 
 
 def _their(make: Callable[[], Any], together: bool) -> Way:
     def way(model: nn.Module, task: leanly.Task) -> Graph:
-        example = torch.as_tensor(task.example[0])
-        whole, _ = tp.utils.count_ops_and_params(model, example)
-        low, high = 0.0, 1.0
-        small = model
-        for _ in range(12):
-            ratio = (low + high) / 2
-            small = _cut(model, example, make(), ratio, together)
-            gone = 1 - tp.utils.count_ops_and_params(small, example)[0] / whole
-            if abs(gone - GONE) <= NEAR * GONE:
-                break
-            low, high = (ratio, high) if gone < GONE else (low, ratio)
+        small = their_cut(model, torch.as_tensor(task.example[0]), make, GONE, together)
         return BatchNorm()(leanly.capture(small, example=task.example).eval(), task)
 
     return way
+
+
+def their_cut(
+    model: nn.Module, example: torch.Tensor, make: Callable[[], Any], gone: float, together: bool
+) -> nn.Module:
+    """Return a CIFAR ResNet that Torch-Pruning cut until this share of the MACs left, or nearly.
+
+    Args:
+        model: stays as it is.
+        example: one input.
+        make: makes the importance.
+        gone: share of the MACs.
+        together: whether layers compete with each other.
+    """
+    whole, _ = tp.utils.count_ops_and_params(model, example)
+    low, high = 0.0, 1.0
+    small = model
+    for _ in range(12):
+        ratio = (low + high) / 2
+        small = _cut(model, example, make(), ratio, together)
+        left = 1 - tp.utils.count_ops_and_params(small, example)[0] / whole
+        if abs(left - gone) <= NEAR * gone:
+            break
+        low, high = (ratio, high) if left < gone else (low, ratio)
+    return small
 
 
 def _cut(model: nn.Module, example: torch.Tensor, importance: Any, ratio: float, together: bool) -> nn.Module:

@@ -45,6 +45,9 @@ class CostTable:
                     remedy="give (MACs, seconds) pairs, each with more MACs than the one before",
                 )
 
+    def __hash__(self) -> int:
+        return hash((tuple(self.layers.items()), self.machine))
+
     def seconds(self, layer: str, macs: float) -> float:
         """Return what a layer takes with so many MACs; 0 where it has none or was not measured."""
         points = self.layers.get(layer)

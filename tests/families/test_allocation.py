@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,13 @@ def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
     target = leanly.Target("cpu", threads=1, runtimes=("onnxruntime",), batch_sizes=(1,))
     family = Networks(graph, task, target, timed=times)
     trials = [judged(family.reference())]
-    for number in range(12):
+    while ", taught" not in trials[-1].candidate.label:
         candidate = family.propose(trials, 1000.0)
         assert candidate is not None
-        if candidate.network:
-            family.build(candidate, tmp_path / str(number))
-        trials.append(judged(candidate))
-        if "time off channels" in candidate.label:
-            break
+        if "time off channels" in candidate.label and not family.remarks(trials):
+            family.build(candidate, tmp_path / str(len(trials)))
+        trial = judged(candidate)
+        trials.append(replace(trial, medians={1: trial.medians[1] / 2}) if candidate.network else trial)
     cut = next(step for step in trials[-1].candidate.recipe.passes if isinstance(step, Channels))
     assert (
         cut.latency is not None and cut.costs is not None and set(cut.costs.layers) == {"conv2d", "conv2d_1", "linear"}

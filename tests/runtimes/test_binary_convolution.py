@@ -15,7 +15,7 @@ from leanly.lowering.signs import pack_signs
 from leanly.runtimes import compiling
 
 pytestmark = pytest.mark.skipif(compiling.compiler() is None, reason="no C++ compiler")
-LEVELS = ("portable", "popcnt", "avx2", "avx512_vpopcntdq")
+LEVELS = ("portable", "avx2", "avx512_vpopcntdq")
 
 
 @pytest.fixture(scope="module")

@@ -60,11 +60,10 @@ public:
             pads_[0], pads_[1], dilations_[0], dilations_[1],
             out_size(given[2], 0), out_size(given[3], 1)};
         std::call_once(prepared_, [&] {
-            filters_ = std::make_unique<Filters>(inputs[FILTERS].data<uint8_t>(), shape);
+            filters_ = std::make_unique<Filters>(inputs[FILTERS].data<uint8_t>(), shape, levels().front());
         });
         outputs[0].set_shape({given[0], static_cast<size_t>(shape.filters), static_cast<size_t>(shape.out_height),
                               static_cast<size_t>(shape.out_width)});
-        static const Level level = levels().front();
         const Parallel parallel = [](int64_t count, const Range& work) {
             tbb::parallel_for(tbb::blocked_range<int64_t>(0, count), [&](const tbb::blocked_range<int64_t>& range) {
                 work(range.begin(), range.end());
@@ -72,8 +71,7 @@ public:
         };
         convolve_signs(
             inputs[0].data<float>(), inputs[1].data<float>(), *filters_, inputs[3].data<float>(),
-            inputs[4].data<float>(), shape, static_cast<int64_t>(given[0]), level.count, parallel,
-            outputs[0].data<float>());
+            inputs[4].data<float>(), shape, static_cast<int64_t>(given[0]), parallel, outputs[0].data<float>());
         return true;
     }
 
@@ -115,9 +113,9 @@ extern "C" __attribute__((visibility("default"))) int leanly_convolve_signs(
     std::memcpy(&shape, sizes, sizeof(shape));
     for (const auto& found : leanly::levels()) {
         if (std::string(found.name) != level) continue;
-        const leanly::Filters filters(packed, shape);
+        const leanly::Filters filters(packed, shape, found);
         leanly::convolve_signs(
-            x, threshold, filters, factor, bias, shape, batch, found.count,
+            x, threshold, filters, factor, bias, shape, batch,
             [](int64_t count, const leanly::Range& work) { work(0, count); }, out);
         return 0;
     }

@@ -24,7 +24,7 @@ SHARE, LATER = 0.75, 10
 """Teaching may take this share of the spare time, or all but what so many trials take if that is more: the winner is
 quantized and run otherwise in it."""
 
-UNTAUGHT_SHARE = 0.3
+UNTAUGHT_SHARE = 0.15
 """Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
 
 ROUNDS, HALF = 3, 2

@@ -245,16 +245,13 @@ class Networks:
         timed = self._timed
         if timed is None or (1 + len(NARROWER)) * each > COSTS_SHARE * seconds:
             return None
-        few = [
-            replace(step, samples=min(step.samples, ROWS)) if isinstance(step, Static | Smooth) else step
-            for step in candidate.recipe.passes
-        ]
+        few = Recipe(_with_few_rows(candidate.recipe.passes))
 
         def measure() -> CostTable | None:
             with tempfile.TemporaryDirectory() as folder:
 
                 def make(graph: Graph) -> Artifact:
-                    quantized = Recipe(tuple(few))(graph, self._task, self._target)
+                    quantized = few(graph, self._task, self._target)
                     return self._maker.lowered(quantized, candidate, Path(folder) / "narrow")
 
                 multiple = width_multiple(self._graph)
@@ -269,7 +266,7 @@ class Networks:
                 "versions": self._target.versions(),
                 "threads": self._target.threads,
                 "batch sizes": self._target.batch_sizes,
-                "run as": replace(candidate, recipe=Recipe(tuple(few))).key,
+                "run as": replace(candidate, recipe=few).key,
             },
             measure,
         )
@@ -306,6 +303,13 @@ class Networks:
 
 
 def _smaller_candidate(form: Candidate, passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
-    """Name a smaller network, quantized and run as the whole one is."""
-    recipe = Recipe((*passes, *form.recipe.passes))
+    """Name a smaller network, quantized and run as the whole one is; before it is taught only its time counts."""
+    quantized = form.recipe.passes if training else _with_few_rows(form.recipe.passes)
+    recipe = Recipe((*passes, *quantized))
     return replace(form, label=f"{network}, {form.label}", network=network, recipe=recipe, training=training)
+
+
+def _with_few_rows(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:
+    return tuple(
+        replace(step, samples=min(step.samples, ROWS)) if isinstance(step, Static | Smooth) else step for step in passes
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ SPREAD = 0.7
 """Standard deviation of the logarithm of a drop that was foreseen so."""
 HOPELESS, SURE = 0.03, 0.9
 """Chances from which on what is cut further, or less far, need not be tried."""
+SHARE = 0.15
+"""Of the time for teaching, after which nothing more is tried."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Tries:
         epoch_seconds: Callable[[Cut], float],
         seconds: float,
     ) -> dict[str, float]:
-        """Return by label the chance of each cut to be inside; what need not be tried is left out.
+        """Return by label the chance of each cut to be inside; what need not, or can't, be tried is left out.
 
         Args:
             cuts: the least cut first.
@@ -64,13 +67,17 @@ class Tries:
         """
         found: dict[str, float] = {}
         left = list(cuts)
+        began = time.monotonic()
         while left:
             cut = left[len(left) // 2]
             seen = taught.get(cut.label) or self._seen.get(cut.label)
-            if seen is None:
+            if seen is None and time.monotonic() - began <= SHARE * seconds:
                 seen = self._seen[cut.label] = self.probe(cut, seconds)
-            chance = found[cut.label] = self._chance(*seen, seconds / epoch_seconds(cut))
             place = cuts.index(cut)
+            if seen is None:
+                left.remove(cut)
+                continue
+            chance = found[cut.label] = self._chance(*seen, seconds / epoch_seconds(cut))
             skipped = {place, *(range(place, len(cuts)) if chance < HOPELESS else ())}
             skipped |= set(range(place)) if chance > SURE else set()
             left = [other for other in left if cuts.index(other) not in skipped]

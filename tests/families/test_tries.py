@@ -1,0 +1,51 @@
+"""Tries: chances by halves, each cut tried once, and no longer than their share of the time."""
+
+from __future__ import annotations
+
+import pytest
+
+from leanly.families import tries
+from leanly.families.tries import SHARE, Cut, Tries
+
+CUTS = [Cut(f"cut {number}", ()) for number in range(8)]
+
+
+class Probe:
+    """Cuts from `hopeless` on lose everything; each try takes some seconds."""
+
+    def __init__(self, hopeless: int, takes: float = 0.0) -> None:
+        self.hopeless, self.takes, self.asked, self.now = hopeless, takes, list[str](), 0.0
+
+    def __call__(self, cut: Cut, seconds: float) -> tuple[float, float]:
+        self.asked.append(cut.label)
+        self.now += self.takes
+        number = CUTS.index(cut)
+        return 0.1, 0.5 if number >= self.hopeless else 0.001 * (1 + number)
+
+
+def chances(probe: Probe, monkeypatch: pytest.MonkeyPatch, seconds: float = 100.0) -> dict[str, float]:
+    monkeypatch.setattr(tries.time, "monotonic", lambda: probe.now)
+    return Tries(probe, even=0.005).chances(CUTS, {}, lambda cut: 10.0, seconds)
+
+
+def test_what_is_cut_further_than_a_hopeless_one_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = Probe(hopeless=3)
+    found = chances(probe, monkeypatch)
+    assert found["cut 4"] < 0.03 and not {"cut 5", "cut 6", "cut 7"} & {*probe.asked}
+    assert found["cut 2"] > 0.9 and "cut 0" not in probe.asked
+
+
+def test_nothing_is_tried_twice() -> None:
+    probe = Probe(hopeless=9)
+    judged = Tries(probe, even=0.005)
+    first = judged.chances(CUTS, {}, lambda cut: 10.0, 100.0)
+    assert judged.chances(CUTS, {}, lambda cut: 10.0, 100.0) == first and len({*probe.asked}) == len(probe.asked)
+
+
+def test_tries_stop_after_their_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = Probe(hopeless=9)
+    every_chance = chances(every, monkeypatch)
+    slow = Probe(hopeless=9, takes=SHARE * 100.0 + 1)
+    monkeypatch.setattr(tries, "SURE", 2.0)
+    found = chances(slow, monkeypatch)
+    assert slow.asked == ["cut 4"] and found == {"cut 4": every_chance["cut 4"]}

@@ -1,7 +1,7 @@
-"""Cuts without training that are worth it in measured time: MiniLM on SST-2, EfficientNet-Lite0 on ImageNet's sample.
+"""Cuts that are worth it in measured time: MiniLM on SST-2, EfficientNet-Lite0 on ImageNet's sample, an Inception.
 
 Each criterion cuts by several shares of the MACs, least squares make up for what left, and validation chooses among the
-criteria; the smallest cut that is as fast as asked for is scored on test.
+criteria; the smallest cut that is as fast as asked for is taught, where the case says so, and scored on test.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from bench.contest import Settings, lay_ground, race, test_outputs
 from bench.drops import drop_row
 from bench.entrants import BATCHES, Entrant
 from bench.lowered import Bench, lowered, open_bench, score
-from bench.models.subjects import MINILM_SST2, SUBJECTS, Rows, Subject, spread
+from bench.models import minilm, small_inception
+from bench.models.subjects import INCEPTION, MINILM_SST2, SUBJECTS, Rows, Subject, spread
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least
+from leanly.distill import Distill
 from leanly.measurement.records import Interval
-from leanly.prune import Channels, Refit, fisher, gradient, magnitude, second_order
+from leanly.prune import Channels, Layers, Refit, fisher, gradient, magnitude, second_order, skipping
 from leanly.recipe import Pass, Recipe
 from leanly.training import BatchNorm
 
@@ -39,7 +41,10 @@ class Case:
         shares: of the MACs, the smallest first.
         criteria: that are tried.
         loss: of what reads labels.
-        rows: that criteria and the refit read.
+        rows: that criteria and the refit read, and teaching.
+        layers: that leave before.
+        teach: what teaches, if anything.
+        margin: of the metric, where no agreement is asked for.
     """
 
     subject: Subject
@@ -49,6 +54,9 @@ class Case:
     criteria: Sequence[Callable[..., Any]]
     loss: str
     rows: Callable[[Path], Rows]
+    layers: int = 0
+    teach: Distill | None = None
+    margin: float = 0.01
 
 
 def _some_of_training(data_dir: Path) -> Rows:
@@ -58,6 +66,7 @@ def _some_of_training(data_dir: Path) -> Rows:
     return Rows(tuple(array[picked] for array in rows.inputs), rows.targets[picked])
 
 
+assert MINILM_SST2.train is not None and INCEPTION.train is not None
 LITE = next(subject for subject in SUBJECTS if subject.name == "lite0")
 CASES = {
     "minilm-untrained": Case(
@@ -70,8 +79,30 @@ CASES = {
         _some_of_training,
     ),
     "lite0-untrained": Case(LITE, 1.2, 0.9, (0.15, 0.2, 0.25, 0.3), (second_order, magnitude), "mse", LITE.calibration),
+    "minilm-taught": Case(
+        MINILM_SST2,
+        2.5,
+        0.0,
+        (0.2, 0.25, 0.3, 0.4),
+        (fisher, magnitude),
+        "cross_entropy",
+        MINILM_SST2.train,
+        layers=3,
+        teach=Distill(epochs=2, features=200.0, settings=minilm.SETTINGS),
+        margin=0.026,
+    ),
+    "inception": Case(
+        INCEPTION,
+        2.0,
+        0.0,
+        (0.5, 0.6, 0.7),
+        (second_order, magnitude),
+        "cross_entropy",
+        INCEPTION.train,
+        teach=Distill(epochs=15, settings=small_inception.SETTINGS),
+        margin=0.005,
+    ),
 }
-MARGIN = 0.01
 
 
 def rows(case: Case, data_dir: Path) -> list[Row]:
@@ -82,19 +113,24 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
     bench = open_bench(ground, data_dir, case.rows(data_dir), case.loss)
     wholes = [lowered(bench, Recipe(), runtime, "float32") for runtime in RUNTIMES]
     for number, share in enumerate(case.shares):
+        recipes = {criterion.__name__: _recipe(case, share, criterion) for criterion in case.criteria}
         scored = {
-            criterion.__name__: score(bench, lowered(bench, _recipe(share, criterion), RUNTIMES[0], "float32"))
-            for criterion in case.criteria
+            name: score(bench, lowered(bench, recipe, RUNTIMES[0], "float32")) for name, recipe in recipes.items()
         }
         name = max(scored, key=lambda name: scored[name])
         told = ", ".join(f"{one} {value:.2%}" for one, value in scored.items())
         print(f"{subject.name}, {share:.0%} of the MACs off, validation: {told}", flush=True)
-        criterion = next(criterion for criterion in case.criteria if criterion.__name__ == name)
-        cuts = [lowered(bench, _recipe(share, criterion), runtime, "float32") for runtime in RUNTIMES]
+        cuts = [lowered(bench, recipes[name], runtime, "float32") for runtime in RUNTIMES]
         speed = _speed(bench, wholes, cuts, number)
         if speed.value >= case.speed:
             break
-    title = f"{subject.title}, no training, {share:.0%} of the MACs off by {name}"
+    small = cuts[0]
+    training = "no training"
+    if case.teach is not None:
+        training = f"{case.teach.epochs} epochs"
+        small = lowered(bench, Recipe((*recipes[name].passes, case.teach)), RUNTIMES[0], "float32")
+    layers = f"{case.layers} layers and " if case.layers else ""
+    title = f"{subject.title}, {training}, {layers}{share:.0%} of the MACs off by {name}"
     speed_row = Row(
         name=f"{title}: speed, float32",
         reached=speed,
@@ -104,16 +140,17 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
         seeds=1,
         outcome=at_least(speed, case.speed),
     )
-    outputs = test_outputs(ground, cuts[0])
+    outputs = test_outputs(ground, small)
     whole = ("float32", ground.float_test)
-    margin = 1 - case.least if case.least else MARGIN
+    margin = 1 - case.least if case.least else case.margin
     cost = drop_row(f"{title}: lost", ground.test_scale, whole, [(name, outputs)], margin=margin, unit="points")
     return [speed_row, cost]
 
 
-def _recipe(share: float, criterion: Callable[..., Any]) -> Recipe:
+def _recipe(case: Case, share: float, criterion: Callable[..., Any]) -> Recipe:
+    layers: tuple[Pass, ...] = (Layers(count=case.layers, importance=skipping),) if case.layers else ()
     cut: Pass = Channels(macs=share, importance=criterion, normalized=False, multiple=8)
-    return Recipe((cut, Refit(samples=SAMPLES), BatchNorm()))
+    return Recipe((*layers, cut, Refit(samples=SAMPLES), BatchNorm()))
 
 
 def _speed(bench: Bench, wholes: Sequence[Entrant], cuts: Sequence[Entrant], seed: int) -> Interval:

@@ -22,6 +22,7 @@ TRAINED_LENGTH = 64
 TRAINING = "1"
 """Raise it when the training below changes: the kept weights bear it."""
 EPOCHS = 6
+SETTINGS = Settings(batch_size=32, learning_rate=5e-5, clip=1.0)
 
 
 class SentenceEncoder(nn.Module):
@@ -81,7 +82,7 @@ def _fine_tuned(model: SentenceClassifier, data_dir: Path) -> dict[str, torch.Te
         model, example=tuple(array[:2] for array in train[:2]), train=(train[:2], train[2]),
         validation=(dev[:2], dev[2]), loss="cross_entropy", name="MiniLM on SST-2",
     )  # fmt: skip
-    graph = leanly.train(task, epochs=EPOCHS, settings=Settings(batch_size=32, learning_rate=5e-5, clip=1.0))
+    graph = leanly.train(task, epochs=EPOCHS, settings=SETTINGS)
     return {name: tensor.detach().clone().contiguous() for name, tensor in graph.state_dict().items()}
 
 

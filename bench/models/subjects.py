@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench import data
-from bench.models import cifar_resnet, efficientnet_lite, minilm, small_cnn
+from bench.models import cifar_resnet, efficientnet_lite, minilm, small_cnn, small_inception
 
 CALIBRATION = 300
 """Rows that calibrate, for leanly and every peer alike; the default of NNCF."""
@@ -174,3 +174,6 @@ MINILM_SST2 = Subject(
     train=_labelled("train"),
 )
 """A classifier, for what is taught; `SUBJECTS` are those that are only quantized."""
+
+INCEPTION = _classifier("small-inception", "small Inception, CIFAR-10", data.cifar10, small_inception.load)
+"""For what is cut; trained by the benchmark itself."""

@@ -74,9 +74,7 @@ def binary_convolution(
         pads: top, left, bottom, right.
         dilations: down and to the right.
     """
-    bits = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
-    weight = bits.flatten(2)[..., : x.shape[1]].to(x.dtype) * 2 - 1
-    weight = weight.transpose(1, 2).reshape(len(packed), x.shape[1], *kernel)
+    weight = _unpacked(packed, x.shape[1], x.dtype).transpose(1, 2).reshape(len(packed), x.shape[1], *kernel)
     top, left, bottom, right = pads
     given = F.pad(signs(x - along(threshold, x, 1)), (left, right, top, bottom))
     sums = F.conv2d(given, weight, None, strides, 0, dilations)
@@ -101,3 +99,29 @@ def _(
         for side in range(2)
     ]
     return x.new_empty((x.shape[0], packed.shape[0], *sides))
+
+
+@torch.library.custom_op("leanly::binary_linear", mutates_args=())
+def binary_linear(x: Tensor, threshold: Tensor, packed: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    """Multiply the signs of values with signs that lie eight to a byte.
+
+    Args:
+        x: float `[..., channels]`.
+        threshold: float `[channels]`: values from it on are plus.
+        packed: uint8 `[filters, 1, bytes]`, channels from the lowest bit on.
+        factor: float `[filters]`, what a product of signs stands for.
+        offset: float `[filters]`, added to the sums.
+    """
+    weight = _unpacked(packed, x.shape[-1], x.dtype).flatten(1)
+    return F.linear(signs(x - threshold), weight) * factor + offset
+
+
+@binary_linear.register_fake
+def _(x: Tensor, threshold: Tensor, packed: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], packed.shape[0]))
+
+
+def _unpacked(packed: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    """Return signs `[filters, taps, channels]`."""
+    bits = (packed[..., None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
+    return bits.flatten(2)[..., :channels].to(dtype) * 2 - 1

@@ -21,27 +21,34 @@ from leanly.lowering.packing import pack_linear_layers
 
 OPSET = 21
 op: Any = opset21
-SIGNS = onnx.defs.OpSchema(
-    "BinaryConvolution",
-    "leanly",
-    1,
-    inputs=[
-        onnx.defs.OpSchema.FormalParameter(name, kind)
-        for name, kind in (
-            ("x", "tensor(float)"),
-            ("threshold", "tensor(float)"),
-            ("packed", "tensor(uint8)"),
-            ("factor", "tensor(float)"),
-            ("offset", "tensor(float)"),
-        )
-    ],
-    outputs=[onnx.defs.OpSchema.FormalParameter("sums", "tensor(float)")],
-    attributes=[
-        onnx.defs.OpSchema.Attribute(name, onnx.defs.OpSchema.AttrType.INTS)
-        for name in ("kernel_shape", "strides", "pads", "dilations")
-    ],
-)
-"""An operation of leanly's own; `runtimes/kernels` has its code."""
+
+
+def _of_signs(name: str, attributes: tuple[str, ...] = ()) -> Op:
+    """Name an operation of leanly's own; `runtimes/kernels` has its code."""
+    schema = onnx.defs.OpSchema(
+        name,
+        "leanly",
+        1,
+        inputs=[
+            onnx.defs.OpSchema.FormalParameter(name, kind)
+            for name, kind in (
+                ("x", "tensor(float)"),
+                ("threshold", "tensor(float)"),
+                ("packed", "tensor(uint8)"),
+                ("factor", "tensor(float)"),
+                ("offset", "tensor(float)"),
+            )
+        ],
+        outputs=[onnx.defs.OpSchema.FormalParameter("sums", "tensor(float)")],
+        attributes=[
+            onnx.defs.OpSchema.Attribute(attribute, onnx.defs.OpSchema.AttrType.INTS) for attribute in attributes
+        ],
+    )
+    return Op(Opset(schema.domain, schema.since_version), schema.name, schema)
+
+
+CONVOLVE = _of_signs("BinaryConvolution", ("kernel_shape", "strides", "pads", "dilations"))
+MULTIPLY = _of_signs("BinaryLinear")
 NARROW = 254
 """Steps of symmetric eight bits, whose smallest integer is left out: nothing is clamped to it."""
 LARGEST_FILE = 2**31 - 2**20
@@ -103,8 +110,7 @@ def _binary_convolution(
     pads: Any,
     dilations: Any,
 ) -> Any:
-    convolve = Op(Opset(SIGNS.domain, SIGNS.since_version), SIGNS.name, SIGNS)
-    return convolve(
+    return CONVOLVE(
         x,
         threshold,
         packed,
@@ -115,6 +121,10 @@ def _binary_convolution(
         pads=list(pads),
         dilations=list(dilations),
     )
+
+
+def _binary_linear(x: Any, threshold: Any, packed: Any, factor: Any, offset: Any) -> Any:
+    return MULTIPLY(x, threshold, packed, factor, offset)
 
 
 def _zero_point_form(scale: Any, shift: Any, kind: int) -> tuple[Any, Any]:
@@ -159,6 +169,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
                     torch.ops.leanly.packed_embedding.default: _packed_embedding,
                     torch.ops.leanly.binarize.default: _binarize,
                     torch.ops.leanly.binary_convolution.default: _binary_convolution,
+                    torch.ops.leanly.binary_linear.default: _binary_linear,
                 },
                 verbose=False,
             )

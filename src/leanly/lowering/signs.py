@@ -16,7 +16,8 @@ from leanly.quantize.binary import OF_WEIGHT, is_binarized
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
-CONVOLUTION = torch.ops.leanly.binary_convolution.default
+LINEAR = aten.linear.default
+LAYERS = (aten.conv2d.default, aten.conv2d.padding, LINEAR)
 LEAST_CHANNELS = 128
 """Input channels from which on the kernel of signs is the faster one; narrower layers run as bytes."""
 LEAST = 1e-12
@@ -57,60 +58,20 @@ def pack_layers(graph: Graph, bits: dict[str, tuple[int, int]]) -> None:
         graph: is changed in place.
         bits: gets the bits and elements of what is stored.
     """
-    module, ranks = graph.module, {name: len(shape) for name, shape in graph.shapes(2).items()}
     for layer in kernel_layers(graph):
-        if layer.target is aten.linear.default:
-            _as_convolution(module, layer, ranks[argument(layer, "input").name])
-    for layer in list(module.graph.nodes):
-        if layer.target in (aten.conv2d.default, aten.conv2d.padding) and _suits(module, layer):
-            _pack(module, layer, bits)
-    module.graph.eliminate_dead_code()
+        _pack(graph.module, layer, bits)
+    graph.module.graph.eliminate_dead_code()
 
 
 def kernel_layers(graph: Graph) -> list[Node]:
     """Return the layers that the kernel of signs is offered for: convolutions of images and linear layers."""
-    ranks = {name: len(shape) for name, shape in graph.shapes(2).items()}
-    return [
-        node
-        for node in graph.module.graph.nodes
-        if node.target in (aten.conv2d.default, aten.conv2d.padding)
-        or (node.target is aten.linear.default and ranks[argument(node, "input").name] in (2, 3))
-        if _suits(graph.module, node)
-    ]
+    return [node for node in graph.module.graph.nodes if node.target in LAYERS and _suits(graph.module, node)]
 
 
 def _suits(module: GraphModule, layer: Node) -> bool:
-    if not is_binarized(layer) or (layer.target is not aten.linear.default and argument(layer, "groups") != 1):
+    if not is_binarized(layer) or (layer.target is not LINEAR and argument(layer, "groups") != 1):
         return False
     return find(module, str(argument(argument(layer, "weight"), "weight").target)).shape[1] >= LEAST_CHANNELS
-
-
-def _as_convolution(module: GraphModule, layer: Node, rank: int) -> None:
-    """Write a linear layer as a convolution of 1 x 1 over an image of one column, a place of the row in each line."""
-    given, weight, bias = (argument(layer, name) for name in ("input", "weight", "bias"))
-    name = str(argument(weight, "weight").target)
-    put(module, f"{name}_image", find(module, name).detach()[:, :, None, None])
-    graph = module.graph
-    value, threshold, scale, _ = given.args
-    with graph.inserting_before(layer):
-        image = value
-        if rank == 3:
-            image = graph.call_function(aten.transpose.int, (image, 1, 2))
-        else:
-            image = graph.call_function(aten.unsqueeze.default, (image, -1))
-        image = graph.call_function(aten.unsqueeze.default, (image, -1))
-        signs_of_image = graph.call_function(given.target, (image, threshold, scale, 1))
-        filters = graph.call_function(weight.target, (read_attr(module, f"{name}_image"),))
-        sums = graph.call_function(aten.conv2d.default, (signs_of_image, filters, bias))
-        out = graph.call_function(aten.squeeze.dim, (sums, -1))
-        if rank == 3:
-            out = graph.call_function(aten.transpose.int, (out, 1, 2))
-        else:
-            out = graph.call_function(aten.squeeze.dim, (out, -1))
-    out.meta = dict(layer.meta)
-    sums.meta = dict(layer.meta)
-    layer.replace_all_uses_with(out)
-    graph.erase_node(layer)
 
 
 def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) -> None:
@@ -124,17 +85,16 @@ def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) ->
     for part, tensor in tensors.items():
         put(module, f"{name}_{part}_{layer.name}", tensor)
     bits[f"{name}_packed_{layer.name}"] = (8, tensors["packed"].numel())
-    kernel = list(values.shape[2:])
-    sides = [list(_pair(argument(layer, setting))) for setting in ("stride", "dilation")]
     with module.graph.inserting_before(layer):
         reads = [read_attr(module, f"{name}_{part}_{layer.name}") for part in tensors]
-        new = module.graph.call_function(
-            CONVOLUTION,
-            (
-                argument(given, "x"), argument(given, "threshold"), *reads, kernel, sides[0],
-                _pads(layer, kernel, sides[1]), sides[1],
-            ),
-        )  # fmt: skip
+        values_read = (argument(given, "x"), argument(given, "threshold"), *reads)
+        if layer.target is LINEAR:
+            new = module.graph.call_function(torch.ops.leanly.binary_linear.default, values_read)
+        else:
+            kernel = list(values.shape[2:])
+            strides, dilations = (list(_pair(argument(layer, setting))) for setting in ("stride", "dilation"))
+            geometry = (kernel, strides, _pads(layer, kernel, dilations), dilations)
+            new = module.graph.call_function(torch.ops.leanly.binary_convolution.default, (*values_read, *geometry))
     new.meta = dict(layer.meta)
     layer.replace_all_uses_with(new)
     module.graph.erase_node(layer)
@@ -143,9 +103,10 @@ def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) ->
 def pack_signs(sign: Tensor) -> Tensor:
     """Return filters of signs `[filters, channels, height, width]` as bytes `[filters, height * width, bytes]`.
 
-    The channels of a tap fill whole bytes, the first in the lowest bit; plus is 1, and what is left over 0.
+    Those of a linear layer, `[filters, channels]`, have one tap. The channels of a tap fill whole bytes, the first in
+    the lowest bit; plus is 1, and what is left over 0.
     """
-    taps = (sign > 0).flatten(2).transpose(1, 2)
+    taps = (sign > 0).reshape(*sign.shape[:2], -1).transpose(1, 2)
     return torch.from_numpy(pack(taps.to(torch.uint8).contiguous().numpy(), 1))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,11 +55,8 @@ class OpenVinoEngine:
     def kernels(self) -> tuple[Kernel, ...]:
         """Read the nodes of OpenVINO's executable graph: precision is what the primitive computes in."""
         compiled = next(iter(self._compiled.values()), None) or self._compile(self._threads, 1, 0)
-        found = tuple(_kernel(node) for node in compiled.get_runtime_model().get_ordered_ops())
-        if self._artifact.precision != "binary":
-            return found
-        signs = {"operator": "BinaryConvolution", "precision": "binary", "implementation": instructions()}
-        return tuple(replace(kernel, **signs) if kernel.operator == OWN else kernel for kernel in found)
+        own = instructions() if self._artifact.precision == "binary" else ""
+        return tuple(_kernel(node, own) for node in compiled.get_runtime_model().get_ordered_ops())
 
     def node_seconds(self, arrays: Arrays, batch: int, calls: int) -> dict[str, list[float]]:
         """Return the seconds of each executed node in each call, in this process's threads."""
@@ -176,10 +172,13 @@ def _cut(compiled: ov.CompiledModel, batched: list[bool], rows: int, streams: in
     return run
 
 
-def _kernel(node: Any) -> Kernel:
+def _kernel(node: Any, own: str) -> Kernel:
+    """Read what a node runs in; `own` are the instructions of leanly's kernel, where the artifact needs it."""
     info = node.get_rt_info()
     primitive = _text(info, "primitiveType")
     operator = _text(info, "layerType")
+    if own and operator == OWN:
+        return Kernel(node.get_friendly_name(), "Signs", "binary", own)
     precision = _text(info, "runtimePrecision")
     if primitive.endswith(("_bf16", "_f32")):
         precision = primitive.rsplit("_", 1)[1]

@@ -23,18 +23,18 @@ def library() -> Iterator[ctypes.CDLL]:
     yield ctypes.CDLL(str(compiling.openvino_extension()))
 
 
-def convolve(
+def run(
     library: ctypes.CDLL, level: str, case: dict[str, torch.Tensor], sizes: list[int], batch: int
 ) -> np.ndarray | None:
     arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in case.items()}
-    out = np.full((batch, sizes[3], *sizes[-2:]), np.nan, np.float32)
+    out = np.full((batch, sizes[3], *(sizes[-2:] if sizes[-1] else ())), np.nan, np.float32)
 
     def at(array: np.ndarray) -> ctypes.c_void_p:
         return ctypes.c_void_p(array.ctypes.data)
 
     names = ("x", "threshold", "packed", "factor", "offset")
     shape = np.array(sizes, np.int64)
-    code = library.leanly_convolve_signs(
+    code = library.leanly_signs(
         level.encode(), *(at(arrays[name]) for name in names), at(shape), ctypes.c_int64(batch), at(out)
     )
     return out if code == 0 else None
@@ -74,16 +74,35 @@ def test_every_level_computes_what_pytorch_does(library, geometry, seed) -> None
         channels, *geometry["sizes"], filters, *geometry["kernel"], *geometry["strides"], *geometry["pads"][:2],
         *geometry["dilations"], *wanted.shape[2:],
     ]  # fmt: skip
-    ran = 0
+    check(library, case, sizes, batch, wanted)
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 7, 8, 65, 300]), st.sampled_from([1, 5, 64, 130]), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_linear_layers_too(library, rows, channels, filters, seed) -> None:
+    torch.manual_seed(seed)
+    case = {
+        "x": torch.randn(rows, channels),
+        "threshold": torch.randn(channels),
+        "packed": pack_signs(torch.randn(filters, channels)),
+        "factor": torch.randn(filters),
+        "offset": torch.randn(filters),
+    }
+    wanted = torch.ops.leanly.binary_linear(*case.values())
+    check(library, case, [channels, 1, 1, filters, *([0] * 10)], rows, wanted)
+
+
+def check(
+    library: ctypes.CDLL, case: dict[str, torch.Tensor], sizes: list[int], batch: int, wanted: torch.Tensor
+) -> None:
+    found = {level: run(library, level, case, sizes, batch) for level in LEVELS}
+    assert found["portable"] is not None
     for level in LEVELS:
-        found = convolve(library, level, case, sizes, batch)
-        if found is not None:
-            ran += 1
-            np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5, atol=1e-5)
-    assert ran >= 1 and convolve(library, "portable", case, sizes, batch) is not None
+        if found[level] is not None:
+            np.testing.assert_allclose(found[level], wanted.numpy(), rtol=1e-5, atol=1e-5, err_msg=level)
 
 
 def test_what_the_processor_lacks_is_refused(library) -> None:
     case = {name: torch.ones(1) for name in ("x", "threshold", "factor", "offset")}
     case = {"x": case.pop("x"), "packed": torch.zeros(1, dtype=torch.uint8), **case}
-    assert convolve(library, "no such level", case, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 1) is None
+    assert run(library, "no such level", case, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 1) is None

@@ -51,6 +51,10 @@ def test_shapes_shares_and_the_drop_are_those_of_the_cut(graph: leanly.Graph, ta
     assert layer.weights_taken == pytest.approx(1 - len(kept) / 16)
     assert layer.taken["magnitude"] < layer.weights_taken, "the least important leave"
     assert report.macs == (graph.cost().macs, small.cost().macs) and report.criteria == ("magnitude", "gradient")
+    validation = task.split("validation")
+    assert validation is not None and set(report.untrained) == {"magnitude", "gradient"}
+    alike = Channels(macs=1 - report.macs[1] / report.macs[0], importance=gradient)(graph, task)
+    assert report.untrained["gradient"] == pytest.approx(evaluate(alike, task, validation))
     test = task.split("test")
     assert test is not None and report.split == "test"
     assert report.before == pytest.approx(evaluate(graph, task, test))
@@ -64,7 +68,7 @@ def test_a_second_cut_is_told_apart_from_the_first(graph: leanly.Graph, task: le
     once = Channels(macs=0.3)(graph, task)
     twice = Channels(macs=0.3)(once, task)
     nothing = examine_cut(once, once, task, [magnitude])
-    assert {share for layer in nothing.layers for share in layer.taken.values()} == {0.0}
+    assert {share for layer in nothing.layers for share in layer.taken.values()} == {0.0} and not nothing.untrained
     report = examine_cut(once, twice, task, [magnitude])
     for layer in report.layers:
         assert 0 <= layer.taken["magnitude"] <= layer.weights_taken + 1e-9

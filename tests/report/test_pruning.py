@@ -37,6 +37,7 @@ def test_the_page_shows_all_four_steps(cut, tmp_path: Path) -> None:
         assert name in text
     shown = [f"{100 * share:.0f} %" for layer in report.layers for share in layer.taken.values()]
     assert all(share in text for share in shown)
+    assert set(report.untrained) == {"magnitude", "gradient", "lamp"} and "before any training" in text
     assert "http" not in text and "<script" not in text
     assert f"{report.drop.n:,} rows" in text
 

@@ -19,10 +19,11 @@ from leanly.structure import build
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from leanly.data import Split
     from leanly.graph import Graph
     from leanly.task import Task
 
-Criterion = Callable[..., Mapping[str, Any]]
+Criterion = Callable[..., dict[str, Any]]
 MOST_CLASSES = 50
 """Of more no table by class is made."""
 
@@ -74,6 +75,8 @@ class CutReport:
         classes: where targets are class numbers.
         layers: in the order they run.
         criteria: names of those that scored, in order.
+        untrained: by criterion, the metric on validation rows after channels with as many MACs left by it, batch norm
+            taken anew and nothing trained; empty where the cut took no MACs.
         macs, parameters: before and after, of a row.
         notes: criteria that could not score, and why; what the passes noted.
     """
@@ -87,6 +90,7 @@ class CutReport:
     classes: tuple[ClassDrop, ...]
     layers: tuple[LayerCut, ...]
     criteria: tuple[str, ...]
+    untrained: Mapping[str, float]
     macs: tuple[int, int]
     parameters: tuple[int, int]
     notes: tuple[str, ...]
@@ -123,6 +127,12 @@ def examine_cut(
         if says_the_same(one, task.metric)
     ]
     costs = [one.cost(1) for one in (graph, small)]
+    gone = 1 - costs[1].macs / costs[0].macs
+    untrained: dict[str, float] = {}
+    if 0 < gone < 1:
+        known = [criterion for criterion in criteria if _name(criterion) in scored]
+        untrained, said = _untrained(graph, task, gone, known, task.split("validation") or split)
+        notes += said
     return CutReport(
         metric=task.metric.name,
         before=task.metric.score(predictions[0], targets),
@@ -133,6 +143,7 @@ def examine_cut(
         classes=_classes(task, predictions, targets, max_drop),
         layers=tuple(_layers(graph, small, scored)),
         criteria=tuple(scored),
+        untrained=untrained,
         macs=(costs[0].macs, costs[1].macs),
         parameters=(costs[0].parameters, costs[1].parameters),
         notes=(*notes, *small.notes),
@@ -145,11 +156,33 @@ def _scored(
     found: dict[str, Mapping[str, Tensor]] = {}
     notes = []
     for criterion in criteria:
-        name = getattr(criterion, "__name__", type(criterion).__name__)
+        name = _name(criterion)
         try:
             found[name] = criterion(graph, task)
         except LeanlyError as error:
             notes.append(f"{name} says nothing here: {error.what}")
+    return found, notes
+
+
+def _name(criterion: Criterion) -> str:
+    return getattr(criterion, "__name__", type(criterion).__name__)
+
+
+def _untrained(
+    graph: Graph, task: Task, gone: float, criteria: Sequence[Criterion], split: Split
+) -> tuple[dict[str, float], list[str]]:
+    from leanly.prune import Channels
+    from leanly.training import BatchNorm
+    from leanly.training.evaluation import evaluate
+
+    found, notes = {}, []
+    for criterion in criteria:
+        try:
+            small = BatchNorm()(Channels(macs=gone, importance=criterion)(graph, task), task)
+        except LeanlyError as error:
+            notes.append(f"{_name(criterion)} takes no channels here: {error.what}")
+        else:
+            found[_name(criterion)] = evaluate(small.eval(), task, split)
     return found, notes
 
 

@@ -12,11 +12,12 @@ from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
+from leanly.graph.layers import layer_weights
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
-from leanly.prune.sparse import check_amount, check_divides, kept_of_every, largest, weights_to_thin
+from leanly.prune.sparse import check_amount, check_divides, kept_of_every, largest
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -67,7 +68,7 @@ class SparseGPT:
         graph = graph.clone()
         mode = graph.training
         graph.eval()
-        readers = weights_to_thin(graph, self.dense, "SparseGPT")
+        readers = layer_weights(graph, self.dense, "SparseGPT")
         layers = [node for node in graph.module.graph.nodes if node.name in readers.values() and has_columns(node)]
         if not layers:
             raise SettingError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.layers import layer_weights
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
@@ -20,11 +20,6 @@ from leanly.suggest import suggestion
 from leanly.target import Target
 from leanly.task import Task
 
-aten = torch.ops.aten
-LAYERS = frozenset({
-    aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding,
-    aten.conv3d.padding, aten.linear.default,
-})  # fmt: skip
 SCOPES = ("layer", "network")
 
 
@@ -72,7 +67,7 @@ class Sparse:
         name = getattr(self.importance, "__name__", type(self.importance).__name__)
         scores = checked(graph, self.importance(graph, task), name)
         graph = graph.clone()
-        weights = weights_to_thin(graph, self.dense, "Sparse")
+        weights = layer_weights(graph, self.dense, "Sparse")
         held = {name: scores[name].to(find(graph.module, name).device) for name in weights if name in scores}
         if not held:
             raise SettingError(
@@ -117,23 +112,6 @@ def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where:
     if len(numbers) != 2 or not all(is_whole(number, 1) for number in numbers) or numbers[0] >= numbers[1]:
         raise SettingError(f"pattern={pattern!r}", where=where, remedy="use (n, m), n below m: (2, 4)")
     return numbers[0], numbers[1]
-
-
-def weights_to_thin(graph: Graph, dense: tuple[str, ...], where: str) -> dict[str, str]:
-    """Return the names of the weights of layers, each with the node that reads it, without those of the dense nodes.
-
-    Raises:
-        SettingError: a dense node does not exist.
-    """
-    nodes = {node.name: node for node in graph.module.graph.nodes}
-    for name in dense:
-        if name not in nodes:
-            raise SettingError(f"dense names {name!r}, which is no node", where=where, remedy=suggestion(name, nodes))
-    return {
-        str(argument(node, "weight").target): node.name
-        for node in nodes.values()
-        if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in dense
-    }
 
 
 def check_divides(inputs: int, m: int, layer: str, where: str) -> None:

@@ -6,6 +6,7 @@ Integer files belong in `lowering`; the quantizer operator itself, which other r
 from leanly.quantize.affine import Affine
 from leanly.quantize.bias_correction import CorrectBias
 from leanly.quantize.binary import Binary
+from leanly.quantize.clustering import Cluster
 from leanly.quantize.equalization import Equalize
 from leanly.quantize.gptq import GPTQ
 from leanly.quantize.learned_steps import LearnSteps
@@ -19,6 +20,7 @@ __all__ = [
     "GPTQ",
     "Affine",
     "Binary",
+    "Cluster",
     "CorrectBias",
     "Equalize",
     "LearnSteps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def pruning(
     task: Task,
     path: str | Path,
     *,
-    criteria: Sequence[Callable[..., Mapping[str, Any]]] = (),
+    criteria: Sequence[Callable[..., dict[str, Any]]] = (),
     max_drop: float = 0.01,
 ) -> CutReport:
     """Write a cut down as one HTML page that fetches nothing, and return what it shows.

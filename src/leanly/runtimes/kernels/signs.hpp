@@ -281,9 +281,16 @@ public:
         for (int64_t o = block * LANES; o < layer_.stop(block); ++o) {
             const int32_t* found = rows_.differing.data() + o % LANES;
             const float factor = layer_.factor[o], bias = layer_.bias[o];
+            int32_t differing[TILE];
+            float sums[TILE];
+            for (int64_t i = 0; i < TILE; ++i) differing[i] = found[i * LANES];
+            for (int64_t i = 0; i < TILE; ++i)
+                sums[i] = static_cast<float>(inside_[i] - 2 * differing[i]) * factor + bias;
             float* to = out_ + o * plane;
-            for (int64_t i = 0; i < rows_.count; ++i)
-                to[place_[i]] = static_cast<float>(inside_[i] - 2 * found[i * LANES]) * factor + bias;
+            if (place_[rows_.count - 1] - place_[0] == rows_.count - 1)  // of one image
+                std::memcpy(to + place_[0], sums, rows_.count * sizeof(float));
+            else
+                for (int64_t i = 0; i < rows_.count; ++i) to[place_[i]] = sums[i];
         }
     }
 
@@ -297,8 +304,8 @@ private:
     const uint8_t* bits_;
     float* out_;
     std::vector<Tap> outside_;  // of the image
-    int64_t place_[TILE];
-    int32_t inside_[TILE];
+    int64_t place_[TILE] = {};
+    int32_t inside_[TILE] = {};
 };
 
 // Outputs of a linear layer, row by row.

@@ -1,0 +1,87 @@
+"""Cluster: layers share values, zeros stay, and a bundle holds which value each weight has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import leanly
+from leanly.errors import SettingError
+from leanly.prune import Sparse
+from leanly.quantize import Cluster
+from leanly.quantize.clustering import clustered
+from leanly.recipe import Recipe
+from leanly.runtimes import open_artifact
+
+
+def graph() -> leanly.Graph:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 64), nn.ReLU(), nn.Linear(64, 5)]
+    return leanly.capture(nn.Sequential(*layers).eval(), example=torch.randn(2, 3, 8, 8)).eval()
+
+
+@given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=200), st.integers(2, 20))
+@settings(max_examples=100, deadline=None)
+def test_few_values_the_nearest_ones_and_zeros_stay(values: list[float], count: int) -> None:
+    weight = torch.tensor(values)
+    found = clustered(weight, count)
+    assert torch.equal(found == 0, weight == 0)
+    centres = found[found != 0].unique()
+    assert len(centres) <= count
+    for value, shared in zip(weight[weight != 0], found[weight != 0], strict=True):
+        assert float((value - shared).abs()) <= float((value - centres).abs().min()) + 1e-6
+    assert torch.equal(clustered(found, count), found)
+
+
+def test_no_value_is_better_elsewhere() -> None:
+    torch.manual_seed(0)
+    weight = torch.cat([torch.randn(500), 3 + 0.1 * torch.randn(50)])
+    found = clustered(weight, 8)
+    for centre in found.unique():
+        assert float(weight[found == centre].mean()) == pytest.approx(float(centre), abs=1e-4)
+    even = torch.linspace(float(weight.min()), float(weight.max()), 8)
+    rounded = even[(weight[:, None] - even).abs().argmin(1)]
+    assert float((found - weight).square().mean()) < 0.7 * float((rounded - weight).square().mean())
+
+
+def test_layers_have_values_of_their_own_and_dense_ones_keep_theirs() -> None:
+    whole = graph()
+    shared = Cluster(count=8, dense=("linear_1",))(whole)
+    state, before = shared.state_dict(), whole.state_dict()
+    for name in ("0.weight", "3.weight"):
+        assert len(state[name].unique()) == 8 and not torch.equal(state[name], before[name])
+    assert torch.equal(state["5.weight"], before["5.weight"]) and torch.equal(state["0.bias"], before["0.bias"])
+
+
+def test_a_bundle_holds_about_the_bits_that_tell_the_values_apart(tmp_path: Path) -> None:
+    sparse = Recipe((Sparse(sparsity=0.9), Cluster(count=4)))(graph())
+    artifact = leanly.lower(sparse, runtime="onnxruntime", to=tmp_path / "a")
+    weights = sum(tensor.numel() for name, tensor in sparse.state_dict().items() if "weight" in name)
+    # 0.47 bits say which are zero, two more for each of the others; without: 32
+    assert artifact.payload_bytes < weights * (0.47 + 0.2) / 8 + 4 * 85 + 400
+    x = torch.randn(3, 3, 8, 8)
+    found = torch.from_numpy(open_artifact(artifact)(x.numpy()))
+    torch.testing.assert_close(found, sparse(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 257, 2.5, True])
+def test_counts_out_of_range_are_refused(count: object) -> None:
+    with pytest.raises(SettingError, match="count"):
+        Cluster(count=count)  # type: ignore[arg-type]
+
+
+def test_unknown_layers_are_refused_and_so_is_nothing_to_do() -> None:
+    with pytest.raises(SettingError, match="dense names 'liner', which is no node"):
+        Cluster(dense=("liner",))(graph())
+    with pytest.raises(SettingError, match="no weight to cluster"):
+        Cluster(dense=("conv2d", "linear", "linear_1"))(graph())
+
+
+def test_it_stands_in_recipes() -> None:
+    recipe = Recipe((Cluster(count=8, dense=("linear",)),))
+    assert Recipe.from_json(recipe.to_json()) == recipe

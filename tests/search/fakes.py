@@ -55,12 +55,15 @@ class Idea:
     fails: bool = False
     latency16: float | None = None
     prior: float = 0.0
+    network: str = ""
 
     @property
     def candidate(self) -> Candidate:
         number = sum(self.name.encode())
         recipe = Recipe((Static(samples=number),)) if self.precision == "int8" else Recipe()
-        return Candidate(self.name, recipe, "onnxruntime", self.precision, rest=self.name, prior=self.prior)
+        return Candidate(
+            self.name, recipe, "onnxruntime", self.precision, rest=self.name, network=self.network, prior=self.prior
+        )
 
     def seconds(self, size: int) -> float:
         return self.latency if size == 1 else self.latency16 or 4 * self.latency

@@ -212,3 +212,13 @@ def test_a_use_is_written_before_the_split_is_read(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         finish(search)
     assert [event["event"] for event in search.journal.events][-1] == TEST_USED
+
+
+def test_where_a_smaller_network_loses_too_much_on_test_the_whole_one_in_integers_is_left(tmp_path: Path) -> None:
+    smaller = [Idea(f"smaller {n}", 0.0004 + 0.00001 * n, 0.8955, test=0.885, network="half") for n in range(6)]
+    doubtful = [Idea(f"doubtful {n}", 0.0002 + 0.00001 * n, 0.8911, network="third") for n in range(3)]
+    whole = Idea("int8 whole", 0.001, 0.899)
+    search, finale = run(World([FLOAT, whole, *smaller, *doubtful], allowed=0.01), tmp_path / "run")
+    walked = [str(label(search, number)) for number in finale.walk]
+    assert walked[:2] == [FLOAT.name, whole.name] and walked[2].startswith("smaller") and len(walked) == 3
+    assert label(search, finale.choices[1].best) == whole.name

@@ -181,11 +181,18 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     # few are walked: each one more is one more chance to stop before the fastest
     worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
     sure, fast = _fastest(search, [trial for trial in worth if _passed(trial)]), _fastest(search, worth)
+    whole = _fastest(search, [trial for trial in worth if _passed(trial) and not trial.candidate.network])
     likely = _likeliest(worth)
 
     def rank(trial: Trial) -> int:
-        # the fastest float is what is left when the others lose too much
-        groups = (trial.number in sure, is_float(trial), trial in likely, trial.number in fast)
+        # the whole network, and the fastest float of it, are what is left when smaller ones lose too much
+        groups = (
+            trial.number in sure,
+            trial.number in whole,
+            is_float(trial),
+            trial in likely,
+            trial.number in fast,
+        )
         return groups.index(True) if True in groups else len(groups)
 
     worth = sorted(worth, key=rank)[:most]

@@ -8,7 +8,19 @@ import numpy as np
 
 from bench.rows import Row
 from bench.scores import Scale
+from leanly.measurement import paired_drop_exact
 from leanly.measurement.records import Interval
+
+
+def points_lost(reference: np.ndarray, mine: np.ndarray, aim: float) -> Interval:
+    """Return the paired drop of accuracy in points, with its interval.
+
+    Args:
+        reference, mine: whether each row is right, 0 or 1.
+        aim: in points, that is tested.
+    """
+    drop = paired_drop_exact(reference, mine, aim / 100).drop
+    return Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
 
 
 def drop_row(

@@ -11,15 +11,16 @@ from torch import nn
 
 import leanly
 from bench.data import CACHE
+from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS, outputs_of
-from bench.models.subjects import SUBJECTS
-from bench.rows import Row, at_least, at_most, cached, code_version
+from bench.models.subjects import SUBJECTS, taught_task
+from bench.rows import Row, at_least, at_most, cached, code_version, told
 from leanly.distill import Distill
-from leanly.measurement import compare, measure_in_turns, paired_drop_exact
+from leanly.measurement import compare, measure_in_turns
 from leanly.measurement.records import Interval
 from leanly.quantize import Binary, Static
 from leanly.target import Target
-from leanly.training import Progress, Settings
+from leanly.training import Settings
 
 LAYERS = 4
 SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))
@@ -129,16 +130,12 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
 
     def run() -> dict[str, list[float]]:
         torch.set_num_threads(THREADS)
-        task = leanly.Task(
-            model,
-            example=train.inputs[0][:2],
-            train=(train.inputs[0], train.targets),
-            validation=(validation.inputs[0], validation.targets),
-            loss="cross_entropy",
-        )
+        task = taught_task(model, train, validation)
         graph = leanly.capture(model, example=task.example)
         student = Binary(activations=activations)(graph, task)
-        teach = Distill(epochs=epochs, alpha=0.9, settings=SETTINGS, folder=folder / "training", progress=_tell)
+        teach = Distill(
+            epochs=epochs, alpha=0.9, settings=SETTINGS, folder=folder / "training", progress=told("one bit")
+        )
         taught = teach(student, task)
         artifact = leanly.lower(taught, runtime="openvino", to=folder / "lowered")
         logits = outputs_of(artifact, test.inputs, THREADS)
@@ -148,8 +145,7 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
     with torch.no_grad():
         logits = np.concatenate([model(part).numpy() for part in torch.from_numpy(test.inputs[0]).split(500)])
     right = (logits.argmax(1) == test.targets).astype(float)
-    drop = paired_drop_exact(right, np.array(found["right"]), aim / 100).drop
-    reached = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
+    reached = points_lost(right, np.array(found["right"]), aim)
     return [
         Row(
             name=f"W1A{activations}, ResNet-20, {epochs} epochs: drop",
@@ -162,9 +158,3 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
             note=f"payload {found['bytes'][0] / 1000:.1f} kB",
         )
     ]
-
-
-def _tell(progress: Progress) -> None:
-    if progress.step % 100 == 0:
-        left = progress.seconds_left or 0
-        print(f"one bit: {progress.fraction:.1%}, validation {progress.metric}, {left:.0f} s left", flush=True)

@@ -19,6 +19,7 @@ from bench.data import CACHE
 from leanly.files import digest, read_json, write_json
 from leanly.measurement.records import Interval
 from leanly.target import Target
+from leanly.training import Progress
 
 RESULTS = Path(__file__).parent / "results"
 Outcome = Literal["ok", "short", "undecided"]
@@ -137,6 +138,17 @@ def _content(rows: Sequence[Row], target: Target, settings: dict[str, Any], more
 def exit_code(rows: Iterable[Row]) -> int:
     """Return 1 when any row is short of its aim, else 0."""
     return int(any(row.outcome == "short" for row in rows))
+
+
+def told(what: str) -> Callable[[Progress], None]:
+    """Return what prints now and then how far a training is."""
+
+    def tell(progress: Progress) -> None:
+        if progress.step % 100 == 0:
+            left = progress.seconds_left or 0
+            print(f"{what}: {progress.fraction:.1%}, validation {progress.metric}, {left:.0f} s left", flush=True)
+
+    return tell
 
 
 def cached(what: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:

@@ -18,18 +18,18 @@ from torch import nn
 
 import leanly
 from bench.data import CACHE
+from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS
-from bench.models.subjects import SUBJECTS, float_outputs
-from bench.rows import Row, at_most, cached, code_version, versions
+from bench.models.subjects import SUBJECTS, float_outputs, taught_task
+from bench.rows import Row, at_most, cached, code_version, told, versions
 from bench.untrained import their_cut, their_importances
 from leanly.distill import Distill
 from leanly.files import digest
 from leanly.graph import Graph
-from leanly.measurement import measure_in_turns, paired_drop_exact
-from leanly.measurement.records import Interval
+from leanly.measurement import measure_in_turns
 from leanly.prune import Channels, Refit, fisher, geometric_median, magnitude, second_order
 from leanly.target import Target
-from leanly.training import BatchNorm, Progress, Settings
+from leanly.training import BatchNorm, Settings
 from leanly.training.evaluation import evaluate
 
 FEWER = (2.1, 2.6)
@@ -51,13 +51,7 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     assert subject.train is not None
     train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
     model = subject.model(data_dir)
-    task = leanly.Task(
-        model,
-        example=train.inputs[0][:2],
-        train=(train.inputs[0], train.targets),
-        validation=(validation.inputs[0], validation.targets),
-        loss="cross_entropy",
-    )
+    task = taught_task(model, train, validation)
     gone = 1 - 1 / fewer
     sides: dict[str, dict[str, Cut]] = {
         "leanly": {criterion.__name__: _ours(criterion) for criterion in CRITERIA},
@@ -124,13 +118,7 @@ def _choose(cuts: dict[str, Cut], model: nn.Module, task: leanly.Task, gone: flo
 def _taught(graph: Graph, task: leanly.Task, epochs: int, folder: Path) -> Graph:
     """Teach, or go on where an earlier process was cut off."""
     torch.set_num_threads(THREADS)
-    return Distill(epochs=epochs, settings=SETTINGS, folder=folder, progress=_tell)(graph, task).eval()
-
-
-def _tell(progress: Progress) -> None:
-    if progress.step % 100 == 0:
-        left = progress.seconds_left or 0
-        print(f"taught: {progress.fraction:.1%}, validation {progress.metric}, {left:.0f} s left", flush=True)
+    return Distill(epochs=epochs, settings=SETTINGS, folder=folder, progress=told("taught"))(graph, task).eval()
 
 
 def _speeds(graphs: dict[str, Graph]) -> str:
@@ -151,6 +139,5 @@ def _speeds(graphs: dict[str, Graph]) -> str:
 
 
 def _row(name: str, reference: np.ndarray, mine: np.ndarray, aim: float, peer: str) -> Row:
-    drop = paired_drop_exact(reference, mine, aim / 100).drop
-    reached = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
+    reached = points_lost(reference, mine, aim)
     return Row(name, reached, "points", f"<= {aim:g}", peer, 1, at_most(reached, aim))

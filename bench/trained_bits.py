@@ -9,13 +9,12 @@ import torch
 
 import leanly
 from bench.data import CACHE
+from bench.drops import points_lost
 from bench.entrants import THREADS, outputs_of
 from bench.few_bits import SAMPLES, brevitas, folder_of
-from bench.models.subjects import SUBJECTS, float_outputs, spread
+from bench.models.subjects import SUBJECTS, float_outputs, spread, taught_task
 from bench.rows import Row, at_most, cached, code_version
 from leanly.distill import Distill
-from leanly.measurement import paired_drop_exact
-from leanly.measurement.records import Interval
 from leanly.quantize import LearnSteps, Static
 from leanly.training import Settings
 
@@ -42,13 +41,7 @@ def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
 
     def ours() -> str:
         torch.set_num_threads(THREADS)
-        task = leanly.Task(
-            model,
-            example=train.inputs[0][:2],
-            train=(train.inputs[0], train.targets),
-            validation=(validation.inputs[0], validation.targets),
-            loss="cross_entropy",
-        )
+        task = taught_task(model, train, validation)
         graph = leanly.capture(model, example=task.example).eval()
         start = Static(weights=bits, activations=bits, end_bits=8, samples=SAMPLES)(graph, task)
         folder = CACHE / "trained" / f"{name}-{epochs}"
@@ -83,8 +76,7 @@ def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
 
 
 def _row(name: str, reference: np.ndarray, mine: np.ndarray, aim: float, peer: str) -> Row:
-    drop = paired_drop_exact(reference, mine, aim / 100).drop
-    reached = Interval(100 * drop.value, 100 * drop.low, 100 * drop.high)
+    reached = points_lost(reference, mine, aim)
     return Row(
         name=name,
         reached=reached,

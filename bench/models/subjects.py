@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import leanly
 from bench import data
 from bench.models import cifar_resnet, efficientnet_lite, minilm, small_cnn, small_inception
 
@@ -55,6 +56,17 @@ class Subject:
     validation: Callable[[Path], Rows]
     test: Callable[[Path], Rows]
     train: Callable[[Path], Rows] | None = None
+
+
+def taught_task(model: nn.Module, train: Rows, validation: Rows) -> leanly.Task:
+    """Return the task of a network of one input that is taught on labels and watched on validation."""
+    return leanly.Task(
+        model,
+        example=train.inputs[0][:2],
+        train=(train.inputs[0], train.targets),
+        validation=(validation.inputs[0], validation.targets),
+        loss="cross_entropy",
+    )
 
 
 def float_outputs(model: nn.Module, inputs: Arrays, batch: int = 50) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from leanly.families.candidate import Candidate, mean_latency
-from leanly.families.ladder import MOST_TAUGHT, Ladder
+from leanly.families.ladder import MOST_TAUGHT, PARTS, Ladder
 from leanly.families.tries import Cut, Tries
 from leanly.quantize import Static
 from leanly.recipe import Pass, Recipe
@@ -27,7 +27,7 @@ class Network:
 
     slow: float = 1.0
 
-    def drop(self, epochs: int) -> float:
+    def drop(self, epochs: float) -> float:
         return self.final_drop + 0.5 * math.exp(-epochs / self.slow)
 
 
@@ -35,8 +35,8 @@ def cut_pass(number: int) -> Static:
     return Static(samples=1000 + number)
 
 
-def teach(cut: Cut, epochs: int, place: int) -> Static:
-    return Static(samples=epochs)
+def teach(cut: Cut, epochs: float, before: tuple[float, ...]) -> Static:
+    return Static(samples=round(PARTS * epochs))
 
 
 def candidate(passes: tuple[Pass, ...], network: str, training: float) -> Candidate:
@@ -48,6 +48,8 @@ class Run:
     networks: list[Network]
     seconds: float
     epoch: float = 1.0
+    slower: float = 1.0
+    """What an epoch takes over what is expected of it."""
     unsure: float = 0.0
     """Drops this far above the budget can't be told from those inside."""
     past: frozenset[str] = frozenset()
@@ -82,24 +84,25 @@ class Run:
             idea = next((idea for idea in ideas if idea.key not in tried), None)
             if idea is None:
                 return self
-            self.left -= idea.training
             self.trials.append(self._measure(idea))
         raise AssertionError("the ladder has no end")
 
     def _measure(self, idea: Candidate) -> Trial:
         first, *taught = [step.samples for step in idea.recipe.passes]  # type: ignore[attr-defined]
         network = self.networks[first - 1000]
-        drop = network.drop(sum(taught))
+        drop = network.drop(sum(taught) / PARTS)
         outcome = "pass" if drop < MAX_DROP else "undecided" if drop < MAX_DROP + self.unsure else "fail"
-        return Trial(idea, {1: network.latency}, outcome, drop)
+        taken = self.slower * self.epoch * taught[-1] / PARTS if taught else 0.0
+        self.left -= taken
+        return Trial(idea, {1: network.latency}, outcome, drop, taken)
 
     @property
-    def taught(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def taught(self) -> dict[str, float]:
+        found: dict[str, float] = {}
         for trial in self.trials:
             first, *epochs = [step.samples for step in trial.candidate.recipe.passes]  # type: ignore[attr-defined]
             if epochs:
-                found[f"cut {first - 1000}"] = sum(epochs)
+                found[f"cut {first - 1000}"] = sum(epochs) / PARTS
         return found
 
 
@@ -178,6 +181,15 @@ def test_teaching_stays_inside_the_time(seconds: float) -> None:
         assert not run.taught, "no time for one epoch"
 
 
+def test_what_rounds_took_tells_how_long_the_next_may_be() -> None:
+    networks = [Slow(0.9, 0.9, 1.5 * MAX_DROP), Slow(0.5, 0.5, 90 * MAX_DROP)]
+    as_expected, slower, faster = (
+        Run(networks, seconds=36, epoch=10.0, slower=slower, tried=True).explore() for slower in (1.0, 1.25, 0.8)
+    )
+    assert slower.left >= 0
+    assert slower.taught["cut 0"] < as_expected.taught["cut 0"] < faster.taught["cut 0"]
+
+
 @pytest.mark.parametrize("killed_after", [1, 3, 4, 5])
 def test_a_second_process_comes_to_the_same_networks(killed_after: int) -> None:
     networks = [Network(0.8, 0.8, GOOD), Network(0.4, 0.4, 0.02)]
@@ -223,7 +235,7 @@ def test_where_none_gets_inside_the_time_goes_to_the_slowest() -> None:
 class Slow(Network):
     """Its drop falls as the root of the epochs; `final_drop` is what is left after one."""
 
-    def drop(self, epochs: int) -> float:
+    def drop(self, epochs: float) -> float:
         return self.final_drop / math.sqrt(max(epochs, 1e-9))
 
 

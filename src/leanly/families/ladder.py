@@ -32,6 +32,10 @@ LEAST_GAIN = 0.005
 """Logarithm of a speed-up, times its chance, for which nothing more is taught."""
 LEAST_UNTAUGHT, MOST_TAUGHT = 3, 4
 MOST_EPOCHS = 64
+LEAST_PACE, MOST_PACE = 0.7, 1.5
+"""How far what a round took is believed: one that was cut off and went on took less."""
+PARTS = 10
+"""Of an epoch: a round that lasts one at least is as long as so many parts of it fill its time."""
 ALIKE = 1.05
 """Networks whose latencies differ by less are as fast as each other: only the largest of them is taught."""
 
@@ -40,9 +44,9 @@ ALIKE = 1.05
 class _Rung:
     """One round of teaching: so many more epochs for each cut."""
 
-    epochs: dict[int, int]
+    epochs: dict[int, float]
     """Cut -> epochs of this round."""
-    before: dict[int, tuple[int, ...]]
+    before: dict[int, tuple[float, ...]]
     """Cut -> epochs of the rounds before."""
 
 
@@ -53,7 +57,7 @@ class Ladder:
     Args:
         cuts: the smaller networks, in any order.
         candidate: (passes, label, seconds of training) -> the candidate to measure, quantized as the best was.
-        teach: (cut, epochs, number of the round) -> the pass that teaches.
+        teach: (cut, epochs, epochs of the rounds before) -> the pass that teaches.
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
         past: keys of the candidates that an earlier process measured; they are asked for again.
@@ -62,12 +66,14 @@ class Ladder:
 
     cuts: Sequence[Cut]
     candidate: Callable[[tuple[Pass, ...], str, float], Candidate]
-    teach: Callable[[Cut, int, int], Pass]
+    teach: Callable[[Cut, float, tuple[float, ...]], Pass]
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
     past: Collection[str] = ()
     tries: Tries | None = None
     _whole: float = math.inf
+    _pace: float = 1.0
+    """What teaching took, over what was expected."""
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
     _front: list[int] = field(default_factory=list)
@@ -104,6 +110,7 @@ class Ladder:
             taught = {number: self._taught(number, rung) for number in rung.epochs}
             yield from taught.values()
             if position + 1 == len(self._rungs):
+                self._pace = self._seen_pace(seen)
                 self._go_on(seen, times, _for_teaching(whole, seconds))
             position += 1
 
@@ -120,9 +127,9 @@ class Ladder:
 
     def _taught(self, number: int, rung: _Rung) -> Candidate:
         cut, epochs = self.cuts[number], (*rung.before[number], rung.epochs[number])
-        passes = (*cut.passes, *(self.teach(cut, count, place) for place, count in enumerate(epochs)))
-        label = f"{cut.label}, taught {sum(epochs)} epoch{'s' if sum(epochs) > 1 else ''}"
-        return self.candidate(passes, label, rung.epochs[number] * self.epoch_seconds(cut))
+        lessons = (self.teach(cut, count, epochs[:place]) for place, count in enumerate(epochs))
+        label = f"{cut.label}, taught {sum(epochs):.3g} epoch{'s' if sum(epochs) > 1 else ''}"
+        return self.candidate((*cut.passes, *lessons), label, rung.epochs[number] * self._epoch_seconds(cut))
 
     def _worth_teaching(self, times: dict[int, float]) -> list[int]:
         """Return cuts no other of which is both faster and larger, slowest first."""
@@ -152,7 +159,7 @@ class Ladder:
                 return
 
     def _teach_likeliest(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
-        """Teach, further or for the first time, the cut with most to gain; for half of the time, or all that is left.
+        """Teach the cut with most to gain: the first one in half of the time, then one in all that is left.
 
         Args:
             latest: what was measured of each cut that was taught, round by round.
@@ -169,7 +176,7 @@ class Ladder:
         ]
         before = {number: self._epochs(number) for number in open_}
         again = [number for number in open_ if self._taught_before({number: before[number]}) is not None]
-        share = seconds if len(self._rungs) + 1 >= ROUNDS else seconds / HALF
+        share = seconds if latest else seconds / HALF
         chances = {} if again else self._chances(open_, latest, share)
         gains = {number: chance * math.log(limit / WORTH / times[number]) for number, chance in chances.items()}
         worth = [number for number in gains if gains[number] >= LEAST_GAIN]
@@ -185,11 +192,11 @@ class Ladder:
         assert self.tries is not None
         cuts = [self.cuts[number] for number in open_]
         taught = {
-            self.cuts[number].label: (float(sum(self._epochs(number))), trials[-1].drop or 0.0)
+            self.cuts[number].label: (sum(self._epochs(number)), trials[-1].drop or 0.0)
             for number, trials in latest.items()
             if trials
         }
-        found = self.tries.chances(cuts, taught, self.epoch_seconds, seconds)
+        found = self.tries.chances(cuts, taught, self._epoch_seconds, seconds)
         return {number: found[cut.label] for number, cut in zip(open_, cuts, strict=True) if cut.label in found}
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
@@ -248,27 +255,42 @@ class Ladder:
         trials = [seen[candidate.key] for candidate in candidates if candidate.key in seen]
         return [trial for trial in trials if trial.medians and trial.drop is not None]
 
-    def _epochs(self, number: int) -> tuple[int, ...]:
+    def _epochs(self, number: int) -> tuple[float, ...]:
         return tuple(rung.epochs[number] for rung in self._rungs if number in rung.epochs)
 
-    def _add(self, before: dict[int, tuple[int, ...]], seconds: float) -> bool:
+    def _add(self, before: dict[int, tuple[float, ...]], seconds: float) -> bool:
         """Add a round of about so many seconds for as many of the cuts as it can teach, the first ones; say if any."""
         if (count := self._taught_before(before)) is None:
             while before and (each := self._round_seconds(before)) > seconds:
                 before = dict(list(before.items())[:-1])
-            count = min(int(seconds / max(each, 1e-9)), MOST_EPOCHS) if before else 0
+            count = min(int(PARTS * seconds / max(each, 1e-9)) / PARTS, MOST_EPOCHS) if before else 0
         if count:
             self._rungs.append(_Rung(dict.fromkeys(before, count), before))
         return bool(count)
 
     def _round_seconds(self, numbers: Iterable[int]) -> float:
         """Return what an epoch of each takes."""
-        return sum(self.epoch_seconds(self.cuts[number]) for number in numbers)
+        return sum(self._epoch_seconds(self.cuts[number]) for number in numbers)
 
-    def _taught_before(self, before: dict[int, tuple[int, ...]]) -> int | None:
+    def _epoch_seconds(self, cut: Cut) -> float:
+        return self._pace * self.epoch_seconds(cut)
+
+    def _seen_pace(self, seen: dict[str, Seen]) -> float:
+        """Return what the rounds so far took over what a few steps foretold, as far as it can be believed."""
+        told = taken = 0.0
+        for rung in self._rungs:
+            for number, epochs in rung.epochs.items():
+                taught = seen.get(self._taught(number, rung).key)
+                untaught = seen.get(self._untaught(self.cuts[number]).key)
+                if taught is not None and untaught is not None:
+                    told += epochs * self.epoch_seconds(self.cuts[number])
+                    taken += max(taught.seconds - untaught.seconds, 0.0)
+        return min(max(taken / told, LEAST_PACE), MOST_PACE) if told else 1.0
+
+    def _taught_before(self, before: dict[int, tuple[float, ...]]) -> float | None:
         """Return the epochs that an earlier process gave to this round."""
         if self.past:
-            for count in range(1, MOST_EPOCHS + 1):
+            for count in (part / PARTS for part in range(PARTS, PARTS * MOST_EPOCHS + 1)):
                 rung = _Rung(dict.fromkeys(before, count), before)
                 if any(self._taught(number, rung).key in self.past for number in before):
                     return count

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
 from leanly.costs import CostTable
-from leanly.distill import Distill
 from leanly.families.allocation import NARROWER, Timed, error_of, foreseen, kept_costs, measure_costs
 from leanly.families.candidate import (
     INTEGER_RUNTIMES,
@@ -289,12 +288,7 @@ class Networks:
         return Ladder(
             cuts=cuts(self._graph, costs),
             candidate=functools.partial(_smaller_candidate, form),
-            teach=lambda cut, epochs, place: Distill(
-                teacher="original",
-                epochs=epochs,
-                features=cut.features,
-                settings=replace(self._teaching.settings, seed=self._teaching.settings.seed + place),
-            ),
+            teach=lambda cut, epochs, before: self._teaching.lesson(cut.features, epochs, before),
             capacity=capacity,
             epoch_seconds=seconds,
             past=self._past,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,9 +18,11 @@ from leanly.training import Progress, Settings
 from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
 from leanly.training.evaluation import evaluate, evaluate_first
 from leanly.training.loop import training_rows
+from leanly.training.optimizers import default_rate
 from leanly.training.padding import find_padding
 from leanly.training.precision import chosen_dtype, deterministic, placed, run, takes_channels_last
 from leanly.training.rows import Rows
+from leanly.training.schedules import SCHEDULES
 from leanly.training.stepping import Stepper
 from leanly.training.supervised import supervised
 
@@ -87,6 +91,23 @@ class Teaching:
             student, self._task, self._target
         )
         return rows / len(split), self._whole_metric - max(best)
+
+    def lesson(self, features: float, epochs: float, before: Sequence[float]) -> Distill:
+        """Return the pass of one round of teaching: its learning rate starts where one schedule of all rounds would be.
+
+        Args:
+            features: as `Distill` takes them.
+            epochs: of this round.
+            before: epochs of the rounds before it.
+        """
+        settings = self.settings
+        if before:
+            done = sum(before) / (sum(before) + epochs)
+            rate = default_rate(self._graph, settings.optimizer) * SCHEDULES[settings.schedule](done)
+            settings = replace(settings, seed=settings.seed + len(before), learning_rate=rate)
+        whole = math.ceil(epochs)
+        rows = None if epochs == whole else round(len(training_rows(self._task)) * epochs / whole)
+        return Distill(epochs=whole, rows=rows, features=features, settings=settings)
 
     def epoch_seconds(self, student: Graph, *, hidden: bool) -> float:
         """Return what an epoch of a student takes, with its hidden values compared or not."""

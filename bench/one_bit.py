@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import leanly
+from bench import runtime_signs
 from bench.data import CACHE
 from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS, outputs_of
@@ -76,6 +77,13 @@ def kernel_rows(quick: bool = False) -> list[Row]:
     return [row for rows in found for row in rows]
 
 
+def _own_kernel(stack: Stack, size: int, batch: int) -> str:
+    seconds = runtime_signs.median_seconds(stack.first.out_channels, size, LAYERS, batch)
+    if seconds is None:
+        return "OpenVINO has none"
+    return f"OpenVINO's own convolution of signs, timed alone, {seconds * 1e3:.3f} ms"
+
+
 def _kernel_rows(name: str, model: nn.Module, shape: tuple[int, ...]) -> list[Row]:
     torch.manual_seed(0)
     x = torch.randn(16, *shape)
@@ -100,6 +108,7 @@ def _kernel_rows(name: str, model: nn.Module, shape: tuple[int, ...]) -> list[Ro
             ratio = comparison.ratio[batch]
             times = [part.latency[batch].median * 1e3 for part in (comparison.a, comparison.b)]
             aim = FASTER if batch == 1 else 1.0
+            own = [_own_kernel(model, shape[1], batch)] if isinstance(model, Stack) else []
             found.append(
                 Row(
                     name=f"{name}, batch {batch}: one bit over int8",
@@ -109,7 +118,7 @@ def _kernel_rows(name: str, model: nn.Module, shape: tuple[int, ...]) -> list[Ro
                     peer=f"int8, {fastest.runtime}",
                     seeds=1,
                     outcome=at_least(ratio, aim),
-                    note=f"int8 {times[0]:.3f} ms, one bit {times[1]:.3f} ms",
+                    note="; ".join([f"int8 {times[0]:.3f} ms, one bit {times[1]:.3f} ms", *own]),
                 )
             )
     return found

@@ -49,3 +49,9 @@ def test_tries_stop_after_their_share_of_the_time(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(tries, "SURE", 2.0)
     found = chances(slow, monkeypatch)
     assert slow.asked == ["cut 4"] and found == {"cut 4": every_chance["cut 4"]}
+
+
+@pytest.mark.parametrize(("seen", "likely"), [(0.1, True), (1.5, False)])
+def test_rows_that_were_all_seen_teach_little_more(seen: float, likely: bool) -> None:
+    found = Tries(lambda cut, seconds: (seen, 0.008), even=0.005).chances(CUTS[:1], {}, lambda cut: 10.0, 20.0)
+    assert (found["cut 0"] > 0.5) == likely

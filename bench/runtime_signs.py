@@ -51,4 +51,4 @@ def _stack(channels: int, size: int, layers: int, batch: int) -> openvino.Model:
         sums = ops.convolution(signs, ops.constant(weight), [1, 1], [1, 1], [1, 1], [1, 1])
         scaled = ops.multiply(sums, ops.constant(np.full((1, channels, 1, 1), 0.01, np.float32)))
         value = ops.relu(ops.add(scaled, value))
-    return openvino.Model([value], [given], "signs")
+    return openvino.Model([value], [given], "signs")  # pyright: ignore[reportGeneralTypeIssues]  # their stubs disagree

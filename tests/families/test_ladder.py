@@ -262,3 +262,10 @@ def test_what_was_taught_and_is_promising_is_taught_on() -> None:
     networks = [Slow(0.9, 0.9, MAX_DROP), Slow(0.8, 0.8, 1.1 * MAX_DROP), Slow(0.7, 0.7, 90 * MAX_DROP)]
     run = Run(networks, seconds=200, epoch=10.0, tried=True).explore()
     assert "cut 1" in run.taught and run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 1,")
+
+
+def test_what_is_hopeless_leaves_its_time_to_the_fastest_inside() -> None:
+    networks = [Slow(0.8, 0.8, 0.8 * MAX_DROP), Slow(0.4, 0.4, 60 * MAX_DROP)]
+    run = Run(networks, seconds=100, epoch=5.0, tried=True).explore()
+    last = run.trials[-1].candidate.network
+    assert last.startswith("cut 0,") and run.taught["cut 0"] > run.taught["cut 1"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from leanly.families.candidate import Candidate, Seen, mean_latency
-from leanly.families.tries import Cut, Tries
+from leanly.families.tries import HOPELESS, Cut, Tries
 from leanly.recipe import Pass
 
 WORTH = 0.95
@@ -220,6 +220,7 @@ class Ladder:
             number
             for number, trials in latest.items()
             if trials and trials[-1].outcome != "pass" and mean_latency(trials[-1]) < limit and _still_learns(trials)
+            if self._may_get_inside(number, trials[-1], seconds)
         ]
         open_.sort(key=lambda number: latest[number][-1].drop or 0.0)
         rung = self._rungs[-1]
@@ -233,7 +234,17 @@ class Ladder:
             # a step further than what got inside the budget, be it one that a round left behind or a new one
             new = [number for number in self._front if number not in latest and times.get(number, math.inf) < limit]
             chosen = sorted((*open_, *new), key=lambda number: times.get(number, 0.0), reverse=True)[:1]
+        if not chosen and len(self._rungs) < ROUNDS:
+            # the fastest inside: the less it loses, the likelier it is certified
+            passing = [number for number, trials in latest.items() if trials and trials[-1].outcome == "pass"]
+            chosen = sorted(passing, key=lambda number: mean_latency(latest[number][-1]))[:1]
         self._add({number: self._epochs(number) for number in chosen}, seconds)
+
+    def _may_get_inside(self, number: int, trial: Seen, seconds: float) -> bool:
+        if self.tries is None:
+            return True
+        more = seconds / self._round_seconds([number])
+        return self.tries.chance(sum(self._epochs(number)), trial.drop or 0.0, more) >= HOPELESS
 
     def _go_on_by_halves(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
         """Teach the middle one of those that may still be the fastest inside the budget; then, what failed longer."""

@@ -81,13 +81,14 @@ class Tries:
             if seen is None:
                 left.remove(cut)
                 continue
-            chance = found[cut.label] = self._chance(*seen, seconds / epoch_seconds(cut))
+            chance = found[cut.label] = self.chance(*seen, seconds / epoch_seconds(cut))
             skipped = {place, *(range(place, len(cuts)) if chance < HOPELESS else ())}
             skipped |= set(range(place)) if chance > SURE else set()
             left = [other for other in left if cuts.index(other) not in skipped]
         return found
 
-    def _chance(self, epochs: float, drop: float, more: float) -> float:
+    def chance(self, epochs: float, drop: float, more: float) -> float:
+        """Return the chance of a network that has a drop after some epochs to be inside after so many more."""
         if drop <= 0:
             return 1.0
         if self.even <= 0:

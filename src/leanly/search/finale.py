@@ -26,6 +26,9 @@ from leanly.search.pareto import Point, fronts
 from leanly.search.replay import PROOF
 from leanly.search.trial import Trial
 
+ALIKE = 1.02
+"""Finalists this near are as fast as each other: the same files differ by that from one process to the next."""
+
 SLACK = 1.08
 """Trials this much slower than the front stay in: a short timing can't tell them apart."""
 
@@ -222,10 +225,15 @@ def _chance_of_failing(trial: Trial) -> float:
 
 
 def _fastest(search: Search, trials: Sequence[Trial]) -> set[int]:
-    """Numbers of the fastest at each batch size."""
+    """Numbers of the fastest at each batch size; of those that can't be told apart the most accurate."""
     if not trials:
         return set()
-    return {min(trials, key=lambda trial: trial.final[size].median).number for size in search.batch_sizes}
+    found = set()
+    for size in search.batch_sizes:
+        limit = ALIKE * min(trial.final[size].median for trial in trials)
+        alike = [trial for trial in trials if trial.final[size].median <= limit]
+        found.add(max(alike, key=lambda trial: -math.inf if trial.metric is None else trial.metric).number)
+    return found
 
 
 def _certify(search: Search, finale: Finale) -> None:

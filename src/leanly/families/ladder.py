@@ -192,15 +192,13 @@ class Ladder:
         assert self.tries is not None
         cuts = [self.cuts[number] for number in open_]
         taught = {
-            self.cuts[number].label: (sum(self._epochs(number)), trials[-1].drop or 0.0)
-            for number, trials in latest.items()
-            if trials
+            self.cuts[number].label: self._learned(number, trials[-1]) for number, trials in latest.items() if trials
         }
         found = self.tries.chances(cuts, taught, self._epoch_seconds, seconds)
         return {number: found[cut.label] for number, cut in zip(open_, cuts, strict=True) if cut.label in found}
 
     def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
-        """Teach on what is faster than the fastest one inside the budget: the better half of it, in the end one.
+        """Teach on what is faster than the fastest inside the budget, the better half, in the end one; or that fastest.
 
         Args:
             seen: what was measured, by the key of the candidate.
@@ -243,8 +241,11 @@ class Ladder:
     def _may_get_inside(self, number: int, trial: Seen, seconds: float) -> bool:
         if self.tries is None:
             return True
-        more = seconds / self._round_seconds([number])
-        return self.tries.chance(sum(self._epochs(number)), trial.drop or 0.0, more) >= HOPELESS
+        return self.tries.chance(*self._learned(number, trial), seconds / self._round_seconds([number])) >= HOPELESS
+
+    def _learned(self, number: int, trial: Seen) -> tuple[float, float]:
+        """Return the epochs that a cut was taught, and the drop that was left at last."""
+        return sum(self._epochs(number)), trial.drop or 0.0
 
     def _go_on_by_halves(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
         """Teach the middle one of those that may still be the fastest inside the budget; then, what failed longer."""

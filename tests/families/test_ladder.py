@@ -269,3 +269,9 @@ def test_what_is_hopeless_leaves_its_time_to_the_fastest_inside() -> None:
     run = Run(networks, seconds=100, epoch=5.0, tried=True).explore()
     last = run.trials[-1].candidate.network
     assert last.startswith("cut 0,") and run.taught["cut 0"] > run.taught["cut 1"]
+
+
+def test_a_round_that_took_more_than_all_the_time_is_the_last() -> None:
+    networks = [Slow(0.8, 0.8, 0.8 * MAX_DROP), Slow(0.4, 0.4, 60 * MAX_DROP)]
+    run = Run(networks, seconds=100, epoch=5.0, slower=5.0, tried=True).explore()
+    assert run.left < 0 and len([trial for trial in run.trials if "taught" in trial.candidate.network]) == 2

@@ -310,8 +310,8 @@ class Ladder:
 
 
 def _for_teaching(whole: Seen, seconds: float) -> float:
-    """Return how much of the spare time teaching may take."""
-    return max(SHARE * seconds, seconds - LATER * whole.seconds)
+    """Return how much of the spare time teaching may take: none where the run is late."""
+    return max(SHARE * seconds, seconds - LATER * whole.seconds, 0.0)
 
 
 def _still_learns(trials: Sequence[Seen]) -> bool:

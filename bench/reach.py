@@ -116,8 +116,9 @@ def reach(models: Any, name: str) -> dict[str, Any]:
     except leanly.LeanlyError as error:
         return {"captured": False, "told": str(error), "cuts": {}}
     found = {"captured": True, "seconds to capture": time.perf_counter() - started, "told": told}
-    given = {rows: list(rows_for(models, name, rows).values()) for rows in BATCHES}
-    return {**found, "cuts": {str(share): cut(graph, share, given) for share in SHARES}}
+    given = [list(rows_for(models, name, rows).values()) for rows in BATCHES]
+    before = outputs(graph, given)
+    return {**found, "cuts": {str(share): cut(graph, share, given, before) for share in SHARES}}
 
 
 def captured(model: nn.Module, example: Example) -> tuple[Graph, str]:
@@ -133,8 +134,14 @@ def captured(model: nn.Module, example: Example) -> tuple[Graph, str]:
         return leanly.capture(model, example=example), f"length fixed: {error}"
 
 
-def cut(graph: Graph, share: float, given: Mapping[int, list[Tensor]]) -> dict[str, Any]:
-    """Cut a graph by a share of its MACs and check the outcome, step by step."""
+def outputs(graph: Graph, given: list[list[Tensor]]) -> list[Tensor]:
+    """Return what a graph gives for each batch."""
+    with torch.no_grad():
+        return [graph.flat(*inputs)[0] for inputs in given]
+
+
+def cut(graph: Graph, share: float, given: list[list[Tensor]], before: list[Tensor]) -> dict[str, Any]:
+    """Cut a graph by a share of its MACs and check the outcome, step by step; `before` is what it gives whole."""
     found: dict[str, Any] = {"reached": 0.0, "exact": False, "trained": False, "lowered": False}
     started = time.perf_counter()
     try:
@@ -144,8 +151,9 @@ def cut(graph: Graph, share: float, given: Mapping[int, list[Tensor]]) -> dict[s
     found["seconds to couple and cut"] = time.perf_counter() - started
     found["reached"] = 1 - small.cost().macs / graph.cost().macs
     found["told"] = "; ".join(note for note in small.notes if note.startswith("prune."))
-    found |= compare(graph, small, given)
-    for name, check in (("trained", lambda: trains(small, given)), ("lowered", lambda: lowers(small, given))):
+    got = outputs(small, given)
+    found |= compare(before, outputs(zeroed(graph, small), given), got)
+    for name, check in (("trained", lambda: trains(small, given[1])), ("lowered", lambda: lowers(small, given, got))):
         try:
             found[name] = check()
         except Exception as error:  # whatever it raises, it does not work
@@ -153,41 +161,36 @@ def cut(graph: Graph, share: float, given: Mapping[int, list[Tensor]]) -> dict[s
     return found
 
 
-def compare(graph: Graph, small: Graph, given: Mapping[int, list[Tensor]]) -> dict[str, Any]:
-    """Compare a cut graph with the whole one in which all that was removed is zero."""
-    whole = zeroed(graph, small)
-    off = 0.0
-    changed = math.inf
-    with torch.no_grad():
-        for inputs in given.values():
-            before, expected, got = (each.flat(*inputs)[0] for each in (graph, whole, small))
-            scale = float(expected.abs().max())
-            off = max(off, float((got - expected).abs().max()) / scale)
-            changed = min(changed, float((before - expected).abs().max()) / scale)
+def compare(before: list[Tensor], expected: list[Tensor], got: list[Tensor]) -> dict[str, Any]:
+    """Compare what a cut graph gives with the whole one in which all that was removed is zero, and that with before."""
+    off, changed = 0.0, math.inf
+    for whole, zero, small in zip(before, expected, got, strict=True):
+        scale = float(zero.abs().max())
+        off = max(off, float((small - zero).abs().max()) / scale)
+        changed = min(changed, float((whole - zero).abs().max()) / scale)
     return {"off": off, "changed": changed, "exact": bool(off <= TOLERANCE < changed and math.isfinite(off))}
 
 
-def trains(small: Graph, given: Mapping[int, list[Tensor]]) -> bool:
+def trains(small: Graph, inputs: list[Tensor]) -> bool:
     """Take one step of gradient descent on a copy: every number stays finite, and the weights move."""
     student = small.clone().train()
     weights = [parameter for parameter in student.parameters() if parameter.requires_grad]
     before = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.SGD(weights, lr=1e-3)
-    student.flat(*given[3])[0].square().mean().backward()
+    student.flat(*inputs)[0].square().mean().backward()
     optimizer.step()
     moved = sum(bool((weight != old).any()) for weight, old in zip(weights, before, strict=True))
     return moved > 0 and all(bool(weight.isfinite().all()) for weight in weights)
 
 
-def lowers(small: Graph, given: Mapping[int, list[Tensor]]) -> bool:
+def lowers(small: Graph, given: list[list[Tensor]], expected: list[Tensor]) -> bool:
     """Lower to ONNX and compare ONNX Runtime's numbers with the graph's."""
     off = 0.0
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder:
         predictor = open_artifact(leanly.lower(small, runtime="onnxruntime", to=Path(folder) / "a"), threads=1)
-        for inputs in given.values():
-            expected = small.flat(*inputs)[0]
+        for inputs, whole in zip(given, expected, strict=True):
             got = torch.from_numpy(predictor.run([tensor.numpy() for tensor in inputs])[0])
-            off = max(off, float((got - expected).abs().max() / expected.abs().max()))
+            off = max(off, float((got - whole).abs().max() / whole.abs().max()))
     return off <= TOLERANCE
 
 

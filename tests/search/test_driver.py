@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from leanly.errors import LeanlyError, LeanlyWarning
+from leanly.search.driver import TOLD
 from tests.search.fakes import EAGER, FAST, FLOAT, Idea, World, begin
 
 
@@ -71,6 +72,15 @@ def test_what_does_not_fit_in_the_time_is_not_tried_and_a_shorter_one_is(tmp_pat
     long = search.trials[3]
     assert long.state == "dropped" and "not tried" in long.reason
     assert any("not tried" in note for note in search.notes)
+
+
+def test_of_many_that_do_not_fit_few_are_told_and_all_are_kept(tmp_path: Path) -> None:
+    long = [Idea(f"int8 long {n}", 0.001, 0.9, prior=1000.0, precision=f"int8-{n}") for n in range(8)]
+    search = begin(World([FLOAT, FAST, *long]), tmp_path / "run", time=40.0)
+    search.explore()
+    told = [line for line in search.listener.said if "not tried" in line]  # type: ignore[attr-defined]
+    assert len(told) == TOLD and "report" in told[-1]
+    assert sum("not tried" in trial.reason for trial in search.trials) == 8
 
 
 def test_a_machine_that_was_slow_for_a_while_does_not_mislead(tmp_path: Path) -> None:

@@ -39,11 +39,11 @@ class SmallCNN(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Three stages of two residual blocks, 16 to 64 channels wide (He et al. 2016, the CIFAR shape)."""
+    """Three stages of two residual blocks, 16 to 64 channels wide, behind a stem that halves the image (He et al. 2016)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
         widths = (16, 16, 16, 32, 32, 64, 64)
         self.blocks = nn.Sequential(*(Residual(a, b) for a, b in itertools.pairwise(widths)))
         self.head = nn.Linear(64, 10)

@@ -3,13 +3,13 @@
 Training goes in rounds of about equal time with half as many networks each (successive halving, Jamieson & Talwalkar
 2016, "Non-stochastic Best Arm Identification and Hyperparameter Optimization"); where the time is too short for a
 round of several, one is taught at a time: the one with the most to gain, by how fast it is and by the chance that a
-short try gives it; without tries the search goes on by halves among the faster or the slower ones. Which are fast is
-measured before any training, since the weights don't change the time.
+short try gives it. Which are fast is measured before any training, since the weights don't change the time.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,12 +20,14 @@ from leanly.recipe import Pass
 WORTH = 0.95
 """A smaller network is taught only if it takes at most this share of the time of the whole one."""
 
-SHARE, LATER = 0.75, 10
+SHARE, LATER = 0.75, 6
 """Teaching may take this share of the spare time, or all but what so many trials take if that is more: the winner is
 quantized and run otherwise in it."""
+MEASURED = 1.5
+"""Trials whose time is kept back from teaching at least: what is taught has to be measured."""
 
-UNTAUGHT_SHARE = 0.15
-"""Share of the spare time that measuring untaught networks may take; with less time fewer are measured."""
+UNTAUGHT_SHARE, UNTAUGHT_MOST = 0.15, 1 / 3
+"""Share of the spare time that measuring untaught networks may take; the first few of them may take the larger one."""
 
 ROUNDS, HALF = 3, 2
 LEAST_GAIN = 0.005
@@ -60,8 +62,9 @@ class Ladder:
         teach: (cut, epochs, epochs of the rounds before) -> the pass that teaches.
         capacity: cut -> share of the MACs that it keeps.
         epoch_seconds: cut -> seconds that an epoch of teaching takes.
+        tries: says by short tries which cut is likely to get inside.
         past: keys of the candidates that an earlier process measured; they are asked for again.
-        tries: says by short tries which cut is likely to get inside; None tries nothing.
+        clock: monotonic seconds.
     """
 
     cuts: Sequence[Cut]
@@ -69,28 +72,36 @@ class Ladder:
     teach: Callable[[Cut, float, tuple[float, ...]], Pass]
     capacity: Callable[[Cut], float]
     epoch_seconds: Callable[[Cut], float]
+    tries: Tries
     past: Collection[str] = ()
-    tries: Tries | None = None
+    clock: Callable[[], float] = time.monotonic
+    _deadline: float = 0.0
     _whole: float = math.inf
+    _trial: float = 0.0
+    """Seconds that making and measuring a network takes, without teaching it."""
     _pace: float = 1.0
     """What teaching took, over what was expected."""
     _measured: list[int] = field(default_factory=list)
     _rungs: list[_Rung] = field(default_factory=list)
     _front: list[int] = field(default_factory=list)
 
-    def ideas(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> Iterator[Candidate]:
+    def ideas(self, trials: Sequence[Seen], whole: float, each: float, seconds: float) -> Iterator[Candidate]:
         """Yield what to try, in order, tried ones too.
 
         Args:
             trials: what was seen.
-            whole: the whole network, quantized alike.
+            whole: latency of the whole network, quantized alike, in seconds.
+            each: seconds that making and measuring a network takes.
             seconds: spare time of the run.
         """
         seen = {trial.candidate.key: trial for trial in trials}
-        self._whole = mean_latency(whole)
+        self._deadline = self.clock() + seconds
+        self._whole = whole
+        untaught = [seen[key].seconds for cut in self.cuts if (key := self._untaught(cut).key) in seen]
+        self._trial = max(each, *untaught, 1e-9)
         if not self._measured:
-            affordable = int(UNTAUGHT_SHARE * seconds / max(whole.seconds, 1e-9))
-            chosen = spread(range(len(self.cuts)), min(max(affordable, LEAST_UNTAUGHT), len(self.cuts)))
+            few = min(max(int(UNTAUGHT_MOST * seconds / self._trial), 1), LEAST_UNTAUGHT)
+            chosen = spread(range(len(self.cuts)), max(int(UNTAUGHT_SHARE * seconds / self._trial), few))
             before = [n for n in range(len(self.cuts)) if self._untaught(self.cuts[n]).key in self.past]
             self._measured = sorted({*chosen, *before})
         untaught = {number: self._untaught(self.cuts[number]) for number in self._measured}
@@ -103,7 +114,7 @@ class Ladder:
         if not self._rungs:
             limit = WORTH * self._whole
             self._front = self._worth_teaching({n: time for n, time in times.items() if time <= limit})
-            self._begin(spread(self._front, MOST_TAUGHT), times, _for_teaching(whole, seconds))
+            self._begin(spread(self._front, MOST_TAUGHT), times)
         position = 0
         while position < len(self._rungs):
             rung = self._rungs[position]
@@ -111,15 +122,17 @@ class Ladder:
             yield from taught.values()
             if position + 1 == len(self._rungs):
                 self._pace = self._seen_pace(seen)
-                self._go_on(seen, times, _for_teaching(whole, seconds))
+                self._go_on(seen, times)
             position += 1
 
     def winners(self, trials: Sequence[Seen]) -> list[Seen]:
         """Return the taught networks inside the budget, fastest first; where none is, the undecided, best first."""
-        keys = {self._taught(number, rung).key for rung in self._rungs for number in rung.epochs}
-        taught = [trial for trial in trials if trial.candidate.key in keys and trial.medians]
-        inside = [trial for trial in taught if trial.outcome == "pass"]
-        undecided = [trial for trial in taught if trial.outcome == "undecided"]
+        seen = {trial.candidate.key: trial for trial in trials}
+        taught = [self._seen(number, seen) for number in {number for rung in self._rungs for number in rung.epochs}]
+        # of the rounds of one cut, which are as fast as each other, the last inside is the most accurate
+        passing = [[trial for trial in rounds if trial.outcome == "pass"] for rounds in taught]
+        inside = [rounds[-1] for rounds in passing if rounds]
+        undecided = [trial for rounds in taught for trial in rounds if trial.outcome == "undecided"]
         return sorted(inside, key=mean_latency) or sorted(undecided, key=lambda trial: trial.drop or 0.0)
 
     def _untaught(self, cut: Cut) -> Candidate:
@@ -142,30 +155,25 @@ class Ladder:
                 front.append(number)
         return front[::-1]
 
-    def _begin(self, chosen: list[int], times: dict[int, float], seconds: float) -> None:
+    def _begin(self, chosen: list[int], times: dict[int, float]) -> None:
         """Start with some cuts at once, or with a single one where the time is too short for a round of them."""
-        if chosen and (each := self._round_seconds(chosen)) <= seconds / min(ROUNDS, len(chosen)):
+        each = self._round_seconds(chosen) + len(chosen) * self._trial
+        seconds = self._for_teaching()
+        if len(chosen) == 1:
+            self._add({chosen[0]: ()}, seconds)
+        elif chosen and each <= seconds / min(ROUNDS, len(chosen)):
             self._add(dict.fromkeys(chosen, ()), max(each, seconds / ROUNDS))
-        elif self.tries is not None:
-            self._teach_likeliest({}, times, seconds)
         else:
-            self._halve(self._front, seconds)
+            self._teach_likeliest({}, times)
 
-    def _halve(self, open_: list[int], seconds: float) -> None:
-        """Teach the middle one of some cuts, so long that a half of the rest, and so on, can be taught too."""
-        steps = 1 + int(math.log2(max(len(open_), 1)))
-        for number in open_[len(open_) // 2 :]:  # a faster one has shorter epochs, where one of the middle does not fit
-            if self._add({number: ()}, min(max(seconds / steps, self._round_seconds([number])), seconds)):
-                return
-
-    def _teach_likeliest(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
+    def _teach_likeliest(self, latest: dict[int, list[Seen]], times: dict[int, float]) -> None:
         """Teach the cut with most to gain: the first one in half of the time, then one in all that is left.
 
         Args:
             latest: what was measured of each cut that was taught, round by round.
             times: latency of each cut, untaught.
-            seconds: for teaching.
         """
+        seconds = self._for_teaching()
         inside = [times[number] for number, trials in latest.items() if trials and trials[-1].outcome == "pass"]
         limit = WORTH * min([self._whole, *inside])
         open_ = [
@@ -176,20 +184,20 @@ class Ladder:
         ]
         before = {number: self._epochs(number) for number in open_}
         again = [number for number in open_ if self._taught_before({number: before[number]}) is not None]
-        share = seconds if latest else seconds / HALF
-        chances = {} if again else self._chances(open_, latest, share)
+        part = 1 if latest else HALF
+        chances = {} if again else self._chances(open_, latest, seconds / part)
+        seconds = self._for_teaching()  # trying took some
         gains = {number: chance * math.log(limit / WORTH / times[number]) for number, chance in chances.items()}
         worth = [number for number in gains if gains[number] >= LEAST_GAIN]
         if not again and not worth and not self._rungs:
             # nothing is likely to get inside: what is cut least comes nearest
-            worth, share = [number for number in open_ if number in chances][:1], seconds
+            worth, part = [number for number in open_ if number in chances][:1], 1
         for number in again or sorted(worth, key=lambda number: -gains[number]):
             each = self._round_seconds([number])
-            if self._add({number: before[number]}, min(max(share, each), seconds)):
+            if self._add({number: before[number]}, min(max(seconds / part, each), seconds)):
                 return
 
     def _chances(self, open_: list[int], latest: dict[int, list[Seen]], seconds: float) -> dict[int, float]:
-        assert self.tries is not None
         cuts = [self.cuts[number] for number in open_]
         taught = {
             self.cuts[number].label: self._learned(number, trials[-1]) for number, trials in latest.items() if trials
@@ -197,20 +205,18 @@ class Ladder:
         found = self.tries.chances(cuts, taught, self._epoch_seconds, seconds)
         return {number: found[cut.label] for number, cut in zip(open_, cuts, strict=True) if cut.label in found}
 
-    def _go_on(self, seen: dict[str, Seen], times: dict[int, float], seconds: float) -> None:
+    def _go_on(self, seen: dict[str, Seen], times: dict[int, float]) -> None:
         """Teach on what is faster than the fastest inside the budget, the better half, in the end one; or that fastest.
 
         Args:
             seen: what was measured, by the key of the candidate.
             times: latency of each cut, untaught.
-            seconds: for teaching.
         """
+        seconds = self._for_teaching()
         latest = {number: self._seen(number, seen) for rung in self._rungs for number in rung.epochs}
         if len(self._rungs[0].epochs) == 1 < len(self._front):
-            if self.tries is None:
-                self._go_on_by_halves(latest, times, seconds)
-            elif len(self._rungs) < ROUNDS:
-                self._teach_likeliest(latest, times, seconds)
+            if len(self._rungs) < ROUNDS:
+                self._teach_likeliest(latest, times)
             return
         inside = [mean_latency(trials[-1]) for trials in latest.values() if trials and trials[-1].outcome == "pass"]
         limit = min(inside, default=math.inf)
@@ -239,27 +245,11 @@ class Ladder:
         self._add({number: self._epochs(number) for number in chosen}, seconds)
 
     def _may_get_inside(self, number: int, trial: Seen, seconds: float) -> bool:
-        if self.tries is None:
-            return True
         return self.tries.chance(*self._learned(number, trial), seconds / self._round_seconds([number])) >= HOPELESS
 
     def _learned(self, number: int, trial: Seen) -> tuple[float, float]:
         """Return the epochs that a cut was taught, and the drop that was left at last."""
         return sum(self._epochs(number)), trial.drop or 0.0
-
-    def _go_on_by_halves(self, latest: dict[int, list[Seen]], times: dict[int, float], seconds: float) -> None:
-        """Teach the middle one of those that may still be the fastest inside the budget; then, what failed longer."""
-        judged = {number: trials[-1].outcome for number, trials in latest.items() if trials}
-        limit = min((times[number] for number, outcome in judged.items() if outcome == "pass"), default=math.inf)
-        failing = [number for number, outcome in judged.items() if outcome != "pass" and times[number] < limit]
-        floor = max((times[number] for number in failing), default=0.0)
-        between = [number for number in self._front if number not in latest and floor < times[number] < limit]
-        learning = [number for number in failing if _still_learns(latest[number])]
-        if between:
-            self._halve(between, seconds)
-        elif learning:
-            slowest = max(learning, key=lambda number: times[number])
-            self._add({slowest: self._epochs(slowest)}, seconds)
 
     def _seen(self, number: int, seen: dict[str, Seen]) -> list[Seen]:
         """Return what was measured of a cut after each round of teaching."""
@@ -279,6 +269,12 @@ class Ladder:
         if count:
             self._rungs.append(_Rung(dict.fromkeys(before, count), before))
         return bool(count)
+
+    def _for_teaching(self) -> float:
+        """Return how much of the spare time teaching may take: none where the run is late."""
+        seconds = self._deadline - self.clock()
+        most = max(SHARE * seconds, seconds - LATER * self._trial)
+        return max(min(most, seconds - MEASURED * self._trial), 0.0)
 
     def _round_seconds(self, numbers: Iterable[int]) -> float:
         """Return what an epoch of each takes."""
@@ -309,11 +305,6 @@ class Ladder:
         return None
 
 
-def _for_teaching(whole: Seen, seconds: float) -> float:
-    """Return how much of the spare time teaching may take: none where the run is late."""
-    return max(SHARE * seconds, seconds - LATER * whole.seconds, 0.0)
-
-
 def _still_learns(trials: Sequence[Seen]) -> bool:
     """Say whether the last round brought a cut nearer to the original, if it had more than one."""
     drops = [trial.drop or 0.0 for trial in trials]
@@ -321,9 +312,9 @@ def _still_learns(trials: Sequence[Seen]) -> bool:
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:
-    """Return so many of the items, evenly spread, the first and the last among them."""
+    """Return so many of the items, evenly spread, the first and the last among them; of one, that of the middle."""
     if len(items) <= count:
         return list(items)
-    if count < 2:
-        return list(items[:count])
+    if count == 1:
+        return [items[len(items) // 2]]
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

@@ -163,27 +163,28 @@ class Networks:
         whole = self._fastest_whole(trials)
         if whole is None or not self._may_be_smaller:
             return
+        each = _first_of_its_kind(whole, trials).seconds
         if self._ladder is None:
-            forms = self._forms(trials, whole, seconds)
+            forms = self._forms(trials, whole, each, seconds)
             samples = {self._in_form(form, self._sample).key: form for form in forms} if len(forms) > 1 else {}
             yield from (self._in_form(form, self._sample) for form in samples.values())
             timed = [trial for trial in trials if trial.candidate.key in samples and trial.medians]
             best = min(timed, key=mean_latency, default=None)
             form = whole.candidate if best is None else samples[best.candidate.key]
-            self._table = self._costs(form, whole.seconds, seconds)
+            self._table = self._costs(form, each, seconds)
             self._ladder = self._make_ladder(form, self._table)
-        yield from self._ladder.ideas(trials, whole, seconds)
+        yield from self._ladder.ideas(trials, mean_latency(whole), each, seconds)
         for winner in self._ladder.winners(trials)[:1]:
             yield from self._other_integers(winner.candidate)
             yield from self._in_float(winner.candidate)
 
-    def _forms(self, trials: Sequence[Seen], whole: Seen, seconds: float) -> list[Candidate]:
+    def _forms(self, trials: Sequence[Seen], whole: Seen, each: float, seconds: float) -> list[Candidate]:
         """The best way to run the whole network in each runtime and precision: another may suit a smaller one."""
         best: dict[tuple[str, str], Candidate] = {}
         for trial in sorted(self._whole_inside(trials), key=mean_latency):
             if mean_latency(trial) <= FORMS_WITHIN * mean_latency(whole):
                 best.setdefault((trial.candidate.runtime, trial.candidate.precision), trial.candidate)
-        affordable = int(FORMS_SHARE * seconds / max(whole.seconds, 1e-9))
+        affordable = int(FORMS_SHARE * seconds / max(each, 1e-9))
         return list(best.values())[:affordable]
 
     @functools.cached_property
@@ -291,8 +292,8 @@ class Networks:
             teach=lambda cut, epochs, before: self._teaching.lesson(cut.features, epochs, before),
             capacity=capacity,
             epoch_seconds=seconds,
+            tries=Tries(probe, PROMISING * self._max_drop),
             past=self._past,
-            tries=Tries(probe, PROMISING * self._max_drop) if self._task.split("validation") is not None else None,
         )
 
 
@@ -301,6 +302,13 @@ def _smaller_candidate(form: Candidate, passes: tuple[Pass, ...], network: str, 
     quantized = form.recipe.passes if training else _with_few_rows(form.recipe.passes)
     recipe = Recipe((*passes, *quantized))
     return replace(form, label=f"{network}, {form.label}", network=network, recipe=recipe, training=training)
+
+
+def _first_of_its_kind(whole: Seen, trials: Sequence[Seen]) -> Seen:
+    """Return the first trial of the whole network that ran so: later ones found parts of their work done."""
+    kind = whole.candidate.runtime, whole.candidate.precision
+    same = (t for t in trials if t.medians and (t.candidate.runtime, t.candidate.precision) == kind)
+    return next((trial for trial in same if not trial.candidate.network), whole)
 
 
 def _with_few_rows(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

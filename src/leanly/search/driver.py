@@ -36,6 +36,10 @@ PLAN_SECONDS = 0.5
 """What running the same files otherwise takes to prepare, before it was seen: they are copied."""
 
 
+TOLD = 3
+"""Candidates that were not tried of which people are told while it runs; the report names all."""
+
+
 @dataclass
 class Search:
     """All that the search and its finale work with.
@@ -138,9 +142,8 @@ class Search:
             self.listener.say("interrupted: finishing with what was measured (Ctrl-C again stops at once)")
             return
         self.notes.extend(self.family.remarks(self.trials))
-        skipped = [trial for trial in self.trials if trial.artifact is None and trial.state == "dropped"]
-        if skipped:
-            self.notes.append(f"{len(skipped)} candidates were not tried: the time was too short")
+        if skipped := sum(map(is_skipped, self.trials)):
+            self.notes.append(f"{skipped} candidates were not tried: the time was too short")
             if not any(trial.artifact and not trial.candidate.unmodified for trial in self.trials):
                 self.notes.append("the time was too short for anything but the unmodified model in other runtimes")
 
@@ -165,7 +168,9 @@ class Search:
                 "are left before the final measurements"
             )
             self.trials.append(Trial(self._number(), candidate, "dropped", reason))
-            self.listener.say(f"{candidate.label}: {reason}")
+            if (count := sum(is_skipped(other) for other in self.trials)) <= TOLD:
+                more = "; what else does not fit is named in the report" if count == TOLD else ""
+                self.listener.say(f"{candidate.label}: {reason}{more}")
             return
         self._keep(self._attempt(candidate))
 
@@ -297,3 +302,8 @@ def is_float(trial: Trial) -> bool:
     if not trial.candidate.unmodified or trial.artifact is None:
         return False
     return trial.precision == "float32" or (trial.verdict is not None and trial.verdict.outcome != "fail")
+
+
+def is_skipped(trial: Trial) -> bool:
+    """Whether a candidate was not tried, since it would have taken longer than the time left."""
+    return trial.artifact is None and trial.state == "dropped"

@@ -39,7 +39,7 @@ class SmallCNN(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Three stages of two residual blocks (He et al. 2016), 16 to 64 channels wide, behind a stem that halves the image."""
+    """Three stages of two residual blocks (He et al. 2016), 16 to 64 channels wide, after a stem that halves images."""
 
     def __init__(self) -> None:
         super().__init__()

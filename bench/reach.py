@@ -1,19 +1,20 @@
 """How far the cut reaches: whole corpora of architectures captured, cut, checked, trained on and lowered.
 
-    python -m bench.reach [--torchvision FOLDER] [--models resnet18,BertModel] [--limit 10]
+    python -m bench.reach [--torchvision FOLDER] [--models resnet18,BertModel] [--shares 0.4] [--limit 10] [--quick]
 
 All classification models of torchvision 0.28 (`FOLDER` holds it: `pip install --no-deps --target FOLDER
 torchvision==0.28.0`; left out without it) and architectures of transformers in tiny configurations, with random
 weights. Of each, 30, 40 and 50 % of the MACs are asked for. A cut counts where at least 0.8 of that left, the cut graph
 gives what the whole one gives with everything removed set to zero, it takes a step of training, and its ONNX file gives
 the same in ONNX Runtime for 1, 3 and 8 rows. Torch-Pruning stands beside it: there a cut counts when as much left and
-the network still runs for two batch sizes. What was found of a model is kept under the cache, so that the benchmark is
+the network still runs for two batch sizes. What was found of a cut is kept under the cache, so that the benchmark is
 run in pieces; the table shows what is there so far.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,17 @@ TOLERANCE = 1e-3
 BATCHES = (1, 3, 8)
 SIZES = {"inception_v3": 299}
 VISION, TEXT = "torchvision", "transformers"
+QUICK = ("resnet18", "squeezenet1_1", "BertModel", "GPT2Model", "ViTModel")
+"""Small ones, cut by the middle share alone: under five minutes."""
 AIMS = {VISION: {0.3: 1.0, 0.4: 76 / 80, 0.5: 1.0}, TEXT: {0.3: 0.95, 0.4: 0.95, 0.5: 0.95}}
 """Share of a corpus that is to be cut, by the share of the MACs."""
 ROOMS = ("graph", "prune", "lowering", "runtimes")
 """Folders of the package that the outcome comes from."""
 PEER_SECONDS = 180
 """Some models never end in Torch-Pruning."""
+
+NOTHING = {"reached": 0.0, "exact": False, "trained": False, "lowered": False, "blamed": ""}
+"""What is known of a cut before it was made."""
 
 Example = dict[str, Tensor]
 
@@ -107,18 +114,39 @@ def lively(model: nn.Module) -> nn.Module:
     return model
 
 
-def reach(models: Any, name: str) -> dict[str, Any]:
-    """Capture one model, cut it by each share and check; return what came of it."""
+@dataclass(frozen=True)
+class Whole:
+    """A captured model, what it is given, what it gives, and what was told and how long it took."""
+
+    graph: Graph
+    given: list[list[Tensor]]
+    outputs: list[Tensor]
+    told: str
+    seconds: float
+
+
+@functools.lru_cache(maxsize=1)
+def whole_model(models: Any, name: str) -> Whole:
+    """Capture a model once for all its cuts.
+
+    Raises:
+        LeanlyError: it can't be captured.
+    """
     model, example = model_named(models, name)
     started = time.perf_counter()
-    try:
-        graph, told = captured(model, example)
-    except leanly.LeanlyError as error:
-        return {"captured": False, "told": str(error), "cuts": {}}
-    found = {"captured": True, "seconds to capture": time.perf_counter() - started, "told": told}
+    graph, told = captured(model, example)
+    seconds = time.perf_counter() - started
     given = [list(rows_for(models, name, rows).values()) for rows in BATCHES]
-    before = outputs(graph, given)
-    return {**found, "cuts": {str(share): cut(graph, share, given, before) for share in SHARES}}
+    return Whole(graph, given, outputs(graph, given), told, seconds)
+
+
+def reach(models: Any, name: str, share: float) -> dict[str, Any]:
+    """Capture one model, cut it by a share and check; return what came of it."""
+    try:
+        whole = whole_model(models, name)
+    except leanly.LeanlyError as error:
+        return {"captured": False, "told": str(error), **NOTHING}
+    return {"captured": True, "told": whole.told, "seconds to capture": whole.seconds, **cut(whole, share)}
 
 
 def captured(model: nn.Module, example: Example) -> tuple[Graph, str]:
@@ -140,24 +168,24 @@ def outputs(graph: Graph, given: list[list[Tensor]]) -> list[Tensor]:
         return [graph.flat(*inputs)[0] for inputs in given]
 
 
-def cut(graph: Graph, share: float, given: list[list[Tensor]], before: list[Tensor]) -> dict[str, Any]:
-    """Cut a graph by a share of its MACs and check the outcome, step by step; `before` is what it gives whole."""
-    found: dict[str, Any] = {"reached": 0.0, "exact": False, "trained": False, "lowered": False}
+def cut(whole: Whole, share: float) -> dict[str, Any]:
+    """Cut a graph by a share of its MACs and check the outcome, step by step."""
+    graph, given, found = whole.graph, whole.given, dict(NOTHING)
     started = time.perf_counter()
     try:
         small = Channels(macs=share, normalized=False)(graph)
     except leanly.LeanlyError as error:
-        return {**found, "told": str(error)}
+        return {**found, "blamed": str(error)}
     found["seconds to couple and cut"] = time.perf_counter() - started
     found["reached"] = 1 - small.cost().macs / graph.cost().macs
-    found["told"] = "; ".join(note for note in small.notes if note.startswith("prune."))
+    found["blamed"] = "; ".join(note for note in small.notes if note.startswith("prune."))
     got = outputs(small, given)
-    found |= compare(before, outputs(zeroed(graph, small), given), got)
+    found |= compare(whole.outputs, outputs(zeroed(graph, small), given), got)
     for name, check in (("trained", lambda: trains(small, given[1])), ("lowered", lambda: lowers(small, given, got))):
         try:
             found[name] = check()
         except Exception as error:  # whatever it raises, it does not work
-            found["told"] += f" {name}: {type(error).__name__}: {str(error)[:300]}"
+            found["blamed"] += f" {name}: {type(error).__name__}: {str(error)[:300]}"
     return found
 
 
@@ -214,9 +242,9 @@ def peer_reach(name: str, torchvision: Path | None, tools: Path) -> dict[str, An
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def works(found: dict[str, Any], share: float) -> bool:
+def works(cuts: Mapping[float, dict[str, Any]], share: float) -> bool:
     """Say whether a model was cut by most of what was asked for, exactly, and can be trained and lowered."""
-    one = found["cuts"].get(str(share), {"reached": 0.0})
+    one = cuts.get(share, NOTHING)
     return bool(one["reached"] >= ENOUGH * share and one["exact"] and one["trained"] and one["lowered"])
 
 
@@ -231,76 +259,94 @@ def main() -> int:
     parser.add_argument("--torchvision", type=Path, help="where torchvision was installed")
     parser.add_argument("--tools", type=Path, default=Path("../shared/tools"))
     parser.add_argument("--models", help="names, by commas; default all")
-    parser.add_argument("--limit", type=int, help="run at most so many that are missing")
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the MACs, by commas")
+    parser.add_argument("--limit", type=int, help="run at most so many cuts that are missing")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, cut by {SHARES[1]:.0%}")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     vision = load_torchvision(options.torchvision, options.tools) if options.torchvision else None
     known = {VISION: vision.list_models(module=vision) if vision else [], TEXT: list(corpus.ARCHITECTURES)}
+    if options.quick:
+        known = {kind: [name for name in names if name in QUICK] for kind, names in known.items()}
+        options.shares = str(SHARES[1])
     every = [name for names in known.values() for name in names]
     wanted = options.models.split(",") if options.models else every
     if set(wanted) - set(every):
         parser.error(f"no such models: {', '.join(set(wanted) - set(every))}")
     torch.set_num_threads(1)
+    shares = [float(share) for share in options.shares.split(",")]
+    if set(shares) - set(SHARES):
+        parser.error(f"--shares are among {', '.join(map(str, SHARES))}")
     left = math.inf if options.limit is None else options.limit
     rows: list[Row] = []
     for name, names in known.items():
         models = vision if name == VISION else None
-        found, beside, left = _corpus(models, [one for one in names if one in wanted], options, left)
+        found, left = _corpus(models, [one for one in names if one in wanted], shares, left)
         if not found:
             continue
+        beside = {one: _peer(one, options if models is not None else None) for one in found}
         headings = ("model", *(f"{share:.0%}" for share in SHARES), "off", "seconds", "told", "Torch-Pruning")
         print_lines(f"architectures of {name}", headings, _lines(found, beside))
-        new = [_row("captured", sum(one["captured"] for one in found.values()), 1.0, len(found), len(names), "")]
+        count = sum(all(cut["captured"] for cut in cuts.values()) for cuts in found.values())
+        new = [_row("captured", count, 1.0, len(found), len(names), "")]
         for share in SHARES:
-            count = sum(works(one, share) for one in found.values())
-            peer = sum(peer_works(one, share) for one in beside.values())
-            told = f"Torch-Pruning: {peer} cut as much and run"
+            count = sum(works(cuts, share) for cuts in found.values())
+            tried = sum(share in cuts for cuts in found.values())
+            told = f"Torch-Pruning: {sum(peer_works(one, share) for one in beside.values())} cut as much and run"
             label = f"cut by {share:.0%} of the MACs, exact, trained, lowered"
-            new.append(_row(label, count, AIMS[name][share], len(found), len(names), told))
+            new.append(_row(label, count, AIMS[name][share], tried, len(names), told))
         print_table(name, new)
         rows += new
         if len(found) == len(names):
             about = {"shares": SHARES, "enough": ENOUGH, "tolerance": TOLERANCE, **versions("torch-pruning")}
-            more = {"models": found, "Torch-Pruning": beside}
-            print(f"written to {write_part('reach', name, new, Target('cpu', threads=1), about, more)}")
+            by_model = {one: {str(share): cut for share, cut in cuts.items()} for one, cuts in found.items()}
+            where = "reach-quick" if options.quick else "reach"
+            more = {"models": by_model, "Torch-Pruning": beside}
+            print(f"written to {write_part(where, name, new, Target('cpu', threads=1), about, more)}")
     return exit_code(rows)
 
 
 def _corpus(
-    models: Any, names: list[str], options: argparse.Namespace, left: float
-) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]], float]:
-    """Return what was found of each model, of leanly's and of the peer's cut; at most `left` are run."""
-    found: dict[str, dict[str, Any]] = {}
-    beside: dict[str, dict[str, Any]] = {}
-    files = [Path(__file__), Path(corpus.__file__)]
-    where = options.torchvision if models is not None else None
+    models: Any, names: list[str], shares: Sequence[float], left: float
+) -> tuple[dict[str, dict[float, dict[str, Any]]], float]:
+    """Return what was found of each model's cuts; at most `left` of those that are missing are made."""
+    found: dict[str, dict[float, dict[str, Any]]] = {}
+    code = code_version(Path(__file__), Path(corpus.__file__), rooms=ROOMS)
     for name in names:
-        key = {"model": name, "shares": SHARES, "code": code_version(*files, rooms=ROOMS)}
-        if not (CACHE / "rows" / f"reach-{digest(key)[:20]}.json").exists():
-            if left <= 0:
-                continue
-            left -= 1
-        found[name] = cached("reach", key, lambda name=name: reach(models, name))
-        code = [sha256(file) for file in (Path(__file__).with_name("peer_reach.py"), files[1])]
-        peer_key = {"model": name, "shares": SHARES, "code": code, **versions("torch-pruning")}
-        beside[name] = cached("reach-peer", peer_key, lambda name=name: peer_reach(name, where, options.tools))
-        print(name, [works(found[name], share) for share in SHARES], found[name]["told"][:80], flush=True)
-    return found, beside, left
+        for share in SHARES:
+            key = {"model": name, "share": share, "code": code}
+            if not (CACHE / "rows" / f"reach-{digest(key)[:20]}.json").exists():
+                if left <= 0 or share not in shares:
+                    continue
+                left -= 1
+            found.setdefault(name, {})[share] = cached("reach", key, functools.partial(reach, models, name, share))
+        if cuts := found.get(name):
+            told = " ".join(f"{share:.0%} {'ok' if works(cuts, share) else 'NOT'}" for share in cuts)
+            print(name, told, next(iter(cuts.values()))["told"][:80], flush=True)
+    return found, left
 
 
-def _lines(found: dict[str, dict[str, Any]], beside: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _peer(name: str, options: argparse.Namespace | None) -> dict[str, Any]:
+    """Return what Torch-Pruning made of a model; `options` say where torchvision is, if it is one of its."""
+    code = [sha256(Path(__file__).with_name("peer_reach.py")), sha256(Path(corpus.__file__))]
+    key = {"model": name, "shares": SHARES, "code": code, **versions("torch-pruning")}
+    where, tools = (options.torchvision, options.tools) if options else (None, Path())
+    return cached("reach-peer", key, lambda: peer_reach(name, where, tools))
+
+
+def _lines(found: dict[str, dict[float, dict[str, Any]]], beside: dict[str, dict[str, Any]]) -> list[list[str]]:
     lines = []
-    for name, one in found.items():
-        cuts = one["cuts"]
-        told = [one["told"], *(each["told"] for each in cuts.values())]
-        failed = [check for check in ("exact", "trained", "lowered") if not all(each[check] for each in cuts.values())]
+    for name, cuts in found.items():
+        every = list(cuts.values())
+        told = [text for one in every for text in (one["told"], one["blamed"]) if text]
+        failed = [check for check in ("exact", "trained", "lowered") if not all(one[check] for one in every)]
         other = beside[name]
         lines.append([
             name,
-            *(f"{cuts[str(share)]['reached']:.3f}" if cuts else "-" for share in SHARES),
-            f"{max((each.get('off', math.nan) for each in cuts.values()), default=math.nan):.1e}",
-            f"{max((each.get('seconds to couple and cut', 0.0) for each in cuts.values()), default=0.0):.1f}",
-            (f"not {', '.join(failed)}: " if failed else "") + next(filter(None, told), "")[:60],
+            *(f"{cuts[share]['reached']:.3f}" if share in cuts else "-" for share in SHARES),
+            f"{max(one.get('off', math.nan) for one in every):.1e}",
+            f"{max(one.get('seconds to couple and cut', 0.0) for one in every):.1f}",
+            (f"not {', '.join(failed)}: " if failed else "") + next(iter(told), "")[:60],
             " ".join(f"{value:.2f}" for value in other["cuts"].values()) or other["told"][:40],
         ])  # fmt: skip
     return lines

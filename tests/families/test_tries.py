@@ -55,3 +55,15 @@ def test_tries_stop_after_their_share_of_the_time(monkeypatch: pytest.MonkeyPatc
 def test_rows_that_were_all_seen_teach_little_more(seen: float, likely: bool) -> None:
     found = Tries(lambda cut, seconds: (seen, 0.008), even=0.005).chances(CUTS[:1], {}, lambda cut: 10.0, 20.0)
     assert (found["cut 0"] > 0.5) == likely
+
+
+@pytest.mark.parametrize(("drop", "chance"), [(0.04, 0.05), (0.01, 0.5), (0.0025, 0.95)])
+def test_by_how_much_the_try_of_one_was_wrong_is_made_good_for_the_others(drop: float, chance: float) -> None:
+    def probe(cut: Cut, seconds: float) -> tuple[float, float]:
+        return 1.0, 0.01 * 2 ** (CUTS.index(cut) - 3)
+
+    judged = Tries(probe, even=0.01)
+    for number in (3, 4):
+        judged.chances(CUTS[number : number + 1], {}, lambda cut: 1e9, 100.0)
+    found = judged.chances(CUTS[3:5], {"cut 4": (1.0, 2 * drop)}, lambda cut: 10.0, 1e-9)
+    assert found["cut 3"] == pytest.approx(chance, abs=0.04)

@@ -18,6 +18,8 @@ SPREAD = 0.7
 """Standard deviation of the logarithm of a drop that was foreseen so."""
 HOPELESS, SURE = 0.03, 0.9
 """Chances from which on what is cut further, or less far, need not be tried."""
+LEAST_DROP = 0.1
+"""Share of an even drop, below which one drop is as good as another."""
 SHARE = 0.15
 """Of the time for teaching, after which nothing more is tried."""
 
@@ -43,7 +45,8 @@ class Tries:
 
     The drop is foreseen to fall as a power of the rows that are seen (Hestness et al. 2017, "Deep Learning Scaling is
     Predictable, Empirically"), a smaller one where they are seen again: what an epoch leaves is what the smaller
-    network can't hold, for the most part.
+    network can't hold, for the most part. By how much that was wrong of the cuts that were taught is made good for the
+    others: they are cut from the same network and learn from the same rows.
 
     Args:
         probe: (cut, seconds for teaching) -> epochs of a short try, and the drop that is left after it.
@@ -70,18 +73,23 @@ class Tries:
             seconds: of teaching.
         """
         found: dict[str, float] = {}
+        wrong = self._wrong(taught)
         left = list(cuts)
         began = time.monotonic()
         while left:
             cut = left[len(left) // 2]
-            seen = taught.get(cut.label) or self._seen.get(cut.label)
-            if seen is None and time.monotonic() - began <= SHARE * seconds:
-                seen = self._seen[cut.label] = self.probe(cut, seconds)
+            if cut.label not in taught and cut.label not in self._seen and time.monotonic() - began <= SHARE * seconds:
+                self._seen[cut.label] = self.probe(cut, seconds)
             place = cuts.index(cut)
-            if seen is None:
+            if cut.label in taught:
+                epochs, drop = taught[cut.label]
+            elif cut.label in self._seen:
+                epochs, drop = self._seen[cut.label]
+                drop *= wrong
+            else:
                 left.remove(cut)
                 continue
-            chance = found[cut.label] = self.chance(*seen, seconds / epoch_seconds(cut))
+            chance = found[cut.label] = self.chance(epochs, drop, seconds / epoch_seconds(cut))
             skipped = {place, *(range(place, len(cuts)) if chance < HOPELESS else ())}
             skipped |= set(range(place)) if chance > SURE else set()
             left = [other for other in left if cuts.index(other) not in skipped]
@@ -93,7 +101,22 @@ class Tries:
             return 1.0
         if self.even <= 0:
             return 0.0
-        new = min(epochs, 1.0) / min(epochs + more, 1.0)
-        again = max(epochs, 1.0) / max(epochs + more, 1.0)
-        foreseen = drop * new**LEARNING * again**AGAIN
+        foreseen = _foreseen(epochs, drop, epochs + more)
         return 0.5 * math.erfc(math.log(foreseen / self.even) / SPREAD / math.sqrt(2))
+
+    def _wrong(self, taught: Mapping[str, tuple[float, float]]) -> float:
+        """Return what the cuts that were taught lost over what their tries foretold; 1 where there is none of both."""
+        least = LEAST_DROP * self.even
+        logs = [
+            math.log(max(drop, least) / max(_foreseen(*self._seen[label], epochs), least))
+            for label, (epochs, drop) in taught.items()
+            if label in self._seen and least > 0
+        ]
+        return math.exp(sum(logs) / len(logs)) if logs else 1.0
+
+
+def _foreseen(epochs: float, drop: float, after: float) -> float:
+    """Return the drop after so many epochs in all, of a network that had one after fewer."""
+    new = min(epochs, 1.0) / min(after, 1.0)
+    again = max(epochs, 1.0) / max(after, 1.0)
+    return drop * new**LEARNING * again**AGAIN

@@ -257,6 +257,7 @@ def test_big_endian_and_object_arrays_are_refused():
         ((object(), Y), "neither a tensor.*DataFrame"),
         ((torch.tensor(1.0), Y), "no dimension for rows"),
         ((X, 3), "no dimension for rows"),
+        ((X, None), "the targets are None"),
         (((), Y), "hold no tensor"),
     ],
 )

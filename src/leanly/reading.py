@@ -84,6 +84,12 @@ class ArraySource:
                 remedy="give (inputs, targets); several inputs as a tuple",
             )
         inputs, targets = data
+        if targets is None:
+            raise DataError(
+                "the targets are None",
+                where=where,
+                remedy="give one target for each row; zeros where only calibration reads the split",
+            )
         try:
             self._structure, self._inputs = flatten(inputs)
             self._targets = targets if is_tensor(targets) else np.asarray(targets)

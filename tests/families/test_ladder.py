@@ -197,6 +197,14 @@ def test_teaching_stays_inside_the_time(seconds: float) -> None:
         assert not run.taught, "no time for one epoch"
 
 
+def test_it_says_why_none_was_taught() -> None:
+    short = Run([Network(0.5, 0.5, GOOD)], seconds=0.5).explore()
+    assert "an epoch takes 1 s at least, and 0.5 s were left" in short.ladder.remark()
+    slow = Run([Network(0.97, 0.5, GOOD)], seconds=100).explore()
+    assert "none that was measured takes 0.95" in slow.ladder.remark()
+    assert not Run([Network(0.5, 0.5, GOOD)], seconds=100).explore().ladder.remark()
+
+
 def test_what_rounds_took_tells_how_long_the_next_may_be() -> None:
     networks = [Slow(0.9, 0.9, 1.5 * MAX_DROP), Slow(0.5, 0.5, 90 * MAX_DROP)]
     as_expected, slower, faster = (

@@ -180,6 +180,12 @@ def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
         assert next(step.float_nodes for step in steps if step.float_nodes) == (spared,)
 
 
+def test_without_training_rows_it_says_that_nothing_smaller_was_tried(graph: Graph, task: Task) -> None:
+    (told,) = Networks(graph, task, Target("cpu")).remarks([])
+    assert "no smaller network was tried" in told and "train=" in told
+    assert not Networks(graph, task, Target("cpu"), smaller=False).remarks([])
+
+
 def test_the_smaller_network_is_tried_without_integers_too(graph: Graph, taught: Task) -> None:
     def smaller_is_faster(candidate: Candidate) -> Trial:
         trial = judged(candidate)

@@ -135,6 +135,16 @@ class Ladder:
         undecided = [trial for rounds in taught for trial in rounds if trial.outcome == "undecided"]
         return sorted(inside, key=mean_latency) or sorted(undecided, key=lambda trial: trial.drop or 0.0)
 
+    def remark(self) -> str:
+        """Say why no network was taught; empty where one was."""
+        if self._rungs:
+            return ""
+        told = "no smaller network was taught: "
+        if not self._front:
+            return f"{told}none that was measured takes {WORTH:g} of the whole one's time or less"
+        least = min(self._round_seconds([number]) for number in spread(self._front, MOST_TAUGHT))
+        return f"{told}an epoch takes {least:.2g} s at least, and {self._for_teaching():.2g} s were left"
+
     def _untaught(self, cut: Cut) -> Candidate:
         return self.candidate(cut.passes, cut.label, 0.0)
 

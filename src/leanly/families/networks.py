@@ -79,7 +79,8 @@ class Networks:
     ) -> None:
         self._graph, self._task, self._target, self._past = graph, task, target, frozenset(past)
         self._max_drop = max_drop
-        self._may_be_smaller = smaller and task.split("train") is not None
+        rows = task.split("train") is not None
+        self._may_be_smaller, self._lacks_rows = smaller and rows, smaller and not rows
         self._ladder: Ladder | None = None
         self._table: CostTable | None = None
         self._foreseen: dict[str, float] = {}
@@ -112,7 +113,11 @@ class Networks:
         return artifact
 
     def remarks(self, trials: Sequence[Seen]) -> list[str]:
-        """Say how near to what was measured the time of smaller networks was foreseen."""
+        """Say why no smaller network was taught, or how near to what was measured their time was foreseen."""
+        if self._lacks_rows:
+            return ["no smaller network was tried: they are taught on training rows, and the task has none (train=)"]
+        if self._ladder is not None and (told := self._ladder.remark()):
+            return [told]
         whole = self._fastest_whole(trials)
         pairs = [
             (self._foreseen[trial.candidate.network] * mean_latency(whole), mean_latency(trial))

@@ -97,14 +97,14 @@ class Ladder:
         seen = {trial.candidate.key: trial for trial in trials}
         self._deadline = self.clock() + seconds
         self._whole = whole
-        untaught = [seen[key].seconds for cut in self.cuts if (key := self._untaught(cut).key) in seen]
-        self._trial = max(each, *untaught, 1e-9)
+        every = [self._untaught(cut) for cut in self.cuts]
+        self._trial = max(each, *(seen[one.key].seconds for one in every if one.key in seen), 1e-9)
         if not self._measured:
             few = min(max(int(UNTAUGHT_MOST * seconds / self._trial), 1), LEAST_UNTAUGHT)
             chosen = spread(range(len(self.cuts)), max(int(UNTAUGHT_SHARE * seconds / self._trial), few))
-            before = [n for n in range(len(self.cuts)) if self._untaught(self.cuts[n]).key in self.past]
+            before = [number for number, one in enumerate(every) if one.key in self.past]
             self._measured = sorted({*chosen, *before})
-        untaught = {number: self._untaught(self.cuts[number]) for number in self._measured}
+        untaught = {number: every[number] for number in self._measured}
         yield from untaught.values()
         times = {
             number: mean_latency(seen[candidate.key])

@@ -312,8 +312,8 @@ def _smaller_candidate(form: Candidate, passes: tuple[Pass, ...], network: str, 
 def _first_of_its_kind(whole: Seen, trials: Sequence[Seen]) -> Seen:
     """Return the first trial of the whole network that ran so: later ones found parts of their work done."""
     kind = whole.candidate.runtime, whole.candidate.precision
-    same = (t for t in trials if t.medians and (t.candidate.runtime, t.candidate.precision) == kind)
-    return next((trial for trial in same if not trial.candidate.network), whole)
+    alike = (t for t in trials if (t.candidate.runtime, t.candidate.precision) == kind)
+    return next(trial for trial in alike if trial.medians and not trial.candidate.network)
 
 
 def _with_few_rows(passes: tuple[Pass, ...]) -> tuple[Pass, ...]:

@@ -74,22 +74,19 @@ class Tries:
         """
         found: dict[str, float] = {}
         wrong = self._wrong(taught)
+        known = {label: (epochs, wrong * drop) for label, (epochs, drop) in self._seen.items()} | dict(taught)
         left = list(cuts)
         began = time.monotonic()
         while left:
             cut = left[len(left) // 2]
-            if cut.label not in taught and cut.label not in self._seen and time.monotonic() - began <= SHARE * seconds:
-                self._seen[cut.label] = self.probe(cut, seconds)
+            if cut.label not in known and time.monotonic() - began <= SHARE * seconds:
+                epochs, drop = self._seen[cut.label] = self.probe(cut, seconds)
+                known[cut.label] = epochs, wrong * drop
             place = cuts.index(cut)
-            if cut.label in taught:
-                epochs, drop = taught[cut.label]
-            elif cut.label in self._seen:
-                epochs, drop = self._seen[cut.label]
-                drop *= wrong
-            else:
+            if cut.label not in known:
                 left.remove(cut)
                 continue
-            chance = found[cut.label] = self.chance(epochs, drop, seconds / epoch_seconds(cut))
+            chance = found[cut.label] = self.chance(*known[cut.label], seconds / epoch_seconds(cut))
             skipped = {place, *(range(place, len(cuts)) if chance < HOPELESS else ())}
             skipped |= set(range(place)) if chance > SURE else set()
             left = [other for other in left if cuts.index(other) not in skipped]

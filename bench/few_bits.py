@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from bench.data import CACHE
 from bench.entrants import THREADS, outputs_of
 from bench.models.subjects import SUBJECTS, Subject, float_outputs, spread
 from bench.rows import Row, cached, code_version, versions
+from leanly.files import replacing
 from leanly.measurement.records import Interval
 from leanly.quantize import Reconstruct, Static
 from leanly.recipe import Recipe
@@ -180,9 +182,7 @@ def brevitas(
         more: other options.
     """
     if not path.exists():
-        files = {name: path.parent / f"{name}.npy" for name in arrays}
-        for name, array in arrays.items():
-            np.save(files[name], array)
+        files = {name: _kept(path.parent, name, array) for name, array in arrays.items()}
         script = Path(__file__).parent / "peer_brevitas.py"
         asked = {
             "root": script.parent.parent,
@@ -193,7 +193,7 @@ def brevitas(
             **files,
             **more,
         }
-        command = [peers.install("brevitas"), script]
+        command = [peers.python("brevitas"), script]
         command += [part for name, given in asked.items() for part in (f"--{name}", given)]
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
@@ -203,6 +203,15 @@ def brevitas(
         facts = json.loads(done.stdout.strip().splitlines()[-1])
         print(f"{subject.name}: {path.stem} in {facts['seconds']:.0f} s", flush=True)
     return np.load(path)
+
+
+def _kept(folder: Path, name: str, array: np.ndarray) -> Path:
+    """Write an array unless it is there; others may be reading it."""
+    path = folder / f"{name}-{hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]}.npy"
+    if not path.exists():
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
+    return path
 
 
 def folder_of(subject: Subject) -> Path:

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 import leanly
-from bench import runtime_signs
-from bench.data import CACHE
+from bench.apart import Training
 from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS, outputs_of
-from bench.models.subjects import SUBJECTS, taught_task
+from bench.models.subjects import SUBJECTS, Subject, float_outputs, taught_task
 from bench.rows import Row, at_least, at_most, cached, code_version, told
 from leanly.distill import Distill
+from leanly.graph import Graph
 from leanly.measurement import compare, measure_in_turns
 from leanly.measurement.records import Interval
 from leanly.quantize import Binary, Static
@@ -29,7 +29,7 @@ SHAPES = ((64, 56), (128, 28), (256, 14), (512, 7))
 WIDTHS = (256, 512, 1024, 2048, 4096)
 FASTER = 2.0
 EPOCHS, LONG = 60, 300
-SETTINGS = Settings(batch_size=128, learning_rate=2e-3, weight_decay=0.0, augment=("crop", "flip"))
+SETTINGS = Settings(batch_size=128, learning_rate=2e-3, weight_decay=0.0, augment=("crop", "flip"), precision="float32")
 
 
 class Stack(nn.Module):
@@ -78,6 +78,8 @@ def kernel_rows(quick: bool = False) -> list[Row]:
 
 
 def _own_kernel(stack: Stack, size: int, batch: int) -> str:
+    from bench import runtime_signs
+
     seconds = runtime_signs.median_seconds(stack.first.out_channels, size, LAYERS, batch)
     if seconds is None:
         return "OpenVINO has none"
@@ -128,33 +130,35 @@ def _not_offered(name: str, why: str) -> Row:
     return Row(f"{name}: one bit", Interval(1.0, 1.0, 1.0), "x (runs as int8)", "not offered", "", 1, "ok", why)
 
 
+def training(activations: int, data_dir: Path, epochs: int) -> Training:
+    """Return the training of ResNet-20 in one bit from its float weights, taught by it."""
+
+    def make(device: str, folder: Path) -> Graph:
+        torch.set_num_threads(THREADS)
+        subject = _resnet20()
+        assert subject.train is not None
+        task = taught_task(subject.model(data_dir), subject.train(data_dir), subject.validation(data_dir))
+        student = Binary(activations=activations)(leanly.capture(task.model, example=task.example), task)
+        teach = Distill(epochs=epochs, alpha=0.9, settings=SETTINGS, folder=folder, progress=told("one bit"))
+        return teach(student.to(device), task)
+
+    code = code_version(__file__, rooms=("distill", "graph", "quantize", "training"))
+    return Training(f"W1A{activations}-{epochs}", {"activations": activations, "epochs": epochs, "code": code}, make)
+
+
 def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[Row]:
-    """Train ResNet-20 in one bit from its float weights, taught by it, and score it as OpenVINO runs it."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
-    assert subject.train is not None
-    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
-    model = subject.model(data_dir)
-    folder = CACHE / "one-bit" / f"resnet20-{activations}-{epochs}"
-    key = {"activations": activations, "epochs": epochs, "code": code_version(__file__)}
+    """Train ResNet-20 in one bit and score it as OpenVINO runs it."""
+    subject, trained = _resnet20(), training(activations, data_dir, epochs)
+    test = subject.test(data_dir)
 
     def run() -> dict[str, list[float]]:
-        torch.set_num_threads(THREADS)
-        task = taught_task(model, train, validation)
-        graph = leanly.capture(model, example=task.example)
-        student = Binary(activations=activations)(graph, task)
-        teach = Distill(
-            epochs=epochs, alpha=0.9, settings=SETTINGS, folder=folder / "training", progress=told("one bit")
-        )
-        taught = teach(student, task)
-        artifact = leanly.lower(taught, runtime="openvino", to=folder / "lowered")
+        artifact = leanly.lower(trained.graph(), runtime="openvino", to=trained.folder / "lowered")
         logits = outputs_of(artifact, test.inputs, THREADS)
         return {"right": (logits.argmax(1) == test.targets).astype(float).tolist(), "bytes": [artifact.payload_bytes]}
 
-    found = cached(f"one-bit-{activations}-{epochs}", key, run)
-    with torch.no_grad():
-        logits = np.concatenate([model(part).numpy() for part in torch.from_numpy(test.inputs[0]).split(500)])
-    right = (logits.argmax(1) == test.targets).astype(float)
-    reached = points_lost(right, np.array(found["right"]), aim)
+    found = cached(f"one-bit-{activations}-{epochs}", trained.key, run)
+    whole = (float_outputs(subject.model(data_dir), test.inputs).argmax(1) == test.targets).astype(float)
+    reached = points_lost(whole, np.array(found["right"]), aim)
     return [
         Row(
             name=f"W1A{activations}, ResNet-20, {epochs} epochs: drop",
@@ -164,6 +168,10 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
             peer="published: IR-Net 0.9 / 5.2, AdaBin 3.7",
             seeds=1,
             outcome=at_most(reached, aim),
-            note=f"payload {found['bytes'][0] / 1000:.1f} kB",
+            note=f"payload {found['bytes'][0] / 1000:.1f} kB; {trained.told}",
         )
     ]
+
+
+def _resnet20() -> Subject:
+    return next(subject for subject in SUBJECTS if subject.name == "resnet20")

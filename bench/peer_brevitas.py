@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="of the images")
     parser.add_argument("--validation", type=Path, help="images, of which the best epoch is chosen")
     parser.add_argument("--validation-labels", type=Path)
+    parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -171,6 +172,7 @@ def _train(model: nn.Module, teacher: nn.Module, options: argparse.Namespace) ->
     """Train as leanly does: the same batches' size, rates, augmentation, losses, and the best epoch on validation."""
     images, labels = np.load(options.train, mmap_mode="r"), torch.from_numpy(np.load(options.labels))
     validation = torch.from_numpy(np.load(options.validation)), torch.from_numpy(np.load(options.validation_labels))
+    model, teacher = model.to(options.device), teacher.to(options.device)
     decayed = [
         p for name, p in model.named_parameters() if p.ndim >= 2 and "scaling" not in name and "zero" not in name
     ]
@@ -180,7 +182,15 @@ def _train(model: nn.Module, teacher: nn.Module, options: argparse.Namespace) ->
     steps, warm = options.epochs * (len(labels) // TRAINED), WARM_UP * options.epochs * (len(labels) // TRAINED)
     generator = torch.Generator().manual_seed(options.seed)
     best, kept, step = -1.0, model.state_dict(), 0
-    for epoch in range(options.epochs):
+    held = options.out.with_suffix(".pt")
+    begun = 0
+    if held.exists():
+        state = torch.load(held, weights_only=True, map_location=options.device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"].cpu())
+        best, kept, step, begun = state["best"], state["kept"], state["step"], state["epoch"]
+    for epoch in range(begun, options.epochs):
         model.train()
         for rows in torch.randperm(len(labels), generator=generator)[: len(labels) // TRAINED * TRAINED].split(TRAINED):
             factor = (step + 1) / (warm + 1)
@@ -188,26 +198,29 @@ def _train(model: nn.Module, teacher: nn.Module, options: argparse.Namespace) ->
                 factor = 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
             for group in optimizer.param_groups:
                 group["lr"] = RATE * factor
-            batch = _augmented(torch.from_numpy(images[rows.sort().values.numpy()]), generator)
+            batch = _augmented(torch.from_numpy(images[rows.sort().values.numpy()]), generator).to(options.device)
+            right = labels[rows.sort().values].to(options.device)
             with torch.no_grad():
                 wanted = (teacher(batch) / TEMPERATURE).log_softmax(1)
             logits = _plain(model(batch))
             found = (logits / TEMPERATURE).log_softmax(1)
             taught = (wanted.exp() * (wanted - found)).sum(1).mean() * TEMPERATURE**2
-            loss = ALPHA * taught + (1 - ALPHA) * nn.functional.cross_entropy(logits, labels[rows.sort().values])
+            loss = ALPHA * taught + (1 - ALPHA) * nn.functional.cross_entropy(logits, right)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
         model.eval()
         with torch.no_grad():
-            logits = torch.cat([_plain(model(piece)) for piece in validation[0].split(250)])
+            logits = torch.cat([_plain(model(piece.to(options.device))).cpu() for piece in validation[0].split(250)])
         metric = float((logits.argmax(1) == validation[1]).double().mean())
         print(f"brevitas: epoch {epoch + 1} of {options.epochs}, validation {metric:.4f}", file=sys.stderr, flush=True)
         if metric >= best:
             best, kept = metric, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        now = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "generator": generator.get_state()}
+        torch.save({**now, "best": best, "kept": kept, "step": step, "epoch": epoch + 1}, held)
     model.load_state_dict(kept)
-    model.eval()
+    model.to("cpu").eval()
 
 
 def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:

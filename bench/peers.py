@@ -22,8 +22,8 @@ from bench.data import CACHE
 from bench.models.subjects import SUBJECTS, Arrays, Subject
 
 HERE = Path(__file__).parent
-VARIABLE = "LEANLY_PEER_ENV"
-"""Names another environment that holds what requirements-nncf.txt asks for."""
+VARIABLE = "LEANLY_{}_ENV"
+"""Of NNCF or BREVITAS: names another environment that holds what its requirements ask for."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,16 @@ def work(subject: Subject) -> Path:
     return CACHE / "int8" / subject.name
 
 
-def python() -> Path:
-    """Return the interpreter of the peer's environment, which is made when it is not there."""
-    given = os.environ.get(VARIABLE)
+def python(name: str = "nncf") -> Path:
+    """Return the interpreter of a peer's environment, which is made when it is not there."""
+    variable = VARIABLE.format(name.upper())
+    given = os.environ.get(variable)
     if given:
         found = Path(given) / "bin" / "python"
         if not found.exists():
-            raise SystemExit(f"{VARIABLE}={given} holds no bin/python")
+            raise SystemExit(f"{variable}={given} holds no bin/python")
         return found
-    return install()
+    return install(name)
 
 
 def install(name: str = "nncf") -> Path:

@@ -3,18 +3,20 @@
 `python -m bench.quantize --data-dir ../shared/data`. Eight bits (`bench.eight_bits`) against NNCF and ONNX Runtime; few
 bits after training (`bench.few_bits`, without labels) and during it (`bench.trained_bits`) against brevitas; four-bit
 weights alone (`bench.packed_weights`) against NNCF; mixed precision (`bench.mixed`) against int8; one bit
-(`bench.one_bit`) trained from the float network, and its kernel beside int8.
+(`bench.one_bit`) trained from the float network, and its kernel beside int8. With a GPU elsewhere, `--train-on cuda`
+trains there; `bench/.cache/trained` is then copied back.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from bench import eight_bits, few_bits, mixed, one_bit, packed_weights, trained_bits
+from bench.apart import Training
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
@@ -49,6 +51,16 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     return found
 
 
+def trainings(names: Iterable[str], data_dir: Path) -> Iterator[Training]:
+    """Yield what some cases train."""
+    for name in names:
+        if name in trained_bits.AIMS:
+            yield trained_bits.training(name, data_dir)
+        if name in ONE_BIT:
+            activations, epochs, _ = ONE_BIT[name]
+            yield one_bit.training(activations, data_dir, epochs)
+
+
 def main() -> int:
     """Run the benchmark; return 1 when a row is short of its aim."""
     parser = argparse.ArgumentParser(prog="python -m bench.quantize", description=__doc__)
@@ -58,6 +70,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=few_bits.SEEDS, help="of the few bits")
     parser.add_argument("--long", action="store_true", help=f"one bit for {one_bit.LONG} epochs too")
     parser.add_argument("--quick", action="store_true", help="mixed precision and one kernel of one bit")
+    parser.add_argument("--train-on", metavar="DEVICE", help="train what the rows need on a device, keep it, and stop")
     options = parser.parse_args()
     known = cases(options)
     names = options.rows.split(",") if options.rows else [name for name in known if "-long" not in name or options.long]
@@ -67,6 +80,11 @@ def main() -> int:
     unknown = {*names} - {*known} | networks - {*eight_bits.NETWORKS, *few_bits.BLOCKS}
     if unknown or not options.data_dir.is_dir() or options.seeds < 1:
         parser.error(f"no such cases, networks, data or seeds: {unknown or options.data_dir}, {options.seeds}")
+    if options.train_on:
+        for training in trainings(names, options.data_dir):
+            training.graph(options.train_on)
+            print(f"{training.name}: {training.told}", flush=True)
+        return 0
     found: list[Row] = []
     target = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
     for name in names:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 import leanly
-from bench.data import CACHE
+from bench.apart import Training
 from bench.drops import points_lost
 from bench.entrants import THREADS, outputs_of
 from bench.few_bits import SAMPLES, brevitas, folder_of
-from bench.models.subjects import SUBJECTS, float_outputs, spread, taught_task
-from bench.rows import Row, at_most, cached, code_version
+from bench.models.subjects import SUBJECTS, Rows, Subject, float_outputs, spread, taught_task
+from bench.rows import Row, at_most, cached, code_version, told
 from leanly.distill import Distill
+from leanly.graph import Graph
 from leanly.quantize import LearnSteps, Static
 from leanly.training import Settings
 
@@ -23,37 +24,33 @@ AIMS = {"W4A4-trained": (4, 0.3), "W2A2-trained": (2, 2.0)}
 """Bits, and the drop aimed at in points."""
 MARGIN = 0.5
 """Points below the peer that still count as none, on 6,000 rows."""
-SETTINGS = Settings(batch_size=128, learning_rate=1e-3, augment=("crop", "flip"))
+SETTINGS = Settings(batch_size=128, learning_rate=1e-3, augment=("crop", "flip"), precision="float32")
 RANGES = ("stats", "mse")
 """How the peer's steps start: taken from the weights in every step, or learned from the least squared error on."""
 
 
-def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
-    """Return the drop below float, and below the peer."""
-    bits, aim = AIMS[name]
-    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
-    assert subject.train is not None
-    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
-    model = subject.model(data_dir)
+def training(name: str, data_dir: Path, epochs: int = EPOCHS) -> Training:
+    """Return the training of a case."""
+    bits, _ = AIMS[name]
 
-    def right(outputs: np.ndarray) -> np.ndarray:
-        return (outputs.argmax(1) == test.targets).astype(np.float64)
-
-    def ours() -> str:
+    def make(device: str, folder: Path) -> Graph:
         torch.set_num_threads(THREADS)
-        task = taught_task(model, train, validation)
-        graph = leanly.capture(model, example=task.example).eval()
+        subject, train, validation, _ = _parts(data_dir)
+        task = taught_task(subject.model(data_dir), train, validation)
+        graph = leanly.capture(task.model, example=task.example).eval()
         start = Static(weights=bits, activations=bits, end_bits=8, samples=SAMPLES)(graph, task)
-        folder = CACHE / "trained" / f"{name}-{epochs}"
-        teach = Distill(epochs=epochs, alpha=0.9, temperature=4.0, settings=SETTINGS, folder=folder / "training")
-        taught = teach(LearnSteps(shifts=True)(start, task), task)
-        artifact = leanly.lower(taught, runtime="onnxruntime", to=folder / "lowered", precision="int8")
-        path = folder_of(subject) / f"ours-{name}-{epochs}.npy"
-        np.save(path, outputs_of(artifact, test.inputs, THREADS))
-        return path.name
+        teach = Distill(
+            epochs=epochs, alpha=0.9, temperature=4.0, settings=SETTINGS, folder=folder, progress=told(name)
+        )
+        return teach(LearnSteps(shifts=True)(start, task).to(device), task)
 
-    key = {"bits": bits, "epochs": epochs, "code": code_version(__file__)}
-    mine = right(np.load(folder_of(subject) / cached(f"trained-{name}", key, ours)))
+    code = code_version(__file__, rooms=("distill", "graph", "quantize", "training"))
+    return Training(name, {"bits": bits, "epochs": epochs, "code": code}, make)
+
+
+def peer(name: str, data_dir: Path, ranges: str, epochs: int = EPOCHS, device: str = "cpu") -> np.ndarray:
+    """Return what brevitas gives for the rows of validation, then of test, trained as leanly is."""
+    subject, train, validation, test = _parts(data_dir)
     arrays = {
         "calibration": train.inputs[0][spread(len(train), SAMPLES)],
         "test": np.concatenate([validation.inputs[0], test.inputs[0]]),
@@ -62,28 +59,58 @@ def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
         "validation": validation.inputs[0],
         "validation-labels": validation.targets,
     }
-    count, scores = len(validation), {}
-    for ranges in RANGES:
-        path = folder_of(subject) / f"brevitas-{name}-{epochs}-{ranges}.npy"
-        more = {"weight-bits": bits, "activation-bits": bits, "end-bits": 8, "iterations": 0, "ranges": ranges}
-        scores[ranges] = brevitas(subject, data_dir, arrays, path, {**more, "epochs": epochs})
+    bits, _ = AIMS[name]
+    path = folder_of(subject) / f"brevitas-{name}-{epochs}-{ranges}.npy"
+    more = {"weight-bits": bits, "activation-bits": bits, "end-bits": 8, "iterations": 0, "ranges": ranges}
+    return brevitas(subject, data_dir, arrays, path, {**more, "epochs": epochs, "device": device})
+
+
+def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
+    """Return the drop below float, and below the peer."""
+    _, aim = AIMS[name]
+    subject, _, validation, test = _parts(data_dir)
+    trained = training(name, data_dir, epochs)
+
+    def right(outputs: np.ndarray) -> np.ndarray:
+        return (outputs.argmax(1) == test.targets).astype(np.float64)
+
+    def ours() -> str:
+        folder = trained.folder / "lowered"
+        artifact = leanly.lower(trained.graph(), runtime="onnxruntime", to=folder, precision="int8")
+        path = folder_of(subject) / f"ours-{name}-{epochs}.npy"
+        np.save(path, outputs_of(artifact, test.inputs, THREADS))
+        return path.name
+
+    mine = right(np.load(folder_of(subject) / cached(f"trained-{name}", trained.key, ours)))
+    count = len(validation)
+    scores = {ranges: peer(name, data_dir, ranges, epochs) for ranges in RANGES}
     best = max(RANGES, key=lambda ranges: (scores[ranges][:count].argmax(1) == validation.targets).mean())
     theirs = right(scores[best][count:])
-    whole = right(float_outputs(model, test.inputs))
-    peer = f"brevitas, {best} ranges: {100 * (whole.mean() - theirs.mean()):.2f}; published: APoT 0.5 / 2.0"
+    whole = right(float_outputs(subject.model(data_dir), test.inputs))
+    beside = f"brevitas, {best} ranges: {100 * (whole.mean() - theirs.mean()):.2f}; published: APoT 0.5 / 2.0"
     below = [(whole, aim, f"drop below float, {epochs} epochs"), (theirs, MARGIN, "drop below brevitas")]
-    return [_row(f"{name}, ResNet-20: {what}", reference, mine, limit, peer) for reference, limit, what in below]
+    return [
+        _row(f"{name}, ResNet-20: {what}", reference, mine, limit, beside, trained.told)
+        for reference, limit, what in below
+    ]
 
 
-def _row(name: str, reference: np.ndarray, mine: np.ndarray, aim: float, peer: str) -> Row:
+def _parts(data_dir: Path) -> tuple[Subject, Rows, Rows, Rows]:
+    """The network with its rows: train, validation, test."""
+    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
+    assert subject.train is not None
+    return subject, subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
+
+
+def _row(name: str, reference: np.ndarray, mine: np.ndarray, aim: float, beside: str, where: str) -> Row:
     reached = points_lost(reference, mine, aim)
     return Row(
         name=name,
         reached=reached,
         unit="points of accuracy lost",
         aim=f"<= {aim:g}",
-        peer=peer,
+        peer=beside,
         seeds=1,
         outcome=at_most(reached, aim),
-        note=f"accuracy {mine.mean():.2%} of {len(mine)} rows",
+        note=f"accuracy {mine.mean():.2%} of {len(mine)} rows; {where}",
     )

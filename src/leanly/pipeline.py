@@ -212,6 +212,7 @@ def _run(
                     smaller=smaller,
                     past=past,
                     max_drop=budget.max_drop,
+                    confidence=budget.confidence,
                     timed=functools.partial(_node_times, task, target),
                 ),
                 instruments=bench.instruments(),

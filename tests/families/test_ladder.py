@@ -68,7 +68,7 @@ class Run:
             teach,
             lambda cut: self.networks[self.cuts.index(cut)].capacity,
             lambda cut: self.epoch,
-            Tries(self._try, MAX_DROP / 2),
+            Tries(self._try, MAX_DROP / 2, MAX_DROP / 100),
             self.past,
             clock=lambda: self.seconds - self.left,
         )
@@ -280,6 +280,23 @@ def test_where_no_try_is_promising_the_slowest_gets_all_the_time() -> None:
     networks = [Slow(0.9 - 0.1 * n, 0.9 - 0.1 * n, 0.2 + 0.1 * n) for n in range(5)]
     run = Run(networks, seconds=60, epoch=10.0).explore()
     assert set(run.taught) == {"cut 0"} and sum(run.taught.values()) >= 3
+
+
+@dataclass(frozen=True)
+class Turning(Network):
+    """Short tries say nothing of what becomes of it."""
+
+    early: float = 0.0
+
+    def drop(self, epochs: float) -> float:
+        return self.early if epochs < 0.5 else self.final_drop
+
+
+def test_where_the_promising_one_fell_short_the_least_cut_gets_the_rest() -> None:
+    networks = [Turning(0.8, 0.8, GOOD, early=0.5), Turning(0.4, 0.4, 3 * MAX_DROP, early=0.1 * MAX_DROP)]
+    run = Run(networks, seconds=60, epoch=15.0).explore()
+    assert list(run.taught) == ["cut 1", "cut 0"]
+    assert run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 0,")
 
 
 def test_what_was_taught_and_is_promising_is_taught_on() -> None:

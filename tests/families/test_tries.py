@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from leanly.families import tries
-from leanly.families.tries import SHARE, Cut, Tries
+from leanly.families.tries import SHARE, SPREAD, Cut, Tries
 
 CUTS = [Cut(f"cut {number}", ()) for number in range(8)]
 
@@ -25,7 +26,7 @@ class Probe:
 
 def chances(probe: Probe, monkeypatch: pytest.MonkeyPatch, seconds: float = 100.0) -> dict[str, float]:
     monkeypatch.setattr(tries.time, "monotonic", lambda: probe.now)
-    return Tries(probe, even=0.005).chances(CUTS, {}, lambda cut: 10.0, seconds)
+    return Tries(probe, largest=0.005, noise=1e-4).chances(CUTS, {}, lambda cut: 10.0, seconds)
 
 
 def test_what_is_cut_further_than_a_hopeless_one_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_what_is_cut_further_than_a_hopeless_one_is_not_tried(monkeypatch: pytes
 
 def test_nothing_is_tried_twice() -> None:
     probe = Probe(hopeless=9)
-    judged = Tries(probe, even=0.005)
+    judged = Tries(probe, largest=0.005, noise=1e-4)
     first = judged.chances(CUTS, {}, lambda cut: 10.0, 100.0)
     assert judged.chances(CUTS, {}, lambda cut: 10.0, 100.0) == first and len({*probe.asked}) == len(probe.asked)
 
@@ -53,7 +54,9 @@ def test_tries_stop_after_their_share_of_the_time(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("seen", "likely"), [(0.1, True), (1.5, False)])
 def test_rows_that_were_all_seen_teach_little_more(seen: float, likely: bool) -> None:
-    found = Tries(lambda cut, seconds: (seen, 0.008), even=0.005).chances(CUTS[:1], {}, lambda cut: 10.0, 20.0)
+    found = Tries(lambda cut, seconds: (seen, 0.008), largest=0.005, noise=1e-4).chances(
+        CUTS[:1], {}, lambda cut: 10.0, 20.0
+    )
     assert (found["cut 0"] > 0.5) == likely
 
 
@@ -62,8 +65,22 @@ def test_by_how_much_the_try_of_one_was_wrong_is_made_good_for_the_others(drop: 
     def probe(cut: Cut, seconds: float) -> tuple[float, float]:
         return 1.0, 0.01 * 2 ** (CUTS.index(cut) - 3)
 
-    judged = Tries(probe, even=0.01)
+    judged = Tries(probe, largest=0.01, noise=1e-4)
     for number in (3, 4):
         judged.chances(CUTS[number : number + 1], {}, lambda cut: 1e9, 100.0)
     found = judged.chances(CUTS[3:5], {"cut 4": (1.0, 2 * drop)}, lambda cut: 10.0, 1e-9)
     assert found["cut 3"] == pytest.approx(chance, abs=0.04)
+
+
+@pytest.mark.parametrize(("largest", "noise"), [(0.006, 0.002), (-0.002, 0.002), (-0.002, 0.008)])
+def test_what_rows_can_tell_limits_the_chance(largest: float, noise: float) -> None:
+    draws = np.random.default_rng(0).standard_normal((2, 100_000))
+    often = (0.003 * np.exp(SPREAD * draws[0]) + noise * draws[1] < largest).mean()
+    assert Tries(lambda cut, seconds: (1.0, 0.0), largest, noise).chance(1.0, 0.003, 0.0) == pytest.approx(
+        often, abs=0.01
+    )
+
+
+def test_one_better_than_the_original_need_not_get_better_still() -> None:
+    judged = Tries(lambda cut, seconds: (1.0, 0.0), largest=-0.002, noise=0.002)
+    assert judged.chance(1.0, -0.004, 5.0) == judged.chance(1.0, -0.004, 0.0) > 0.7

@@ -198,8 +198,8 @@ class Ladder:
         chances = {} if again else self._chances(open_, latest, seconds / part)
         seconds = self._for_teaching()  # trying took some
         gains = {number: chance * math.log(limit / WORTH / times[number]) for number, chance in chances.items()}
-        worth = [number for number in gains if gains[number] >= LEAST_GAIN]
-        if not again and not worth and not self._rungs:
+        worth = [number for number in gains if gains[number] >= LEAST_GAIN and chances[number] >= HOPELESS]
+        if not again and not worth and not inside:
             # nothing is likely to get inside: what is cut least comes nearest
             worth, part = [number for number in open_ if number in chances][:1], 1
         for number in again or sorted(worth, key=lambda number: -gains[number]):

@@ -65,7 +65,8 @@ class Teaching:
         return self.epoch_seconds(self._graph, hidden=False)
 
     @functools.cached_property
-    def _whole_metric(self) -> float:
+    def whole_metric(self) -> float:
+        """The metric of the whole network on validation."""
         split = self._task.split("validation")
         assert split is not None
         return evaluate(self._graph, self._task, split)
@@ -90,7 +91,7 @@ class Teaching:
         Distill(epochs=1, rows=rows, features=features, settings=self.settings, progress=see)(
             student, self._task, self._target
         )
-        return rows / len(split), self._whole_metric - max(best)
+        return rows / len(split), self.whole_metric - max(best)
 
     def lesson(self, features: float, epochs: float, before: Sequence[float]) -> Distill:
         """Return the pass of one round of teaching: its learning rate starts where one schedule of all rounds would be.

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 from leanly.recipe import Pass
 
@@ -18,8 +19,8 @@ SPREAD = 0.7
 """Standard deviation of the logarithm of a drop that was foreseen so."""
 HOPELESS, SURE = 0.03, 0.9
 """Chances from which on what is cut further, or less far, need not be tried."""
-LEAST_DROP = 0.1
-"""Share of an even drop, below which one drop is as good as another."""
+DRAWS = tuple(NormalDist().inv_cdf((place + 0.5) / 64) for place in range(64))
+"""Evenly likely values of a standard normal variable."""
 SHARE = 0.15
 """Of the time for teaching, after which nothing more is tried."""
 
@@ -46,15 +47,18 @@ class Tries:
     The drop is foreseen to fall as a power of the rows that are seen (Hestness et al. 2017, "Deep Learning Scaling is
     Predictable, Empirically"), a smaller one where they are seen again: what an epoch leaves is what the smaller
     network can't hold, for the most part. By how much that was wrong of the cuts that were taught is made good for the
-    others: they are cut from the same network and learn from the same rows.
+    others: they are cut from the same network and learn from the same rows. Rows tell a drop as far as their noise
+    lets them, so that on few of them a network has to be better than the original to be inside.
 
     Args:
         probe: (cut, seconds for teaching) -> epochs of a short try, and the drop that is left after it.
-        even: the drop that has an even chance to be inside.
+        largest: the largest drop on the rows that judge which is inside, in the metric's units.
+        noise: standard error of a drop on these rows.
     """
 
     probe: Callable[[Cut, float], tuple[float, float]]
-    even: float
+    largest: float
+    noise: float
     _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def chances(
@@ -94,20 +98,17 @@ class Tries:
 
     def chance(self, epochs: float, drop: float, more: float) -> float:
         """Return the chance of a network that has a drop after some epochs to be inside after so many more."""
-        if drop <= 0:
-            return 1.0
-        if self.even <= 0:
-            return 0.0
-        foreseen = _foreseen(epochs, drop, epochs + more)
-        return 0.5 * math.erfc(math.log(foreseen / self.even) / SPREAD / math.sqrt(2))
+        foreseen = _foreseen(epochs, drop, epochs + more) if drop > 0 else drop
+        seen = NormalDist(self.largest, self.noise)
+        return sum(1 - seen.cdf(foreseen * math.exp(SPREAD * draw)) for draw in DRAWS) / len(DRAWS)
 
     def _wrong(self, taught: Mapping[str, tuple[float, float]]) -> float:
         """Return what the cuts that were taught lost over what their tries foretold; 1 where there is none of both."""
-        least = LEAST_DROP * self.even
+        least = self.noise  # below it one drop is as good as another
         logs = [
             math.log(max(drop, least) / max(_foreseen(*self._seen[label], epochs), least))
             for label, (epochs, drop) in taught.items()
-            if label in self._seen and least > 0
+            if label in self._seen
         ]
         return math.exp(sum(logs) / len(logs)) if logs else 1.0
 

@@ -35,7 +35,7 @@ def lower(
     """Write a graph for a runtime, open it there, and prove that it does what the graph does.
 
     Args:
-        graph: a captured graph, quantized or not.
+        graph: a captured graph, quantized or not; one on a CUDA device is copied to the CPU, where artifacts run.
         runtime: "onnxruntime", "openvino" or "torch".
         to: the folder of the artifact; it is replaced whole.
         precision: "float32", "bfloat16" (openvino, torch), "int8", or "binary" (openvino): leanly's own kernel for
@@ -50,6 +50,8 @@ def lower(
         MissingExtra: the runtime is not installed.
         LoweringError: the exporter failed, or the artifact differs from the graph.
     """
+    if graph.device.type != "cpu":
+        graph = graph.clone().to("cpu")
     integer = computes_in_integers(graph)
     packed = not integer and any(of_weight(node) for node in graph.module.graph.nodes)
     precision = precision or ("int8" if integer else "float32")

@@ -65,6 +65,8 @@ class Refit:
         mode = graph.training
         graph.eval()
         teacher = find_teacher(self.teacher, task, "Refit")
+        if teacher.device != graph.device:
+            teacher = teacher.clone().to(graph.device)
         pairs = _pairs(graph, teacher)
         if not pairs:
             raise SettingError(

@@ -8,6 +8,7 @@ import pytest
 from leanly import machine, target
 from leanly.errors import LeanlyWarning, MissingExtra, SettingError
 from leanly.machine import Machine
+from leanly.measurement import measure
 from leanly.target import Target
 
 
@@ -66,6 +67,14 @@ def test_a_cuda_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingError, match=r"'cuda:1' is not there.*What to do: use Target\(\"cpu\"\)"):
         Target("cuda:1")
+
+
+def test_nothing_is_measured_on_a_gpu(monkeypatch, make_artifact):
+    monkeypatch.setattr("leanly.target.cuda_name", lambda device: "a GPU")
+    gpu = Target("cuda")
+    for call in (gpu.allowed, lambda: measure(make_artifact(), gpu)):
+        with pytest.raises(SettingError, match=r"no runtime .*'cuda'.*What to do: .*graph\.to"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Target:
     """Where the model will run.
 
     Args:
-        device: "cpu", "cuda" or "cuda:N".
+        device: "cpu"; "cuda" and "cuda:N" tell what a GPU is, but no runtime runs there yet.
         threads: threads of a call; by default the physical cores that this process may use.
         batch_sizes: rows in a call, each timed.
         runtimes: which may be used ("onnxruntime", "openvino", "torch"); by default all that are installed.
@@ -71,7 +71,7 @@ class Target:
         set_field(self, "device", device)
         set_field(self, "threads", cores if threads is None else int(threads))
         set_field(self, "batch_sizes", tuple(int(size) for size in sizes))
-        set_field(self, "runtimes", _check_runtimes(runtimes, device))
+        set_field(self, "runtimes", _check_runtimes(runtimes))
 
     @property
     def machine(self) -> Machine:
@@ -88,12 +88,24 @@ class Target:
         """Whether the processor multiplies in bfloat16."""
         return bool(self.machine.isa & {"avx512_bf16", "amx_bf16", "arm_bf16"})
 
+    def check_measurable(self) -> None:
+        """Raise a SettingError for a GPU: no runtime runs there yet, so that the CPU would be measured."""
+        if _is_cuda(self.device):
+            raise SettingError(
+                f"no runtime of leanly runs on {self.device!r} yet: what was measured would be the CPU",
+                where="Target.device",
+                remedy='use Target("cpu") where something is lowered or measured; passes and training run where the '
+                'graph lies, graph.to("cuda")',
+            )
+
     def allowed(self) -> tuple[str, ...]:
         """Return the runtimes that may be used and are installed.
 
         Raises:
             MissingExtra: one was asked for by name and is not installed, or none is.
+            SettingError: the device is a GPU, on which none runs yet.
         """
+        self.check_measurable()
         installed = tuple(name for name in RUNTIMES if importlib.util.find_spec(name) is not None)
         missing = [name for name in self.runtimes or () if name not in installed]
         if missing:
@@ -102,9 +114,7 @@ class Target:
                 where="Target.runtimes",
                 remedy=f'run: pip install "leanly[{",".join(missing)}]"',
             )
-        usable = tuple(
-            name for name in self.runtimes or installed if not (_is_cuda(self.device) and name == "openvino")
-        )
+        usable = tuple(self.runtimes or installed)
         if not usable:
             raise MissingExtra(
                 "no runtime is installed", where="Target.runtimes", remedy='run: pip install "leanly[onnxruntime]"'
@@ -141,7 +151,7 @@ def _check_device(device: object) -> None:
         cuda_name(device)
 
 
-def _check_runtimes(runtimes: Iterable[str] | str | None, device: str) -> tuple[str, ...] | None:
+def _check_runtimes(runtimes: Iterable[str] | str | None) -> tuple[str, ...] | None:
     if runtimes is None:
         return None
     names = (runtimes,) if isinstance(runtimes, str) else tuple(runtimes)
@@ -155,11 +165,5 @@ def _check_runtimes(runtimes: Iterable[str] | str | None, device: str) -> tuple[
         if name not in RUNTIMES:
             raise SettingError(
                 f"there is no runtime {name!r}", where="Target.runtimes", remedy=suggestion(name, RUNTIMES)
-            )
-        if name == "openvino" and _is_cuda(device):
-            raise SettingError(
-                "runtime 'openvino' does not run on CUDA devices",
-                where="Target.runtimes",
-                remedy='use "onnxruntime" or "torch", or Target("cpu")',
             )
     return names

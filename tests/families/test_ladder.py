@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from leanly.families import tries
 from leanly.families.candidate import Candidate, mean_latency
 from leanly.families.ladder import MOST_TAUGHT, PARTS, Ladder
 from leanly.families.tries import Cut, Tries
@@ -297,6 +298,13 @@ def test_where_the_promising_one_fell_short_the_least_cut_gets_the_rest() -> Non
     run = Run(networks, seconds=60, epoch=15.0).explore()
     assert list(run.taught) == ["cut 1", "cut 0"]
     assert run.ladder.winners(run.trials)[0].candidate.network.startswith("cut 0,")
+
+
+def test_where_tries_would_take_too_long_the_least_cut_gets_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tries, "SHARE", -1.0)
+    networks = [Slow(0.9 - 0.1 * n, 0.9 - 0.1 * n, 0.2 * MAX_DROP) for n in range(5)]
+    run = Run(networks, seconds=60, epoch=10.0).explore()
+    assert not run.tries and next(iter(run.taught)) == "cut 0"
 
 
 def test_what_was_taught_and_is_promising_is_taught_on() -> None:

@@ -201,8 +201,8 @@ class Ladder:
         worth = [number for number in gains if gains[number] >= LEAST_GAIN and chances[number] >= HOPELESS]
         if not again and not worth and not inside:
             # nothing is likely to get inside: what is cut least comes nearest
-            worth, part = [number for number in open_ if number in chances][:1], 1
-        for number in again or sorted(worth, key=lambda number: -gains[number]):
+            worth, part = open_[:1], 1
+        for number in again or sorted(worth, key=lambda number: -gains.get(number, 0.0)):
             each = self._round_seconds([number])
             if self._add({number: before[number]}, min(max(seconds / part, each), seconds)):
                 return

@@ -14,7 +14,7 @@ from leanly.distill import Distill
 from leanly.graph import Graph
 from leanly.target import Target
 from leanly.task import Task
-from leanly.training import Progress, Settings
+from leanly.training import Settings
 from leanly.training.augmentation import AUGMENTATIONS, augmented, image_inputs
 from leanly.training.evaluation import evaluate, evaluate_first
 from leanly.training.loop import training_rows
@@ -67,9 +67,13 @@ class Teaching:
     @functools.cached_property
     def whole_metric(self) -> float:
         """The metric of the whole network on validation."""
+        return self._metric_of(self._graph)
+
+    def _metric_of(self, graph: Graph) -> float:
         split = self._task.split("validation")
         assert split is not None
-        return evaluate(self._graph, self._task, split)
+        padding = find_padding((graph, self._graph), training_rows(self._task))
+        return evaluate(padding.free(graph) if padding else graph, self._task, split, padding)
 
     def probe(self, student: Graph, seconds: float, epoch_seconds: float, features: float) -> tuple[float, float]:
         """Teach a student on some rows and return the epochs that these are, and the drop that is left on validation.
@@ -83,15 +87,10 @@ class Teaching:
         split = training_rows(self._task)
         rows = int(PROBED * seconds / epoch_seconds * len(split))
         rows = min(max(rows, LEAST_ROWS), MOST_ROWS, len(split))
-        best = [-math.inf]
-
-        def see(progress: Progress) -> None:
-            best.append(-math.inf if progress.best is None else progress.best)
-
-        Distill(epochs=1, rows=rows, features=features, settings=self.settings, progress=see)(
-            student, self._task, self._target
-        )
-        return rows / len(split), self.whole_metric - max(best)
+        # scored once: the start, and the teacher, take as long each as the try itself
+        blind = replace(self._task, validation=None, test=None)
+        teach = Distill(self._graph, epochs=1, rows=rows, features=features, settings=self.settings)
+        return rows / len(split), self.whole_metric - self._metric_of(teach(student, blind, self._target))
 
     def lesson(self, features: float, epochs: float, before: Sequence[float]) -> Distill:
         """Return the pass of one round of teaching: its learning rate starts where one schedule of all rounds would be.

@@ -55,8 +55,10 @@ def time_in_turns(
         on_progress: called with the share that is done.
 
     Raises:
+        SettingError: the target is a GPU.
         WorkerError: an artifact can't be opened or dies.
     """
+    target.check_measurable()
     with open_workers([*artifacts] * processes, target.threads) as workers:
         found = time_workers(workers, inputs_by_batch, seconds=seconds / processes, seed=seed, on_progress=on_progress)
     return together(found, processes)

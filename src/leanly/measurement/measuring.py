@@ -75,8 +75,10 @@ def measure_in_turns(
         on_progress: called with the share of the timing that is done.
 
     Raises:
+        SettingError: the target is a GPU.
         WorkerError: an artifact can't be opened, or its process dies.
     """
+    target.check_measurable()
     rows = task.split(split) if task is not None else None
     inputs = timing_inputs(artifacts[0], task, rows, target.batch_sizes)
     found: list[Measurement] = []

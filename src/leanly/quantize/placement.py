@@ -43,6 +43,8 @@ class Placement:
     activations: dict[str, str]
     """Name of the node behind which a quantizer stands -> name of the node whose values give its range."""
     weights: tuple[str, ...]
+    products: tuple[str, ...] = ()
+    """Names of the nodes that multiply two activations."""
 
 
 def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (), products: bool = True) -> Placement:
@@ -69,7 +71,8 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
                 end = after_clamp(node).name
                 chosen[end] = end
     weights = tuple(node.name for node in integer if node.target in WEIGHTED)
-    return Placement({node.name: chosen[node.name] for node in graph.nodes if node.name in chosen}, weights)
+    multiplied = tuple(node.name for node in integer if node.target in PRODUCTS)
+    return Placement({node.name: chosen[node.name] for node in graph.nodes if node.name in chosen}, weights, multiplied)
 
 
 def _is_integer(node: Node, products: bool) -> bool:
@@ -104,6 +107,15 @@ def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) 
     while value.op == "call_function" and value.target in through and isinstance(first_argument(value), Node):
         value = first_argument(value)
     return value
+
+
+def readers(value: Node) -> list[tuple[Node, Node]]:
+    """Return who computes with a value, each with the node that it reads: the value, or what only moved it."""
+    found: list[tuple[Node, Node]] = []
+    for user in value.users:
+        moves = user.target in MOVES - {aten.relu.default}
+        found += readers(user) if moves else [(user, value)]
+    return found
 
 
 def after_clamp(node: Node) -> Node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -57,10 +59,17 @@ def write_weight(module: GraphModule, node: Node, values: Tensor) -> None:
         find(module, str(argument(node, "x").target)).copy_(values)
 
 
-def add_quantizer(graph: Graph, value: Node, affine: Affine) -> Node:
-    """Put a quantizer behind a node; all its readers read the quantized value."""
+def add_quantizer(graph: Graph, value: Node, affine: Affine, readers: Collection[Node] | None = None) -> Node:
+    """Put a quantizer behind a node.
+
+    Args:
+        graph: holds the node.
+        value: what is quantized.
+        affine: to which integers.
+        readers: who read the quantized value; all that read the node where None.
+    """
     module = graph.module
-    name = f"quantizers.{value.name}"
+    name = f"quantizers.{value.name}" if readers is None else f"quantizers.{next(iter(readers)).name}_input"
     put(module, f"{name}.scale", affine.scale)
     put(module, f"{name}.shift", affine.shift)
     with module.graph.inserting_after(value):
@@ -70,5 +79,7 @@ def add_quantizer(graph: Graph, value: Node, affine: Affine) -> Node:
     with module.graph.inserting_after(shift):
         node = module.graph.call_function(FAKE, (value, scale, shift, affine.axis, affine.low, affine.high))
     node.meta = dict(value.meta)
-    value.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
+    value.replace_all_uses_with(
+        node, delete_user_cb=lambda user: user is not node and (readers is None or user in readers)
+    )
     return node

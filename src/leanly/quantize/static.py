@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
@@ -19,12 +20,14 @@ from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named, percentile
-from leanly.quantize.placement import KERNELS, Placement, place, root
+from leanly.quantize.placement import KERNELS, Placement, place, readers
 from leanly.quantize.quantizers import add_quantizer
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
+WIDE = 8
+"""Bits of what is added, merged or averaged: few are for what is multiplied."""
 SHARES = tuple(1.0 - 0.01 * step for step in range(80))
 """Of a weight's largest value: the ranges that are tried for few bits."""
 
@@ -39,7 +42,8 @@ class Static:
     Args:
         weights: bits of weights; 8 becomes 7 where the target, by default this machine, has no VNNI (its 16-bit sums
             would saturate). Below 8 the range is the one with the least mean squared error, at 8 all that was seen.
-        activations: bits of activations.
+        activations: bits of what layers, and products inside attention, multiply; what is added, merged or averaged
+            has 8.
         observer: "mse", "percentile", "entropy" or "minmax".
         percentile: of the observer of that name: the share of the values that lies below the upper end, in percent.
         granularity: "channel" for a scale an output channel of weights, "tensor" for one.
@@ -151,13 +155,10 @@ class Static:
         ends = {placement.weights[0], placement.weights[-1]} if self.end_bits else set()
         own = {**dict.fromkeys(ends, self.end_bits), **dict(self.layer_bits)}
         few = {**own, **dict(self.weight_bits)}
-        read: dict[str, int] = {}
-        for name in placement.weights:
-            source = root(argument(nodes[name], "input")).name
-            read[source] = max(read.get(source, 0), own.get(name, self.activations))
+        asked = dict.fromkeys(placement.products, self.activations)
+        asked |= {name: own.get(name, self.activations) for name in placement.weights}
         for name, source in placement.activations.items():
-            bits = read.get(source, self.activations)
-            add_quantizer(graph, nodes[name], self._activation(histograms[source], bits))
+            self._insert_activation(graph, nodes[name], histograms[source], asked)
         for name in placement.weights:
             weight = argument(nodes[name], "weight")
             if weight.op != "get_attr":
@@ -167,6 +168,18 @@ class Static:
             add_quantizer(graph, weight, weight_affine(values, bits, self.granularity))
         module.graph.lint()
         module.recompile()
+
+    def _insert_activation(self, graph: Graph, value: Node, histogram: Histogram, asked: dict[str, int]) -> None:
+        """Put a quantizer behind a value, and one of fewer bits before those that multiply it in fewer."""
+        reading = [(reader, entry, asked.get(reader.name, WIDE)) for reader, entry in readers(value)]
+        most = max((bits for _, _, bits in reading), default=WIDE)
+        first = add_quantizer(graph, value, self._activation(histogram, most))
+        fewer: dict[tuple[Node, int], list[Node]] = {}
+        for reader, entry, bits in reading:
+            if bits < most:
+                fewer.setdefault((first if entry is value else entry, bits), []).append(reader)
+        for (entry, bits), some in fewer.items():
+            add_quantizer(graph, entry, self._activation(histogram, bits), some)
 
     def _activation(self, histogram: Histogram, bits: int) -> Affine:
         symmetric = self.symmetric and histogram.minimum < 0

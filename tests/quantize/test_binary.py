@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,6 +144,38 @@ def test_batch_norm_folds_through_the_signs() -> None:
     assert not nodes(folded, aten.batch_norm.default)
     x = inputs_of(task)
     torch.testing.assert_close(folded(x), binary(x), rtol=1e-4, atol=1e-4)
+
+
+def test_weights_next_to_their_mean_keep_their_signs_when_batch_norm_folds() -> None:
+    graph, task = blocks()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in graph.module.named_parameters():
+            if name.startswith("norm"):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            if tensor.ndim == 4 and tensor.shape[1] == 8:
+                half = torch.rand(tensor[:, : tensor.shape[1] // 2].shape, generator=generator)
+                apart = torch.where(half < 0.5, 1e-8, 0.3) * torch.where(half < 0.75, 1.0, -1.0)
+                tensor.copy_(0.1 + torch.cat([apart, -apart], 1))
+    binary = Binary(activations=32)(graph, task).eval()
+    x = inputs_of(task)
+    torch.testing.assert_close(fold_batch_norm(binary)(x), binary(x), rtol=1e-4, atol=1e-4)
+
+
+def test_opened_in_a_fresh_process_it_is_the_same(tmp_path: Path) -> None:
+    graph, task = blocks()
+    binary = Binary()(graph, task).eval()
+    binary.save(tmp_path / "g")
+    x = inputs_of(task)
+    torch.save(x, tmp_path / "x.pt")
+    code = (
+        "import sys, torch, leanly; "
+        "print(leanly.Graph.open(sys.argv[1]).eval()(torch.load(sys.argv[2])).detach().double().sum().item())"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "g", tmp_path / "x.pt"], capture_output=True, text=True, check=True
+    )
+    assert float(told.stdout) == pytest.approx(float(binary(x).detach().double().sum()), rel=1e-5)
 
 
 def test_saved_and_opened_it_is_the_same(tmp_path: Path) -> None:

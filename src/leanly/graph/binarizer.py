@@ -33,6 +33,26 @@ def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return signs(centred), centred.abs().mean(rest)
 
 
+def scaled_weight(weight: Tensor, factor: Tensor) -> Tensor:
+    """Return a weight that stands for `factor` times what another one stands for.
+
+    Training leaves many weights next to their channel's mean, where rounding would change their signs: here each
+    channel has two values, one a sign, whose mean is zero.
+
+    Args:
+        weight: `[channels, ...]`.
+        factor: one a channel.
+    """
+    sign, scale = split_weight(weight)
+    sign = sign * signs(along(factor, weight, 0))
+    rest = list(range(1, weight.ndim))
+    least = 1 / weight[0].numel()
+    plus = (sign > 0).double().mean(rest)
+    half = scale * factor.abs() / 2
+    high, low = half / plus.clamp(min=least), half / (1 - plus).clamp(min=least)
+    return torch.where(sign > 0, along(high, weight, 0), -along(low, weight, 0)).to(weight.dtype)
+
+
 @torch.library.custom_op("leanly::binarize_weight", mutates_args=())
 def binarize_weight(weight: Tensor) -> Tensor:
     """Return the weight that its signs and its channels' scales stand for.

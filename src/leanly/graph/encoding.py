@@ -132,7 +132,7 @@ def target_named(name: str, where: str) -> Any:
         if allowed is not None and function in allowed[1]:
             found = getattr(allowed[0], function, None)
     if len(parts) == 3 and parts[0] in ("aten", "leanly"):
-        import leanly.graph.quantizer  # noqa: F401  the operators of ours
+        from leanly.graph import binarizer, packed, quantizer  # noqa: F401  the operators of ours
 
         packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
         found = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None

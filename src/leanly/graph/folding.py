@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from leanly.graph.binarizer import binarize_weight as _binarizer  # noqa: F401  (registers the operator named below)
+from leanly.graph.binarizer import scaled_weight
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
@@ -23,8 +23,7 @@ FOLDABLE: dict[object, int] = {
     aten.conv_transpose2d.input: 1,
 }
 """Layers a batch norm folds into, with the weight's dimension of output channels."""
-SCALED_ALONG = torch.ops.leanly.binarize_weight.default
-"""What gives a multiple of what it gave before when a channel of its weight is multiplied, by a negative number too."""
+SIGNS = torch.ops.leanly.binarize_weight.default
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -53,7 +52,7 @@ def _own_weights(layer: Node) -> bool:
 
 
 def _stored(weight: Node) -> Node:
-    return argument(weight, "weight") if weight.target is SCALED_ALONG else weight
+    return argument(weight, "weight") if weight.target is SIGNS else weight
 
 
 def _grouped_transpose(layer: Node) -> bool:
@@ -75,7 +74,10 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
             factor = factor * gamma.double()
         shape = [1] * weight.ndim
         shape[FOLDABLE[layer.target]] = -1
-        new_weight = (weight.double() * factor.reshape(shape)).to(weight.dtype)
+        if argument(layer, "weight").target is SIGNS:
+            new_weight = scaled_weight(weight, factor)
+        else:
+            new_weight = (weight.double() * factor.reshape(shape)).to(weight.dtype)
         offset = (bias.double() if bias is not None else 0.0) - mean.double()
         new_bias = offset * factor + (beta.double() if beta is not None else 0.0)
     bias_name = str(old_bias.target) if isinstance(old_bias, Node) else f"{weight_name.removesuffix('weight')}bias"

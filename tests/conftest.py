@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from leanly.artifact import Artifact
 from leanly.structure import TensorSpec
 
 ArtifactMaker = Callable[..., Artifact]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Take back the threads that an engine of an earlier test has set: waiting for each other, they slow all down."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

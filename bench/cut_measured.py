@@ -17,7 +17,7 @@ from bench.drops import drop_row
 from bench.entrants import BATCHES, Entrant
 from bench.lowered import Bench, lowered, open_bench, score
 from bench.models import minilm, small_inception
-from bench.models.subjects import INCEPTION, MINILM_SST2, SUBJECTS, Rows, Subject, spread
+from bench.models.subjects import INCEPTION, MINILM_SST2, Rows, Subject, spread, subject_named
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least
 from leanly.distill import Distill
@@ -67,7 +67,7 @@ def _some_of_training(data_dir: Path) -> Rows:
 
 
 assert MINILM_SST2.train is not None and INCEPTION.train is not None
-LITE = next(subject for subject in SUBJECTS if subject.name == "lite0")
+LITE = subject_named("lite0")
 CASES = {
     "minilm-untrained": Case(
         MINILM_SST2,

@@ -15,7 +15,7 @@ from bench import peers
 from bench.contest import Ground, Settings, lay_ground, race, test_outputs
 from bench.entrants import BATCHES, THREADS, Entrant
 from bench.lowered import Bench, lowered, open_bench, score
-from bench.models.subjects import SUBJECTS
+from bench.models.subjects import subject_named
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least, at_most
 from leanly.families.sensitivity import output_errors
@@ -35,7 +35,7 @@ QUICK_COUNTS = (2, 6)
 
 def rows(data_dir: Path, quick: bool) -> list[Row]:
     """Return the two rows: the speed that is kept, and the disagreement that is left."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "lite0")
+    subject = subject_named("lite0")
     peers.prepare(subject, data_dir)
     ground = lay_ground(subject, data_dir)
     bench = open_bench(ground, data_dir, subject.calibration(data_dir))

@@ -13,7 +13,7 @@ import leanly
 from bench.apart import Training
 from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS, outputs_of
-from bench.models.subjects import SUBJECTS, Subject, float_outputs, taught_task
+from bench.models.subjects import float_outputs, subject_named, taught_task
 from bench.rows import Row, at_least, at_most, cached, code_version, told
 from leanly.distill import Distill
 from leanly.graph import Graph
@@ -135,7 +135,7 @@ def training(activations: int, data_dir: Path, epochs: int) -> Training:
 
     def make(device: str, folder: Path) -> Graph:
         torch.set_num_threads(THREADS)
-        subject = _resnet20()
+        subject = subject_named("resnet20")
         assert subject.train is not None
         task = taught_task(subject.model(data_dir), subject.train(data_dir), subject.validation(data_dir))
         student = Binary(activations=activations)(leanly.capture(task.model, example=task.example), task)
@@ -148,7 +148,7 @@ def training(activations: int, data_dir: Path, epochs: int) -> Training:
 
 def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[Row]:
     """Train ResNet-20 in one bit and score it as OpenVINO runs it."""
-    subject, trained = _resnet20(), training(activations, data_dir, epochs)
+    subject, trained = subject_named("resnet20"), training(activations, data_dir, epochs)
     test = subject.test(data_dir)
 
     def run() -> dict[str, list[float]]:
@@ -171,7 +171,3 @@ def rows(activations: int, data_dir: Path, *, epochs: int, aim: float) -> list[R
             note=f"payload {found['bytes'][0] / 1000:.1f} kB; {trained.told}",
         )
     ]
-
-
-def _resnet20() -> Subject:
-    return next(subject for subject in SUBJECTS if subject.name == "resnet20")

@@ -17,7 +17,7 @@ from bench.contest import Settings as Timing
 from bench.drops import drop_row
 from bench.entrants import THREADS, Entrant, entrants
 from bench.lowered import lowered, open_bench, score
-from bench.models.subjects import SUBJECTS
+from bench.models.subjects import subject_named
 from bench.peers import Peer
 from bench.pooled import pooled_ratio
 from bench.rows import Row, at_most
@@ -32,7 +32,7 @@ NEAR = 1.1
 
 def rows(data_dir: Path, quick: bool) -> list[Row]:
     """Return the three rows of MiniLM: what is no worse, and what is better."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "minilm")
+    subject = subject_named("minilm")
     peers.prepare(subject, data_dir)
     ground = lay_ground(subject, data_dir)
     theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]

@@ -20,7 +20,7 @@ import leanly
 from bench.data import CACHE
 from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS
-from bench.models.subjects import SUBJECTS, float_outputs, taught_task
+from bench.models.subjects import float_outputs, subject_named, taught_task
 from bench.rows import Row, at_most, cached, code_version, told, versions
 from bench.untrained import their_cut, their_importances
 from leanly.distill import Distill
@@ -47,7 +47,7 @@ Cut = Callable[[nn.Module, leanly.Task, float], Graph]
 
 def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     """Return how both sides' accuracy and speed compare, and leanly's drop below the whole network."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "resnet56")
+    subject = subject_named("resnet56")
     assert subject.train is not None
     train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
     model = subject.model(data_dir)

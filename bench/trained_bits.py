@@ -12,7 +12,7 @@ from bench.apart import Training
 from bench.drops import points_lost
 from bench.entrants import THREADS, outputs_of
 from bench.few_bits import SAMPLES, brevitas, folder_of
-from bench.models.subjects import SUBJECTS, Rows, Subject, float_outputs, spread, taught_task
+from bench.models.subjects import Rows, Subject, float_outputs, spread, subject_named, taught_task
 from bench.rows import Row, at_most, cached, code_version, told
 from leanly.distill import Distill
 from leanly.graph import Graph
@@ -97,7 +97,7 @@ def rows(name: str, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
 
 def _parts(data_dir: Path) -> tuple[Subject, Rows, Rows, Rows]:
     """The network with its rows: train, validation, test."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "resnet20")
+    subject = subject_named("resnet20")
     assert subject.train is not None
     return subject, subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
 

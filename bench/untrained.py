@@ -17,7 +17,7 @@ from torch import nn
 import leanly
 from bench.entrants import THREADS
 from bench.models.cifar_resnet import Block
-from bench.models.subjects import SUBJECTS, Rows, Subject, float_outputs, spread
+from bench.models.subjects import Rows, Subject, float_outputs, spread, subject_named
 from bench.rows import Row, at_most, cached, code_version, print_lines, versions
 from leanly.graph import Graph
 from leanly.measurement.records import Interval
@@ -57,7 +57,7 @@ ROOMS = ("graph", "prune", "training")
 
 def few_samples(data_dir: Path, draws: int = DRAWS) -> list[Row]:
     """Return the drop without training, and the table of criteria."""
-    subject = next(subject for subject in SUBJECTS if subject.name == "resnet56")
+    subject = subject_named("resnet56")
     validation, test = subject.validation(data_dir), subject.test(data_dir)
     rows = Rows((np.concatenate([validation.inputs[0], test.inputs[0]]),), np.r_[validation.targets, test.targets])
     count = len(validation)

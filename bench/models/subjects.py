@@ -173,6 +173,12 @@ SUBJECTS = (
     ),
 )
 
+
+def subject_named(name: str) -> Subject:
+    """Return one of the subjects."""
+    return next(subject for subject in SUBJECTS if subject.name == name)
+
+
 MINILM_SST2 = Subject(
     name="minilm-sst2",
     title="MiniLM-L6 at length 128, SST-2",

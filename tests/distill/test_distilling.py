@@ -105,7 +105,7 @@ class Mirrored(Dataset):
 
 
 def teacher_of(task: leanly.Task, epochs: int = 2, seconds: float | None = None, **settings) -> teachers.Teacher:
-    graph, split = find_teacher("original", task, "Distill"), task.split("train")
+    graph, split = find_teacher("original", task, "Distill", torch.device("cpu")), task.split("train")
     return teachers.Teacher(graph, split, Settings(**settings), epochs, seconds, None)
 
 
@@ -132,11 +132,11 @@ def test_the_teacher_runs_once_for_many_students(taught, monkeypatch):
 
 def test_a_model_that_was_trained_on_is_captured_again():
     task = image_task()
-    first = find_teacher("original", task, "Distill")
-    assert find_teacher("original", task, "Distill") is first
+    first = find_teacher("original", task, "Distill", torch.device("cpu"))
+    assert find_teacher("original", task, "Distill", torch.device("cpu")) is first
     with torch.no_grad():
         task.model.head.weight.add_(1)
-    second = find_teacher("original", task, "Distill")
+    second = find_teacher("original", task, "Distill", torch.device("cpu"))
     assert torch.equal(second.state_dict()["head.weight"], task.model.head.weight)
 
 

@@ -102,10 +102,8 @@ class Distill:
         hidden: tuple[str, ...] = ()
         teacher: Graph | None = None
         if self.alpha > 0 or self.features > 0:
-            teacher = find_teacher(self.teacher, task, "Distill")
+            teacher = find_teacher(self.teacher, task, "Distill", graph.device)
             check_alike(graph, teacher)
-            if teacher.device != graph.device:
-                teacher = teacher.clone().to(graph.device)
         padding = find_padding([graph] if teacher is None else [graph, teacher], split)
         if teacher is not None:
             seconds = None if self.time is None else read_time(self.time)

@@ -64,9 +64,7 @@ class Refit:
         graph = graph.clone()
         mode = graph.training
         graph.eval()
-        teacher = find_teacher(self.teacher, task, "Refit")
-        if teacher.device != graph.device:
-            teacher = teacher.clone().to(graph.device)
+        teacher = find_teacher(self.teacher, task, "Refit", graph.device)
         pairs = _pairs(graph, teacher)
         if not pairs:
             raise SettingError(

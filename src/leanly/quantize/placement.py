@@ -32,6 +32,8 @@ MOVES = frozenset({
     aten.dropout.default, aten.relu.default, aten.pad.default, aten.constant_pad_nd.default, aten.alias.default,
 })  # fmt: skip
 """Operators that give back values they were given (or zero): a quantizer before them serves after them as well."""
+UNCHANGING = MOVES - {aten.relu.default}
+"""Those that give back all values as they were."""
 CLAMPS = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default})
 """Activations that an integer kernel applies by clamping."""
 
@@ -102,7 +104,7 @@ def _comes_from_convolution(value: Node) -> bool:
     return seen.target in CONVOLUTIONS
 
 
-def root(value: Node, through: frozenset[object] = MOVES - {aten.relu.default}) -> Node:
+def root(value: Node, through: frozenset[object] = UNCHANGING) -> Node:
     """Walk back over operators that only move values, to the node that computed them."""
     while value.op == "call_function" and value.target in through and isinstance(first_argument(value), Node):
         value = first_argument(value)
@@ -113,8 +115,7 @@ def readers(value: Node) -> list[tuple[Node, Node]]:
     """Return who computes with a value, each with the node that it reads: the value, or what only moved it."""
     found: list[tuple[Node, Node]] = []
     for user in value.users:
-        moves = user.target in MOVES - {aten.relu.default}
-        found += readers(user) if moves else [(user, value)]
+        found += readers(user) if user.target in UNCHANGING else [(user, value)]
     return found
 
 

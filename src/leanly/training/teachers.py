@@ -34,13 +34,18 @@ def check_teacher(teacher: Any, where: str) -> None:
     )
 
 
-def find_teacher(teacher: Any, task: Task, where: str) -> Graph:
-    """Return the teacher as a graph in evaluation mode; the task's own model is captured once.
+def find_teacher(teacher: Any, task: Task, where: str, device: torch.device) -> Graph:
+    """Return the teacher as a graph in evaluation mode, on a device; the task's own model is captured once.
 
     Raises:
         SettingError: only its hash is known.
         CaptureError: a module that can't be captured.
     """
+    found = _teacher(teacher, task, where)
+    return found if found.device == device else found.clone().to(device)
+
+
+def _teacher(teacher: Any, task: Task, where: str) -> Graph:
     if isinstance(teacher, Graph):
         return teacher.clone().eval()
     if isinstance(teacher, nn.Module):

@@ -79,35 +79,74 @@ def test_other_metrics_speak_in_their_own_units() -> None:
     assert "bootstrap" in found.test
 
 
-def test_walk_stops_at_the_first_that_does_not_pass() -> None:
-    outcomes = iter(["pass", "pass", "undecided", "pass"])
-    asked: list[int] = []
+def walked(
+    trunk: list[str], branches: list[list[str]], p_values: dict[str, float], level: float = 0.05
+) -> tuple[list[str], list[str]]:
+    """Walk where each candidate has a p-value; return who was judged, in order, and who passed."""
+    asked: list[str] = []
+    passed: list[str] = []
 
-    def certify(candidate: int) -> Verdict:
+    def certify(candidate: str, level: float) -> Verdict:
         asked.append(candidate)
-        return Verdict(next(outcomes), "")  # type: ignore[arg-type]
+        if p_values[candidate] <= level:
+            passed.append(candidate)
+        return Verdict("pass" if p_values[candidate] <= level else "undecided", "")
 
-    found = certify_walk([4, 3, 2, 1], certify)
-    assert [one.outcome for one in found] == ["pass", "pass", "undecided"]
-    assert asked == [4, 3, 2]
+    certify_walk(trunk, branches, level, certify)
+    return asked, passed
 
 
-def test_walk_certifies_a_bad_candidate_no_more_often_than_its_level() -> None:
-    # The front gets worse: 0, 2.5, 5 and 7 points lost, 5 allowed. Errors are passes of the last two.
-    random, n, trials, errors, firsts = np.random.default_rng(0), 400, 200, 0, 0
-    budget = Budget(max_drop=0.05)
+def test_the_trunk_stops_everything() -> None:
+    p_values = {"a": 0.05, "b": 0.051, "c": 0.0, "d": 0.0}
+    assert walked(["a", "b", "c"], [["d"]], p_values) == (["a", "b"], ["a"])
 
-    def certify(drop: float) -> Verdict:
-        lost, gained, _ = random.multinomial(n, [drop + 0.01, 0.01, 0.98 - drop])
-        return verdict(n, lost, gained, budget)
+
+def test_a_branch_stops_only_itself() -> None:
+    p_values = {"a": 0.0, "b": 0.03, "c": 0.0, "d": 0.02, "e": 0.02, "f": 0.2}
+    asked, passed = walked(["a"], [["b", "c"], ["d", "e", "f"]], p_values)
+    assert (asked, passed) == (["a", "b", "d", "e", "f"], ["a", "d", "e"])
+
+
+def test_a_branch_that_ends_leaves_its_level_to_what_had_stopped() -> None:
+    p_values = {"b": 0.03, "c": 0.04, "d": 0.02}
+    assert walked([], [["b", "c"], ["d"]], p_values) == (["b", "d", "b", "c"], ["d", "b", "c"])
+    assert walked([], [["d"], ["b", "c"]], p_values)[1] == ["d", "b", "c"]
+    assert walked([], [[], ["b", "c"]], p_values)[1] == ["b", "c"], "an empty branch has no share"
+
+
+@pytest.mark.parametrize(
+    ("trunk", "branches"),
+    [
+        ([0.0, 0.025, 0.05, 0.07], []),
+        ([0.0], [[0.05, 0.06], [0.05, 0.07]]),
+        ([0.0], [[0.0, 0.05], [0.02, 0.05]]),
+        ([], [[0.0], [0.05, 0.05]]),
+    ],
+)
+def test_a_walk_certifies_what_is_too_bad_no_more_often_than_its_level(
+    trunk: list[float], branches: list[list[float]]
+) -> None:
+    # points lost, 5 allowed: an error is a pass of what loses 5 or more; every candidate has rows of its own
+    random, n, trials, errors, good = np.random.default_rng(0), 400, 200, 0, 0
+
+    def certify(candidate: list[int | float], level: float) -> Verdict:
+        drop, *rows = candidate
+        if not rows:
+            candidate.extend(random.multinomial(n, [drop + 0.01, 0.01, 0.98 - drop])[:2].tolist())
+        lost, gained = (int(count) for count in candidate[1:])
+        found = verdict(n, lost, gained, Budget(max_drop=0.05, confidence=1 - level))
+        if found.outcome == "pass":
+            passed.append(drop)
+        return found
 
     for _ in range(trials):
-        found = certify_walk([0.0, 0.025, 0.05, 0.07], certify)
-        passed = sum(one.outcome == "pass" for one in found)
-        errors += passed > 2
-        firsts += passed > 0
+        passed: list[float] = []
+        fresh = [[drop] for drop in trunk], [[[drop] for drop in branch] for branch in branches]
+        certify_walk(*fresh, 0.05, certify)
+        errors += any(drop >= 0.05 for drop in passed)
+        good += 0.0 in passed
     assert errors / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
-    assert firsts / trials > 0.9
+    assert good / trials > 0.9
 
 
 def test_enough_rows_need_no_warning() -> None:

@@ -89,6 +89,8 @@ class World:
     allowed: float = 0.01
     measure_seconds: float = 1.0
     noise: float = 0.01
+    strict: float = 0.0
+    """By how much of `allowed` a drop has to be lower to pass at half of the error rate."""
     pace: dict[str, float] = field(default_factory=dict)
     """How many times slower the machine is while an idea is measured."""
 
@@ -165,11 +167,12 @@ class World:
         self.proven.append(idea.name)
         return self._measurement(idea, "test", idea.metric if idea.test is None else idea.test)
 
-    def judge(self, reference: Measurement, candidate: Measurement) -> Verdict:
+    def judge(self, reference: Measurement, candidate: Measurement, confidence: float) -> Verdict:
         assert reference.split == candidate.split
         assert reference.metric is not None and candidate.metric is not None
         drop = reference.metric - candidate.metric
-        outcome = "pass" if drop <= self.allowed * 0.8 else "undecided" if drop <= self.allowed * 1.2 else "fail"
+        most = 0.8 - (self.strict if confidence > 0.96 else 0.0)
+        outcome = "pass" if drop <= self.allowed * most else "undecided" if drop <= self.allowed * 1.2 else "fail"
         interval = Interval(drop, drop - 0.002, drop + 0.002)
         return Verdict(outcome, f"the drop is {drop:.4f}", interval, drop + 0.002, "fake", 100, 0.01)
 

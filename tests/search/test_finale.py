@@ -46,7 +46,8 @@ def test_the_walk_stops_at_the_first_that_does_not_pass(tmp_path: Path) -> None:
     search, finale = run(world, tmp_path / "run")
     assert world.proven == ["eager", FLOAT.name, "int8 lucky"]
     assert label(search, finale.choices[1].best) == FLOAT.name
-    assert any("stopped at int8 lucky" in note and FAST.name in note for note in search.notes)
+    assert any("stopped at int8 lucky" in note for note in search.notes)
+    assert f"not certified, since the walk stopped before it: {FAST.name}" in search.notes
 
 
 def test_what_is_undecided_on_validation_comes_after_what_passes(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_of_the_undecided_the_one_nearest_to_passing_is_walked_first(tmp_path: P
         assert trial.verdict is not None
         search.put(trial.replace(verdict=replace(trial.verdict, outcome="undecided", p_value=p_value)))
     finish(search)
-    assert [trial.label for trial in order(search, 5)] == [FLOAT.name, near.name, far.name]
+    assert [trial.label for trial in order(search, 5).trials] == [FLOAT.name, near.name, far.name]
 
 
 def test_finalists_get_a_second_process_where_there_is_time(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_short_walk_keeps_the_fastest_and_the_fastest_float(tmp_path: Path) ->
     world = World([FLOAT, half, Idea("int8 exact", 0.002, 0.899), FAST])
     search, _ = run(world, tmp_path / "run")
     each = search.prove_seconds(None)
-    walks = {n: [trial.label for trial in order(search, 5, seconds=(n + 0.5) * each)] for n in (0, 2, 3, 4)}
+    walks = {n: [trial.label for trial in order(search, 5, seconds=(n + 0.5) * each).trials] for n in (0, 2, 3, 4)}
     assert walks[0] == walks[2] == [FLOAT.name, FAST.name], "one besides float32 is always walked"
     assert walks[3] == [FLOAT.name, half.name, FAST.name]
     assert walks[4] == [FLOAT.name, half.name, "int8 exact", FAST.name]
@@ -222,3 +223,30 @@ def test_where_a_smaller_network_loses_too_much_on_test_the_whole_one_in_integer
     walked = [str(label(search, number)) for number in finale.walk]
     assert walked[:2] == [FLOAT.name, whole.name] and walked[2].startswith("smaller") and len(walked) == 3
     assert label(search, finale.choices[1].best) == whole.name
+    assert any(note.startswith("not certified, since the walk stopped") and "doubtful" in note for note in search.notes)
+
+
+def test_where_integers_of_the_whole_network_lose_too_much_a_smaller_one_is_still_certified(tmp_path: Path) -> None:
+    whole = Idea("int8 whole", 0.001, 0.899, test=0.885)
+    smaller = Idea("smaller", 0.0004, 0.897, network="half")
+    search, finale = run(World([FLOAT, whole, smaller]), tmp_path / "run")
+    assert [label(search, number) for number in finale.walk] == [FLOAT.name, whole.name, smaller.name]
+    assert label(search, finale.choices[1].best) == smaller.name
+    assert any("stopped at int8 whole" in note for note in search.notes)
+
+
+def test_what_passes_only_at_the_whole_error_rate_is_certified_once_the_other_branch_has_passed(tmp_path: Path) -> None:
+    whole = Idea("int8 whole", 0.001, 0.899, test=0.893)
+    for drop, best in ((0.001, whole.name), (0.02, FLOAT.name)):
+        smaller = Idea("smaller", 0.0005, 0.8985, test=0.9 - drop, network="half", latency16=0.1)
+        world = World([FLOAT, whole, smaller], strict=0.2)
+        search, finale = run(world, tmp_path / best)
+        assert label(search, finale.choices[16].best) == best
+        assert world.proven == ["eager", FLOAT.name, whole.name, "smaller"], "predictions are made once"
+
+
+def test_one_of_each_branch_is_walked_however_short_the_time(tmp_path: Path) -> None:
+    whole = [Idea("int8 whole", 0.001, 0.899), Idea("int8 exact", 0.002, 0.8995)]
+    smaller = [Idea("smaller", 0.0004, 0.898, network="half"), Idea("smallest", 0.0002, 0.8911, network="third")]
+    search, _ = run(World([FLOAT, *whole, *smaller]), tmp_path / "run")
+    assert [trial.label for trial in order(search, 3, seconds=0.0).trials] == [FLOAT.name, "int8 whole", "smaller"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from leanly.budget import Budget
@@ -90,26 +90,38 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     return Verdict(outcome, reason, tested.drop, tested.upper, tested.test, tested.n, tested.p_value)
 
 
-def certify_walk(front: Iterable[Candidate], certify: Callable[[Candidate], Verdict]) -> list[Verdict]:
-    """Certify candidates in a fixed order and stop at the first that does not pass: fixed-sequence testing.
+def certify_walk(
+    trunk: Iterable[Candidate],
+    branches: Iterable[Sequence[Candidate]],
+    level: float,
+    certify: Callable[[Candidate, float], Verdict],
+) -> None:
+    """Certify candidates in fixed orders, each of which ends at its first candidate that does not pass.
 
-    Each test is at the budget's full level; the chance that the walk passes any candidate outside the budget is that
-    level, however many candidates there are (Pareto Testing, Laufer-Goldshtein et al. 2023; Learn then Test,
-    Angelopoulos et al. 2021). The order must come from other data: most accurate on validation first.
+    The trunk comes first, each candidate tested at the full level (fixed-sequence testing: Pareto Testing,
+    Laufer-Goldshtein et al. 2023; Learn then Test, Angelopoulos et al. 2021). The branches share the level equally; one
+    that passes to its end leaves its share to the others, and what had stopped them is judged once more (fallback
+    procedure, Wiens 2003; as a graph, Bretz et al. 2009). The chance that anything outside the budget passes is at most
+    `level`, however many candidates there are. Orders must come from other data than the tests.
 
     Args:
-        front: candidates in their order.
-        certify: judges one on the test split.
-
-    Returns:
-        One verdict for each candidate that was tested; those after the first that did not pass are not tested.
+        trunk: candidates that all have to pass before a branch is tested.
+        branches: candidates in their orders; what stops one branch does not stop another.
+        level: the chance of an error that is accepted, such as 0.05.
+        certify: judges a candidate on the test split at a level; what it says last of a candidate counts.
     """
-    verdicts: list[Verdict] = []
-    for candidate in front:
-        verdicts.append(certify(candidate))
-        if verdicts[-1].outcome != "pass":
-            break
-    return verdicts
+    if not all(certify(candidate, level).outcome == "pass" for candidate in trunk):
+        return
+    unfinished = [list(branch) for branch in branches if branch]
+    stopped = 0
+    while stopped < len(unfinished):
+        share = level / len(unfinished)
+        branch = unfinished.pop(0)
+        while branch and certify(branch[0], share).outcome == "pass":
+            del branch[0]
+        if branch:
+            unfinished.append(branch)
+        stopped = stopped + 1 if branch else 0
 
 
 def can_certify(n: int, budget: Budget, metric: Scored | None = None, *, discordant: float = DISCORDANT) -> str | None:

@@ -30,7 +30,7 @@ RESERVE_MOST = 0.5
 """The end of the run is never given more than this share of the time."""
 
 EXPECTED_FINALISTS = 4
-"""Artifacts that the reserve pays for: the reference, the fastest float and two more."""
+"""Artifacts that the reserve pays for: the reference, float32, the whole network and a smaller one."""
 
 PLAN_SECONDS = 0.5
 """What running the same files otherwise takes to prepare, before it was seen: they are copied."""
@@ -245,7 +245,7 @@ class Search:
         reference = self.trials[0] if self.trials else trial
         if reference.measurement is None:
             return trial
-        verdict = self.instruments.judge(reference.measurement, trial.measurement)
+        verdict = self.instruments.judge(reference.measurement, trial.measurement, self.budget.confidence)
         trial = trial.replace(verdict=verdict, state="measured", reason="")
         if trial.number == reference.number:
             return trial

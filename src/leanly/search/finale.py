@@ -1,9 +1,10 @@
-"""The end of a run: finalists timed together, certified on `test` in a fixed order, the fastest certified one chosen.
+"""The end of a run: finalists timed together, certified on `test` in fixed orders, the fastest certified one chosen.
 
-The order is fixed before `test` is read: float32 first, then the most accurate of those that pass on `validation`
-towards the fastest, then the undecided; the walk stops at the first that does not pass, so the error rate of the whole
-walk is that of one test however many trials were made (Pareto Testing, Laufer-Goldshtein et al. 2023; Learn then Test,
-Angelopoulos et al. 2021).
+The orders are fixed before `test` is read: float32 first, then two branches, the whole network's artifacts and the
+smaller networks', each from the most accurate of those that pass on `validation` towards the fastest, then the
+undecided. A branch stops at the first that does not pass and does not stop the other, since a smaller network that was
+taught may well hold what integers of the whole one lose. The error rate of the whole walk is that of one test, however
+many trials were made (`certify_walk`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ SLACK = 1.08
 """Trials this much slower than the front stay in: a short timing can't tell them apart."""
 
 MOST_TIMED, FEW_TIMED = 9, 4
-MOST_WALKED = 5
+
+MOST_WALKED = 3
+"""Artifacts of one branch: each one more is one more chance to stop before the fastest."""
 
 STEADY = 2.0
 """Spread of the rounds up to which a machine is quiet: alone it was 1.1 to 1.7 here, beside other work up to 6."""
@@ -157,13 +160,26 @@ def _time(search: Search) -> None:
         )
 
 
-def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
-    """Return the walk: float32 first, then those worth choosing, that pass on `validation` before the undecided.
+@dataclass(frozen=True)
+class Walk:
+    """Who is certified, in which orders: what `certify_walk` takes."""
+
+    trunk: tuple[Trial, ...]
+    branches: tuple[tuple[Trial, ...], ...]
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All of them, each once."""
+        return (*self.trunk, *(trial for branch in self.branches for trial in branch))
+
+
+def order(search: Search, most: int, seconds: float = math.inf) -> Walk:
+    """Return the walk: float32 first, then those of the whole network and of smaller ones that are worth choosing.
 
     Args:
         search: after the finalists were timed.
-        most: walked besides float32.
-        seconds: that predicting the test split with the walk may take; one besides float32 is always walked.
+        most: walked of each branch.
+        seconds: that predicting the test split with the walk may take; one of each branch is always walked.
     """
     timed = [trial for trial in search.trials if trial.final and trial.number != search.reference.number]
     floats = [trial for trial in search.trials if trial.final and is_float(trial)]
@@ -172,6 +188,7 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
     first = {
         min(exact, key=lambda trial: trial.final[size].median).number: None for size in search.batch_sizes if exact
     }
+    trunk = tuple(trial for trial in timed if trial.number in first)
     worth = [
         trial
         for trial in timed
@@ -181,37 +198,42 @@ def order(search: Search, most: int, seconds: float = math.inf) -> list[Trial]:
         and any(trial.final[size].median <= fastest[size] for size in search.batch_sizes)
         and not broken_limits(search.budget, trial)
     ]
-    # few are walked: each one more is one more chance to stop before the fastest
-    worth.sort(key=lambda trial: math.prod(trial.final[size].median for size in search.batch_sizes))
-    sure, fast = _fastest(search, [trial for trial in worth if _passed(trial)]), _fastest(search, worth)
-    whole = _fastest(search, [trial for trial in worth if _passed(trial) and not trial.candidate.network])
-    likely = _likeliest(worth)
+    whole = _best_first(search, [trial for trial in worth if not trial.candidate.network])[:most]
+    smaller = _best_first(search, [trial for trial in worth if trial.candidate.network])[:most]
+    seconds -= sum(map(search.prove_seconds, trunk))
+    while max(len(whole), len(smaller)) > 1 and sum(map(search.prove_seconds, whole + smaller)) > seconds:
+        (whole if len(whole) > len(smaller) else smaller).pop()
+    return Walk(trunk, tuple(_surest_first(search, branch) for branch in (whole, smaller) if branch))
+
+
+def _best_first(search: Search, trials: list[Trial]) -> list[Trial]:
+    """Order by how much the walk would lose without a trial."""
+    sure, fast = _fastest(search, [trial for trial in trials if _passed(trial)]), _fastest(search, trials)
+    likely = _likeliest(trials)
 
     def rank(trial: Trial) -> int:
-        # the whole network, and the fastest float of it, are what is left when smaller ones lose too much
-        groups = (
-            trial.number in sure,
-            trial.number in whole,
-            is_float(trial),
-            trial in likely,
-            trial.number in fast,
-        )
+        groups = (trial.number in sure, is_float(trial), trial in likely, trial.number in fast)
         return groups.index(True) if True in groups else len(groups)
 
-    worth = sorted(worth, key=rank)[:most]
-    start = [trial for trial in timed if trial.number in first]
-    seconds -= sum(search.prove_seconds(trial) for trial in start)
-    while len(worth) > 1 and sum(search.prove_seconds(trial) for trial in worth) > seconds:
-        worth.pop()
-    # what is undecided on `validation` would stop the walk before what passed there
-    worth.sort(
-        key=lambda trial: (
-            not _passed(trial),
-            -(trial.metric or 0.0) if _passed(trial) else _chance_of_failing(trial),
-            -trial.final[search.batch_sizes[0]].median,
+    return sorted(trials, key=lambda trial: (rank(trial), _mean_final(search, trial)))
+
+
+def _surest_first(search: Search, trials: list[Trial]) -> tuple[Trial, ...]:
+    """Order as they are certified: what is undecided on `validation` would stop the walk before what passed there."""
+    return tuple(
+        sorted(
+            trials,
+            key=lambda trial: (
+                not _passed(trial),
+                -(trial.metric or 0.0) if _passed(trial) else _chance_of_failing(trial),
+                -trial.final[search.batch_sizes[0]].median,
+            ),
         )
     )
-    return [*start, *worth]
+
+
+def _mean_final(search: Search, trial: Trial) -> float:
+    return math.prod(trial.final[size].median for size in search.batch_sizes)
 
 
 def _likeliest(trials: Sequence[Trial]) -> list[Trial]:
@@ -240,20 +262,21 @@ def _certify(search: Search, finale: Finale) -> None:
     assert search.test is not None
     seconds = search.forecast.left - search.prove_seconds(search.reference)
     walk = order(search, 1 if search.interrupted else MOST_WALKED, seconds)
-    if not walk:
+    if not walk.trials:
         return
     # written before the split is read: a run killed in between has used it too
-    search.journal.write(TEST_USED, digest=search.test.digest, walk=[trial.number for trial in walk])
+    search.journal.write(TEST_USED, digest=search.test.digest, walk=[trial.number for trial in walk.trials])
+    level = 1 - search.budget.confidence
     try:
         _prove(search, search.reference)
-        certify_walk(walk, lambda trial: _certified(search, finale, trial))
+        certify_walk(walk.trunk, walk.branches, level, lambda trial, level: _certified(search, finale, trial, level))
     except LeanlyError as error:
         search.notes.append(f"the certification stopped: {error}")
-    last = search.trial(finale.walk[-1]) if finale.walk else None
-    if last is not None and last.certified is not None and last.certified.outcome != "pass":
-        rest = [trial.label for trial in walk if trial.number not in finale.walk]
-        stopped = f"the walk on the test split stopped at {last.label} ({last.certified.outcome})"
-        search.notes.append(stopped + (f"; not certified after it: {', '.join(rest)}" if rest else ""))
+    for trial in map(search.trial, finale.walk):
+        if trial.certified is not None and trial.certified.outcome != "pass":
+            search.notes.append(f"the walk on the test split stopped at {trial.label} ({trial.certified.outcome})")
+    if rest := [trial.label for trial in walk.trials if trial.number not in finale.walk]:
+        search.notes.append(f"not certified, since the walk stopped before it: {', '.join(rest)}")
 
 
 def _prove(search: Search, trial: Trial) -> Trial:
@@ -267,13 +290,15 @@ def _prove(search: Search, trial: Trial) -> Trial:
     return trial
 
 
-def _certified(search: Search, finale: Finale, trial: Trial) -> Verdict:
-    trial = _prove(search, trial)
+def _certified(search: Search, finale: Finale, trial: Trial, level: float) -> Verdict:
+    trial = search.trial(trial.number)
+    if trial.number not in finale.walk:
+        finale.walk.append(trial.number)
+        trial = _prove(search, trial)
     reference = search.reference.proof
     assert reference is not None and trial.proof is not None
-    verdict = search.instruments.judge(reference, trial.proof)
+    verdict = search.instruments.judge(reference, trial.proof, 1 - level)
     search.put(trial.replace(certified=verdict))
-    finale.walk.append(trial.number)
     search.listener.say(f"{trial.label}: {verdict.outcome} on test ({verdict.reason})")
     return verdict
 

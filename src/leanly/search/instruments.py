@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
@@ -106,10 +107,11 @@ class Bench:
         taken = time.monotonic() - began
         return describe(worker, self._target, self._task, split, latency, peak, predictions, taken)
 
-    def judge(self, reference: Measurement, candidate: Measurement) -> Verdict:
+    def judge(self, reference: Measurement, candidate: Measurement, confidence: float) -> Verdict:
         """Judge the drop between two measurements of the same split."""
         targets = self._split(candidate.split or "validation").targets
-        return judge(reference.predictions, candidate.predictions, targets, self._task.metric, self._budget)
+        budget = replace(self._budget, confidence=confidence)
+        return judge(reference.predictions, candidate.predictions, targets, self._task.metric, budget)
 
     def _split(self, name: str) -> Split:
         split = self._task.split(name)

@@ -54,13 +54,13 @@ class Instruments:
             the two are timed in turns, and the ratio of their latencies comes too, by batch size.
         retime: (artifacts, seconds, processes of each) -> fresh timings of all of them in turns, by batch size.
         prove: artifact -> predictions and metric on `test`, without timing.
-        judge: (reference, candidate), both on the same split -> the verdict on the drop.
+        judge: (reference, candidate, confidence), both on the same split -> the verdict on the drop.
     """
 
     measure: Callable[[Artifact, Artifact | None, float], tuple[Measurement, dict[int, Interval]]]
     retime: Callable[[Sequence[Artifact], float, int], list[dict[int, Latency]]]
     prove: Callable[[Artifact], Measurement]
-    judge: Callable[[Measurement, Measurement], Verdict]
+    judge: Callable[[Measurement, Measurement, float], Verdict]
 
 
 @dataclass(frozen=True)

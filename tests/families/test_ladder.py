@@ -293,6 +293,13 @@ class Turning(Network):
         return self.early if epochs < 0.5 else self.final_drop
 
 
+def test_where_half_of_the_time_is_hardly_an_epoch_one_gets_all_of_it() -> None:
+    networks = [Turning(0.8, 0.8, GOOD, early=0.5), Turning(0.4, 0.4, 3 * MAX_DROP, early=0.1 * MAX_DROP)]
+    run = Run(networks, seconds=60, epoch=22.0).explore()
+    assert list(run.taught) == ["cut 1"] and run.taught["cut 1"] > 2
+    assert sum(trial.candidate.training > 0 for trial in run.trials) == 1
+
+
 def test_where_the_promising_one_fell_short_the_least_cut_gets_the_rest() -> None:
     networks = [Turning(0.8, 0.8, GOOD, early=0.5), Turning(0.4, 0.4, 3 * MAX_DROP, early=0.1 * MAX_DROP)]
     run = Run(networks, seconds=60, epoch=15.0).explore()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,19 @@ def test_the_smaller_network_is_tried_without_integers_too(graph: Graph, taught:
     kinds = {candidate.runtime: {type(step) for step in candidate.recipe.passes} for candidate in floats}
     assert kinds.keys() == {"onnxruntime", "openvino"}, "the last of each is the one that was taught"
     assert all(Distill in found and Static not in found for found in kinds.values())
+
+
+@pytest.mark.parametrize(("seconds", "variants_first"), [(1.0, True), (10.0, False)])
+def test_smaller_networks_come_before_variants_of_the_whole_one_where_trials_are_dear(
+    graph: Graph, taught: Task, seconds: float, variants_first: bool
+) -> None:
+    def takes(candidate: Candidate) -> Trial:
+        return replace(judged(candidate), seconds=seconds)
+
+    found = [trial.candidate for trial in ask(Networks(graph, taught, Target(threads=1)), takes, limit=200)]
+    smaller = next(place for place, candidate in enumerate(found) if candidate.network)
+    variants = [place for place, one in enumerate(found) if not one.network and "quantizers as" in one.label]
+    assert variants and (min(variants) < smaller) == variants_first
 
 
 @pytest.mark.parametrize("form", ["float32", "int8"])

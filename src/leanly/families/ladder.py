@@ -30,6 +30,8 @@ UNTAUGHT_SHARE, UNTAUGHT_MOST = 0.15, 1 / 3
 """Share of the spare time that measuring untaught networks may take; the first few of them may take the larger one."""
 
 ROUNDS, HALF = 3, 2
+HALF_EPOCHS = 1.5
+"""Epochs that half of the time has to hold, to keep the other half for another cut."""
 LEAST_GAIN = 0.005
 """Logarithm of a speed-up, times its chance, for which nothing more is taught."""
 LEAST_UNTAUGHT, MOST_TAUGHT = 3, 4
@@ -177,7 +179,7 @@ class Ladder:
             self._teach_likeliest({}, times)
 
     def _teach_likeliest(self, latest: dict[int, list[Seen]], times: dict[int, float]) -> None:
-        """Teach the cut with most to gain: the first one in half of the time, then one in all that is left.
+        """Teach the cut with most to gain: the first in half of the time if that is long, then one in all that is left.
 
         Args:
             latest: what was measured of each cut that was taught, round by round.
@@ -194,7 +196,8 @@ class Ladder:
         ]
         before = {number: self._epochs(number) for number in open_}
         again = [number for number in open_ if self._taught_before({number: before[number]}) is not None]
-        part = 1 if latest else HALF
+        longest = max((self._round_seconds([number]) for number in open_), default=0.0)
+        part = 1 if latest or seconds / HALF < HALF_EPOCHS * longest else HALF
         chances = {} if again else self._chances(open_, latest, seconds / part)
         seconds = self._for_teaching()  # trying took some
         gains = {number: chance * math.log(limit / WORTH / times[number]) for number, chance in chances.items()}

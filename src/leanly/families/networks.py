@@ -42,6 +42,8 @@ COMPILE_SECONDS = 25.0
 """What torch.compile takes at least: it builds kernels for each batch size, twice (once to prove, once to measure)."""
 AS_FAST = 1.25
 """An artifact inside the budget that takes at most so many times as long as the fastest is accurate enough to go on."""
+DEAR = 0.03
+"""Share of the spare time from which on a trial is dear: then smaller networks come before variants of the whole."""
 COSTS_SHARE = 0.1
 """Of the spare time, that measuring what layers take at several widths may take."""
 FORMS_WITHIN, FORMS_SHARE = 2.0, 0.2
@@ -148,7 +150,8 @@ class Networks:
             for trial in trials
             if trial.medians and trial.candidate.precision == "int8" and not trial.candidate.network
         ]
-        yield from self._integers.others_quantizers(measured)
+        if not self._may_be_smaller or all(trial.seconds <= DEAR * seconds for trial in measured):
+            yield from self._integers.others_quantizers(measured)
         fastest = min(measured, key=mean_latency, default=None)
         passing = [trial for trial in measured if trial.outcome == "pass"]
         if fastest is not None and not any(mean_latency(trial) <= AS_FAST * mean_latency(fastest) for trial in passing):

@@ -9,6 +9,7 @@ many trials were made (`certify_walk`).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -215,7 +216,7 @@ def _best_first(search: Search, trials: list[Trial]) -> list[Trial]:
         groups = (trial.number in sure, is_float(trial), trial in likely, trial.number in fast)
         return groups.index(True) if True in groups else len(groups)
 
-    return sorted(trials, key=lambda trial: (rank(trial), _mean_final(search, trial)))
+    return sorted(trials, key=lambda trial: (rank(trial), search.mean_latency(trial)))
 
 
 def _surest_first(search: Search, trials: list[Trial]) -> tuple[Trial, ...]:
@@ -230,10 +231,6 @@ def _surest_first(search: Search, trials: list[Trial]) -> tuple[Trial, ...]:
             ),
         )
     )
-
-
-def _mean_final(search: Search, trial: Trial) -> float:
-    return math.prod(trial.final[size].median for size in search.batch_sizes)
 
 
 def _likeliest(trials: Sequence[Trial]) -> list[Trial]:
@@ -269,7 +266,7 @@ def _certify(search: Search, finale: Finale) -> None:
     level = 1 - search.budget.confidence
     try:
         _prove(search, search.reference)
-        certify_walk(walk.trunk, walk.branches, level, lambda trial, level: _certified(search, finale, trial, level))
+        certify_walk(walk.trunk, walk.branches, level, functools.partial(_certified, search, finale))
     except LeanlyError as error:
         search.notes.append(f"the certification stopped: {error}")
     for trial in map(search.trial, finale.walk):
@@ -293,8 +290,8 @@ def _prove(search: Search, trial: Trial) -> Trial:
 def _certified(search: Search, finale: Finale, trial: Trial, level: float) -> Verdict:
     trial = search.trial(trial.number)
     if trial.number not in finale.walk:
-        finale.walk.append(trial.number)
         trial = _prove(search, trial)
+        finale.walk.append(trial.number)
     reference = search.reference.proof
     assert reference is not None and trial.proof is not None
     verdict = search.instruments.judge(reference, trial.proof, 1 - level)

@@ -7,8 +7,8 @@ torchvision==0.28.0`; left out without it) and architectures of transformers in 
 weights. Of each, 30, 40 and 50 % of the MACs are asked for. A cut counts where at least 0.8 of that left, the cut graph
 gives what the whole one gives with everything removed set to zero, it takes a step of training, and its ONNX file gives
 the same in ONNX Runtime for 1, 3 and 8 rows. Torch-Pruning stands beside it: there a cut counts when as much left and
-the network still runs for two batch sizes. What was found of a cut is kept under the cache, so that the benchmark is
-run in pieces; the table shows what is there so far.
+the network still runs for two batch sizes. What was found of a cut is kept beside the results, so that the benchmark
+is run in pieces; the table shows what is there so far.
 """
 
 from __future__ import annotations
@@ -32,17 +32,29 @@ import torch
 from torch import Tensor, nn
 
 import leanly
-from bench.data import CACHE
 from bench.models import corpus
-from bench.rows import Row, cached, code_version, exit_code, print_lines, print_table, versions, write_part
+from bench.rows import (
+    RESULTS,
+    Row,
+    cached,
+    code_version,
+    exit_code,
+    kept,
+    print_lines,
+    print_table,
+    versions,
+    write_part,
+)
 from bench.zeroing import zeroed
-from leanly.files import digest, sha256
+from leanly.files import sha256
 from leanly.graph import Graph, tensors
 from leanly.measurement.records import Interval
 from leanly.prune import Channels
 from leanly.runtimes import open_artifact
 from leanly.target import Target
 
+CUTS = RESULTS / "reach"
+"""Where each model's cuts are kept: all of them take hours."""
 SHARES, ENOUGH = (0.3, 0.4, 0.5), 0.8
 TOLERANCE = 1e-3
 """Largest difference, as a share of the largest output; what was removed makes a far larger one."""
@@ -126,15 +138,14 @@ class Whole:
 
 
 @functools.lru_cache(maxsize=1)
-def whole_model(models: Any, name: str) -> Whole:
-    """Capture a model once for all its cuts.
-
-    Raises:
-        LeanlyError: it can't be captured.
-    """
+def whole_model(models: Any, name: str) -> Whole | str:
+    """Capture a model once for all its cuts; return why where it can't be captured."""
     model, example = model_named(models, name)
     started = time.perf_counter()
-    graph, told = captured(model, example)
+    try:
+        graph, told = captured(model, example)
+    except leanly.LeanlyError as error:
+        return str(error)
     seconds = time.perf_counter() - started
     given = [list(rows_for(models, name, rows).values()) for rows in BATCHES]
     return Whole(graph, given, outputs(graph, given), told, seconds)
@@ -142,10 +153,9 @@ def whole_model(models: Any, name: str) -> Whole:
 
 def reach(models: Any, name: str, share: float) -> dict[str, Any]:
     """Capture one model, cut it by a share and check; return what came of it."""
-    try:
-        whole = whole_model(models, name)
-    except leanly.LeanlyError as error:
-        return {"captured": False, "told": str(error), **NOTHING}
+    whole = whole_model(models, name)
+    if isinstance(whole, str):
+        return {"captured": False, "told": whole, **NOTHING}
     return {"captured": True, "told": whole.told, "seconds to capture": whole.seconds, **cut(whole, share)}
 
 
@@ -284,7 +294,7 @@ def main() -> int:
         found, left = _corpus(models, [one for one in names if one in wanted], shares, left)
         if not found:
             continue
-        beside = {one: _peer(one, options if models is not None else None) for one in found}
+        beside = {one: _peer(one, options.torchvision if models is not None else None, options.tools) for one in found}
         headings = ("model", *(f"{share:.0%}" for share in SHARES), "off", "seconds", "told", "Torch-Pruning")
         print_lines(f"architectures of {name}", headings, _lines(found, beside))
         count = sum(all(cut["captured"] for cut in cuts.values()) for cuts in found.values())
@@ -297,7 +307,7 @@ def main() -> int:
             new.append(_row(label, count, AIMS[name][share], tried, len(names), told))
         print_table(name, new)
         rows += new
-        if len(found) == len(names):
+        if not options.models:
             about = {"shares": SHARES, "enough": ENOUGH, "tolerance": TOLERANCE, **versions("torch-pruning")}
             by_model = {one: {str(share): cut for share, cut in cuts.items()} for one, cuts in found.items()}
             where = "reach-quick" if options.quick else "reach"
@@ -315,23 +325,22 @@ def _corpus(
     for name in names:
         for share in SHARES:
             key = {"model": name, "share": share, "code": code}
-            if not (CACHE / "rows" / f"reach-{digest(key)[:20]}.json").exists():
+            if not kept(name, key, CUTS).exists():
                 if left <= 0 or share not in shares:
                     continue
                 left -= 1
-            found.setdefault(name, {})[share] = cached("reach", key, functools.partial(reach, models, name, share))
+            found.setdefault(name, {})[share] = cached(name, key, functools.partial(reach, models, name, share), CUTS)
         if cuts := found.get(name):
             told = " ".join(f"{share:.0%} {'ok' if works(cuts, share) else 'NOT'}" for share in cuts)
             print(name, told, next(iter(cuts.values()))["told"][:80], flush=True)
     return found, left
 
 
-def _peer(name: str, options: argparse.Namespace | None) -> dict[str, Any]:
-    """Return what Torch-Pruning made of a model; `options` say where torchvision is, if it is one of its."""
+def _peer(name: str, torchvision: Path | None, tools: Path) -> dict[str, Any]:
+    """Return what Torch-Pruning made of a model; `torchvision` is where that is, if it is one of its."""
     code = [sha256(Path(__file__).with_name("peer_reach.py")), sha256(Path(corpus.__file__))]
     key = {"model": name, "shares": SHARES, "code": code, **versions("torch-pruning")}
-    where, tools = (options.torchvision, options.tools) if options else (None, Path())
-    return cached("reach-peer", key, lambda: peer_reach(name, where, tools))
+    return cached(f"{name}-peer", key, lambda: peer_reach(name, torchvision, tools), CUTS)
 
 
 def _lines(found: dict[str, dict[float, dict[str, Any]]], beside: dict[str, dict[str, Any]]) -> list[list[str]]:

@@ -151,9 +151,14 @@ def told(what: str) -> Callable[[Progress], None]:
     return tell
 
 
-def cached(what: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
-    """Return what `make` gave, as JSON data; it is made once for each `key` and kept under the cache."""
-    path = CACHE / "rows" / f"{what}-{digest(key)[:20]}.json"
+def kept(what: str, key: dict[str, Any], folder: Path = CACHE / "rows") -> Path:
+    """Return where `cached` keeps what was made for a key."""
+    return folder / f"{what}-{digest(key)[:20]}.json"
+
+
+def cached(what: str, key: dict[str, Any], make: Callable[[], Any], folder: Path = CACHE / "rows") -> Any:
+    """Return what `make` gave, as JSON data; it is made once for each `key` and kept in a folder."""
+    path = kept(what, key, folder)
     if path.exists():
         return read_json(path)["value"]
     value = make()

@@ -60,6 +60,20 @@ def test_too_short_for_an_epoch_is_said_and_used(monkeypatch):
     assert seen[-1].step == 4 and seen[-1].epoch == 0
 
 
+def test_too_short_for_a_single_step_is_said(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("leanly.training.loop.Pace", partial(Pace, clock=clock))
+    seen: list[Progress] = []
+
+    def look(progress: Progress) -> None:
+        clock.now += 5  # as a slow evaluation before the first step
+        seen.append(progress)
+
+    with pytest.warns(LeanlyWarning, match=r"4 s is too short for one epoch: about 0 of its 6 steps fit\. What"):
+        leanly.train(image_task(), time=4, settings=FLOAT, progress=look)
+    assert seen[-1].step == 0
+
+
 def test_a_time_that_can_not_be_read():
     with pytest.raises(SettingError, match="time 'soon' can't be read"):
         leanly.train(image_task(), time="soon")

@@ -214,7 +214,9 @@ class _Run:
             if state.losses:
                 self._evaluate()
             if state.batch:
-                return  # the time is over
+                break  # the time is over
+        if state.epoch == 0:
+            self._say_if_short(state.step)
 
     def _evaluate(self) -> None:
         """Score the weights as they are, keep them where none were better, and begin a new count of losses."""
@@ -248,13 +250,14 @@ class _Run:
 
     def _say_if_short(self, steps: int) -> None:
         """Warn once where the time is too short for one epoch."""
-        if self._pace.limit is None or self._warned or self._pace.step_seconds is None or steps >= self._rows.steps:
+        if self._pace.limit is None or self._warned or steps >= self._rows.steps:
             return
         self._warned = True
-        whole = self._pace.step_seconds * self._rows.steps
+        each = self._pace.step_seconds
+        whole = f", all take about {each * self._rows.steps:.3g} s" if each else ""
         warnings.warn(
             f"The time of {self._pace.limit:.3g} s is too short for one epoch: about {steps} of its {self._rows.steps} "
-            f"steps fit, all take about {whole:.3g} s. What to do: give more time, or fewer rows.",
+            f"steps fit{whole}. What to do: give more time, or fewer rows.",
             LeanlyWarning,
             stacklevel=5,
         )

@@ -1,9 +1,12 @@
+import os
 import platform
+import subprocess
+import sys
 
 import pytest
 
 from leanly import machine
-from leanly.machine import allowed_cores, allowed_processors, parse_cpuinfo, physical_cores, read_machine
+from leanly.machine import allowed_cores, allowed_processors, busy_share, parse_cpuinfo, physical_cores, read_machine
 
 XEON = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8481C
@@ -97,3 +100,13 @@ def test_this_machine():
     assert here.memory_bytes > 2**20
     assert here.cuda == ""
     assert here.python == platform.python_version()
+
+
+def test_what_other_programs_use_is_seen():
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        assert busy_share(1.0) > 0.5
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()

@@ -123,6 +123,11 @@ def allowed_processors() -> int:
     return max(1, min(processors, _quota() or processors))
 
 
+def busy_share(seconds: float = 0.2) -> float:
+    """Return which share of the machine's processors programs use while this one waits for some seconds."""
+    return psutil.cpu_percent(interval=seconds) / 100
+
+
 def _affinity() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)

@@ -19,6 +19,7 @@ from leanly.budget import Budget
 from leanly.costs import NodeTimes
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.files import write_bytes
+from leanly.machine import busy_share
 from leanly.search import words
 from leanly.search.driver import Search
 from leanly.search.finale import Finale, finish
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from leanly.bundle.signing import Key
     from leanly.graph import Graph
     from leanly.task import Task
+
+
+BUSY = 0.25
+"""Share of the processors above which other programs are told of."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -225,6 +230,12 @@ def _run(
                 test=_certifying(task),
                 past=past,
             )
+            if (share := busy_share()) > BUSY:
+                search.notes.append(
+                    f"other programs kept {share:.0%} of the processors busy when the run began: latencies are longer "
+                    "and less certain than on a quiet machine"
+                )
+                listener.say(search.notes[-1])
             search.explore()
             finale = finish(search)
         outcome = _outcome(task, search, finale)

@@ -170,7 +170,7 @@ def test_mode_and_gradients_are_those_of_the_input():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "neither fraction nor macs"),
+        ({}, "none of fraction, macs and latency"),
         ({"fraction": 0.5, "macs": 0.4}, "both fraction and macs"),
         ({"latency": 0.4}, "latency is given alone"),
         ({"macs": 0.4, "costs": CostTable({})}, "costs are given alone"),
@@ -205,6 +205,33 @@ def test_macs_that_can_not_go_are_refused_with_the_share_that_fits():
     with pytest.raises(SettingError, match=r"use macs=0\.75 or less"):
         Channels(macs=0.9)(graph)
     assert Channels(macs=0.75)(graph).module.get_parameter("0.weight").shape == (1, 6)
+
+
+def test_macs_too_few_for_any_unit_are_refused_with_the_least():
+    graph = graph_of(mlp(6, 4, 3), 6)
+    with pytest.raises(SettingError, match=r"the least that can go is 0\.25 of the MACs.*use macs=0\.25 or more"):
+        Channels(macs=0.01)(graph)
+    assert Channels(macs=0.25)(graph).module.get_parameter("0.weight").shape == (3, 6)
+
+
+def test_multiples_that_leave_nothing_to_cut_are_told():
+    graph = graph_of(mlp(6, 8, 3), 6)
+    with pytest.raises(SettingError, match=r"multiples of 8.*What to do: a smaller multiple\."):
+        Channels(macs=0.5, multiple=8)(graph)
+    with pytest.warns(LeanlyWarning, match=r"removed nothing: 0\.5 of .* multiples of 8, .* or a smaller multiple"):
+        assert not Channels(0.5, multiple=8)(graph).kept
+    with pytest.warns(LeanlyWarning, match=r"removed nothing: 0\.01 of .*a larger fraction\."):
+        assert not Channels(0.01)(graph).kept
+
+
+def test_an_importance_that_says_nothing_is_refused():
+    with pytest.raises(SettingError, match="it returned nothing"):
+        Channels(0.5, importance=lambda graph, task: {})(graph_of(mlp(6, 8, 3), 6))
+
+
+def test_a_module_is_no_graph():
+    with pytest.raises(SettingError, match=r"a Sequential was given where a Graph is needed.*leanly\.capture"):
+        Channels(0.5)(mlp(6, 8, 3))  # type: ignore[arg-type]
 
 
 class Ranked(nn.Module):

@@ -112,6 +112,19 @@ def test_too_little_time_for_anything_but_float_is_said(tmp_path: Path) -> None:
     assert any("anything but the unmodified model" in note for note in search.notes)
 
 
+def test_the_first_float_artifact_is_tried_however_slow_the_reference_was(tmp_path: Path) -> None:
+    world = World([FLOAT, FAST], measure_seconds=4.0)
+    search = begin(world, tmp_path / "run", time=8.0)
+    search.explore()
+    assert world.built == ["eager", FLOAT.name]
+
+
+def test_no_time_for_anything_is_said(tmp_path: Path) -> None:
+    search = begin(World([FLOAT, FAST], measure_seconds=9.0), tmp_path / "run", time=8.0)
+    search.explore()
+    assert any("anything but the model as it came" in note for note in search.notes)
+
+
 def test_an_interruption_keeps_what_was_measured(tmp_path: Path) -> None:
     world = World([FLOAT, FAST, Idea("int8 b", 0.002, 0.9)], interrupt_at="int8 b")
     search = begin(world, tmp_path / "run")

@@ -174,8 +174,44 @@ def test_weights_that_break_in_an_epochs_last_step_are_not_kept():
         # its value is fine, its gradient is not
         return functional.cross_entropy(outputs, targets) + (outputs * 0).sum().sqrt()
 
-    with pytest.raises(TrainingError, match="loss became nan"):
+    with pytest.raises(TrainingError, match="weights became nan"):
         leanly.train(image_task(rows=16, loss=loss), epochs=2, settings=FLOAT)
+
+
+def test_weights_too_large_to_predict_with_are_not_kept():
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(1)
+        return functional.cross_entropy(outputs, targets) * (1e16 if len(calls) == steps else 1.0)
+
+    settings = Settings(batch_size=16, precision="float32", optimizer="sgd", learning_rate=0.1)
+    task, steps = image_task(loss=loss), 12  # the last of the second epoch
+    with pytest.warns(LeanlyWarning, match=r"predictions for validation became nan in epoch 2, batch 6 .* is kept"):
+        kept = leanly.train(task, epochs=4, settings=settings)
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(kept).values())
+    calls.clear()
+    steps = 6
+    with pytest.raises(TrainingError, match=r"predictions for validation became nan.*epoch 1, batch 6"):
+        leanly.train(task, epochs=4, settings=settings)
+
+
+@pytest.mark.parametrize("where", ["loss", "forward"])
+def test_a_loss_that_no_weight_has_a_part_in_is_refused(where):
+    class Cut(Net):
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    x, y = images(32)
+    model = Net().eval() if where == "loss" else Cut().eval()
+    loss = (lambda outputs, targets: outputs.detach().sum()) if where == "loss" else "cross_entropy"
+    with pytest.raises(DataError, match=r"does not depend on any weight.*epoch 1, batch 1 .*detach"):
+        leanly.train(leanly.Task(model, example=x[:2], train=(x, y), loss=loss), epochs=1, settings=FLOAT)
+
+
+def test_a_module_is_no_graph():
+    with pytest.raises(SettingError, match=r"a Net was given where a Graph is needed.*leanly\.capture"):
+        leanly.train(image_task(), Net().eval())  # type: ignore[arg-type]
 
 
 def test_labels_that_the_loss_refuses_name_the_rows():

@@ -35,6 +35,7 @@ class Model(Enum):
 
 TIMES = {Model.CNN: "2min", Model.RESNET: "3min", Model.BERT: "5min"}
 """As long as two slow cores take to teach a smaller network; to export one alone takes up to ten seconds."""
+_TIMES_TOLD = ", ".join(f"{model.value} {time}" for model, time in TIMES.items())
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def demo(
         Model, typer.Option(help="cnn, resnet: on digits, trained here; bert: MiniLM on sentence pairs.")
     ] = Model.CNN,
     time: Annotated[
-        str, typer.Option(help="How long the search may take.", show_default="2min, resnet 3min, bert 5min")
+        str, typer.Option(help=f"How long the search may take; by default {_TIMES_TOLD}.", show_default=False)
     ] = "",
     threads: Threads = None,
     out: Annotated[

@@ -14,13 +14,20 @@ from leanly.cli.options import TASK_HELP, BatchSizes, Runtimes, Threads, read_ta
 def optimize(
     task: Annotated[str, typer.Argument(help=TASK_HELP, show_default=False, metavar="FILE.py:TASK")],
     max_drop: Annotated[
-        str, typer.Option(help="Largest loss in the metric, in its own units: 0.01 or 1%.", show_default="1%")
+        str,
+        typer.Option(
+            help="Largest loss in the metric, in its own units: 0.01 or 1%; by default 1%.", show_default=False
+        ),
     ] = "",
-    confidence: Annotated[str, typer.Option(help="Level of every test and interval.", show_default="0.95")] = "",
+    confidence: Annotated[
+        str, typer.Option(help="Level of every test and interval; by default 0.95.", show_default=False)
+    ] = "",
     speedup: Annotated[str, typer.Option(help="Wanted speed-up over the fastest float artifact, such as 2x.")] = "",
     bytes: Annotated[str, typer.Option(help="Largest artifact, such as 2MB.")] = "",
     latency: Annotated[str, typer.Option(help="Largest median latency of a call, such as 5ms.")] = "",
-    time: Annotated[str, typer.Option(help="How long it may take: 90s, 10min, 2h30min.", show_default="10min")] = "",
+    time: Annotated[
+        str, typer.Option(help="How long it may take: 90s, 2h30min; by default 10min.", show_default=False)
+    ] = "",
     threads: Threads = None,
     batch_sizes: BatchSizes = "",
     runtimes: Runtimes = "",

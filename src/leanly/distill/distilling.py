@@ -14,7 +14,7 @@ from leanly.distill.hidden import Pair, hidden_pairs
 from leanly.distill.objectives import taught
 from leanly.distill.teachers import Teacher, check_alike
 from leanly.errors import LeanlyWarning, SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -93,6 +93,7 @@ class Distill:
             SettingError: student and teacher have other outputs, or the teacher is known by its hash only.
             TrainingError: the loss is no number before anything was gained.
         """
+        check_graph(graph, "Distill")
         split = training_rows(task)
         assert task is not None
         begun = time.monotonic()
@@ -168,7 +169,7 @@ class _Watch:
                     f"The teacher is worse than the student it should teach: {self._task.metric.name} on validation "
                     f"is {metric:.4f} and {progress.metric:.4f}. What to do: give a better teacher, or a lower alpha.",
                     LeanlyWarning,
-                    stacklevel=6,
+                    stacklevel=8,
                 )
         if self._listener is not None:
             self._listener(progress)

@@ -11,9 +11,9 @@ import numpy as np
 
 from leanly.costs import CostTable
 from leanly.errors import LeanlyError, LeanlyWarning, SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
-from leanly.prune.cheapest import take_cheapest
+from leanly.prune.cheapest import smallest, take_cheapest
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, shares
@@ -57,10 +57,10 @@ class Channels:
         given = {name: getattr(self, name) for name in WAYS if getattr(self, name) is not None}
         if len(given) != 1:
             raise SettingError(
-                f"{'both ' + ' and '.join(given) + ' are' if given else 'neither fraction nor macs is'} given",
+                f"{'both ' + ' and '.join(given) + ' are' if given else 'none of fraction, macs and latency is'} given",
                 where="Channels",
                 remedy="give one: fraction=0.5 of every group, macs=0.4 of all multiplications, or latency=0.4 of the "
-                "time with costs",
+                "time with costs=leanly.costs.CostTable(...)",
             )
         if isinstance(self.costs, Mapping):  # as a recipe's JSON holds it
             object.__setattr__(self, "costs", CostTable(**self.costs))
@@ -68,7 +68,7 @@ class Channels:
             raise SettingError(
                 f"{'costs are' if self.latency is None else 'latency is'} given alone",
                 where="Channels",
-                remedy="give latency=0.4 and costs=CostTable(...) together",
+                remedy="give latency=0.4 and costs=leanly.costs.CostTable(...) together",
             )
         ((name, value),) = given.items()
         if not (is_number(value) and 0 < value < 1):
@@ -86,6 +86,7 @@ class Channels:
             SettingError: nothing can be removed (names the operators), or a layer would be cut to nothing.
             DataError: the importance needs labelled data, and there is none.
         """
+        check_graph(graph, "Channels")
         assert callable(self.importance)
         name = getattr(self.importance, "__name__", type(self.importance).__name__)
         saliency = checked(graph, self.importance(graph, task), name)
@@ -105,7 +106,7 @@ class Channels:
                     ) from error
                 whole |= error.nodes
                 continue
-            return self._told(small, coupling, reached)
+            return self._told(small, coupling, reached, unchanged=not removal.gone.any())
 
     def _choose(self, coupling: Coupling, removal: Removal) -> float:
         """Choose what leaves; return the share that was reached of what was asked for."""
@@ -126,32 +127,51 @@ class Channels:
             return _share_of_indices(coupling, removal, groups)
         name, what = ("macs", "MACs") if self.macs is not None else ("latency", "time")
         asked = getattr(self, name)
-        reached = take_cheapest(removal, [axis for axes in groups for axis in axes], asked, self.costs)
+        axes = [axis for group in groups for axis in group]
+        reached = take_cheapest(removal, axes, asked, self.costs)
         if reached < asked * (1 - WITHIN) and not coupling.frozen:
-            raise SettingError(
-                f"{name}={asked:g} can't be reached: {reached:.3g} of the {what} is all that can go before a layer is "
-                "left with nothing",
-                where="Channels",
-                remedy=f"use {name}={np.floor(reached * 100) / 100:g} or less"
-                + ("" if self.normalized else ", or normalized=True, which cuts the residual width too"),
-            )
+            raise self._out_of_reach(name, what, reached, removal, axes)
         return reached
 
-    def _told(self, small: Graph, coupling: Coupling, reached: float) -> Graph:
-        """Add to the notes what was kept whole, and warn where the cut falls short because of it."""
+    def _out_of_reach(self, name: str, what: str, reached: float, removal: Removal, axes: list[Axis]) -> SettingError:
+        """Say why a share can't be reached, and which can."""
+        asked, least = getattr(self, name), 0.0 if reached else smallest(removal, axes, self.costs)
+        if least:
+            told = f"the least that can go is {least:.3g} of the {what}"
+            remedies = [f"use {name}={np.ceil(least * 1000) / 1000:g} or more"]
+        else:
+            told = f"{reached:.3g} of the {what} is all that can go before a layer is left with nothing"
+            remedies = [f"use {name}={np.floor(reached * 100) / 100:g} or less"] if reached >= 0.01 else []
+        if self.multiple > 1:
+            told += f", widths being multiples of {self.multiple}"
+            remedies.append("a smaller multiple")
+        if not self.normalized and any(
+            axis.changes_statistics for group in removal.coupling.groups for axis in group.axes
+        ):
+            remedies.append("normalized=True, which cuts the residual width too")
+        return SettingError(
+            f"{name}={asked:g} can't be reached: {told}",
+            where="Channels",
+            remedy=", or ".join(remedies) or "leave this network as it is",
+        )
+
+    def _told(self, small: Graph, coupling: Coupling, reached: float, *, unchanged: bool) -> Graph:
+        """Add to the notes what was kept whole, and warn where the cut falls short because of it, or is none."""
         held = _listed(coupling)
-        if not held:
-            return small
-        small.notes = (*small.notes, f"prune.Channels: {held}")
+        if held:
+            small.notes = (*small.notes, f"prune.Channels: {held}")
         asked = self.fraction or self.macs or self.latency or 0.0
-        if reached < asked * (1 - WITHIN):
+        if held and reached < asked * (1 - WITHIN):
             what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
-            warnings.warn(
-                f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}. "
-                "What to do: write those lines with other operators, or leave those layers as they are.",
-                LeanlyWarning,
-                stacklevel=4,
-            )
+            told = f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}"
+            remedy = "write those lines with other operators, or leave those layers as they are"
+        elif unchanged:
+            rounding = f" in multiples of {self.multiple}" if self.multiple > 1 else ""
+            told = f"Channels removed nothing: {asked:.3g} of each group of units, rounded{rounding}, is none"
+            remedy = "use a larger fraction" + (" or a smaller multiple" if rounding else "")
+        else:
+            return small
+        warnings.warn(f"{told}. What to do: {remedy}.", LeanlyWarning, stacklevel=4)
         return small
 
 

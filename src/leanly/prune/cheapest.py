@@ -77,6 +77,14 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostT
     return 1 - work.total / total if total else 0.0
 
 
+def smallest(removal: Removal, axes: list[Axis], costs: CostTable | None = None) -> float:
+    """Return the least share of all MACs, or of the time, that one legal choice frees; 0 where there is none."""
+    work = Work(removal.coupling, costs)
+    choices = [removal.takes(_Queue(removal.ordered(axis), removal.step(axis)).next()) for axis in axes]
+    saved = [_ratio(removal, work, taken)[1] for taken in choices if removal.is_legal(taken)]
+    return min((one for one in saved if one > 0), default=0.0) / work.total
+
+
 def _take_nearest(removal: Removal, work: Work, spared: list[Taken], missing: float) -> None:
     """Where no unit is small enough, take the one that comes nearest, if that is nearer than none."""
     saved = {number: _ratio(removal, work, taken)[1] for number, taken in enumerate(spared) if removal.is_legal(taken)}

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.blocks import Block, find_blocks
 from leanly.graph.shortening import without_blocks
 from leanly.prune.importance import magnitude, resolve_importance
@@ -51,6 +51,7 @@ class Layers:
             SettingError: there are fewer layers than shall leave.
             DataError: the importance needs labelled data, and there is none.
         """
+        check_graph(graph, "Layers")
         blocks = find_blocks(graph)
         if self.count > len(blocks):
             raise SettingError(

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.data import Split
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, has_columns
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
@@ -59,6 +59,7 @@ class Refit:
             DataError: the task has no rows.
             SettingError: no layer of the graph is a part of one of the teacher's.
         """
+        check_graph(graph, "Refit")
         split = seen_rows(task, "refitting needs rows, and there are none", where="Refit")
         assert task is not None, "it has rows"
         graph = graph.clone()

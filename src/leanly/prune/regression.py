@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from leanly.data import Split
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.layers import layer_weights
 from leanly.graph.nodes import argument
@@ -63,6 +63,7 @@ class SparseGPT:
             SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
             DataError: the task has no rows.
         """
+        check_graph(graph, "SparseGPT")
         told = "what a zero changes is seen on rows, and there are none"
         split = seen_rows(task, told, where="SparseGPT", instead=", or use prune.Sparse")
         graph = graph.clone()

@@ -46,12 +46,14 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
         SettingError: it is no dict of finite tensors, none negative, in the shapes of parameters.
     """
     remedy = "return {parameter name: tensor of its shape}, finite and not negative"
-    if not isinstance(found, dict):
-        raise SettingError(f"it returned a {type(found).__name__}", where=f"importance {name}", remedy=remedy)
+    if not isinstance(found, dict) or not found:
+        told = "nothing" if found == {} else f"a {type(found).__name__}"
+        raise SettingError(f"it returned {told}", where=f"importance {name}", remedy=remedy)
     every = tensors.every(graph.module)
     aliases = tensors.names_by_tensor(every)
     result: dict[str, Tensor] = {}
     for parameter, held in found.items():
+        held = held.detach() if isinstance(held, Tensor) else held
         wrong = ""
         if parameter not in every:
             wrong = "there is no such parameter"
@@ -62,5 +64,5 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
         if wrong:
             raise SettingError(f"{parameter}: {wrong}", where=f"importance {name}", remedy=remedy)
         for alias in aliases[id(every[parameter])]:
-            result[alias] = held.detach().cpu()
+            result[alias] = held.cpu()
     return result

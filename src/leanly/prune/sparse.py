@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.layers import layer_weights
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
@@ -63,6 +63,7 @@ class Sparse:
             SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
             DataError: the importance needs labelled data, and there is none.
         """
+        check_graph(graph, "Sparse")
         assert callable(self.importance)
         name = getattr(self.importance, "__name__", type(self.importance).__name__)
         scores = checked(graph, self.importance(graph, task), name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, reads_tensor, set_argument
 from leanly.graph.segments import Segment
 from leanly.graph.tensors import find, put, read_attr
@@ -45,6 +45,7 @@ class CorrectBias:
             SettingError: no weight is quantized.
             DataError: the task has no calibration data.
         """
+        check_graph(graph, "CorrectBias")
         graph = graph.clone().eval()
         weight_quantizers(graph, "CorrectBias")
         for node in list(graph.module.graph.nodes):

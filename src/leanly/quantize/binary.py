@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
@@ -70,6 +70,7 @@ class Binary:
             DataError: no rows, or NaN in what runs through.
             SettingError: nothing is left to binarize, or a float node that does not exist.
         """
+        check_graph(graph, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)
         if self.activations == 1:

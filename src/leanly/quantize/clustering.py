@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.layers import layer_weights
 from leanly.graph.tensors import find
 from leanly.scalars import is_whole
@@ -50,6 +50,7 @@ class Cluster:
         Raises:
             SettingError: no weights, or a name in `dense` that does not exist.
         """
+        check_graph(graph, "Cluster")
         graph = graph.clone()
         names = layer_weights(graph, self.dense, "Cluster")
         if not names:

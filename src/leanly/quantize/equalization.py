@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
@@ -49,6 +49,7 @@ class Equalize:
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph that computes the same in eval mode; neither data nor target are needed."""
+        check_graph(graph, "Equalize")
         graph = fold_batch_norm(graph)
         pairs = _pairs(graph.module)
         with torch.no_grad():

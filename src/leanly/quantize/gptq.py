@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
@@ -54,6 +54,7 @@ class GPTQ:
             SettingError: no weight is quantized.
             DataError: the task has no calibration data.
         """
+        check_graph(graph, "GPTQ")
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
         walk = Walk(graph, task, self.samples)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find, put
 from leanly.quantize.quantizers import is_quantizer, of_weight, weight_quantizers
@@ -34,6 +34,7 @@ class LearnSteps:
         Raises:
             SettingError: no weight is quantized.
         """
+        check_graph(graph, "LearnSteps")
         graph = graph.clone()
         weight_quantizers(graph, "LearnSteps")
         for node in graph.module.graph.nodes:

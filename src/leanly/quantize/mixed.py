@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
@@ -72,6 +72,7 @@ class Mixed:
             DataError: no rows.
             SettingError: nothing to quantize.
         """
+        check_graph(graph, "Mixed")
         prepared = prepare(graph, self.static.attention)
         placement = place(
             prepared.module.graph,

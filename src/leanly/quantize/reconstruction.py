@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.data import fixed_random
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner, Segment
 from leanly.graph.tensors import find
@@ -95,6 +95,7 @@ class Reconstruct:
             SettingError: no weight is quantized.
             DataError: the task has no calibration data.
         """
+        check_graph(graph, "Reconstruct")
         graph = graph.clone().eval()
         weight_quantizers(graph, "Reconstruct")
         with fixed_random(self.seed):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
@@ -53,6 +53,7 @@ class Smooth:
         Raises:
             DataError: the task has no calibration data.
         """
+        check_graph(graph, "Smooth")
         graph = graph.clone()
         graph.eval()
         groups = _groups(graph.module)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
@@ -109,6 +109,7 @@ class Static:
             DataError: no calibration data, NaN while calibrating, or too little of it for the percentile.
             SettingError: nothing to quantize, or a float node that does not exist.
         """
+        check_graph(graph, "Static")
         graph = prepare(graph, self.attention)
         self._check_names(graph)
         placement = place(

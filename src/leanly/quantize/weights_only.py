@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
@@ -68,6 +68,7 @@ class WeightsOnly:
         Raises:
             SettingError: no layer can be quantized.
         """
+        check_graph(graph, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []
         done: set[Node] = set()

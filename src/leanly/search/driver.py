@@ -144,8 +144,10 @@ class Search:
         self.notes.extend(self.family.remarks(self.trials))
         if skipped := sum(map(is_skipped, self.trials)):
             self.notes.append(f"{skipped} candidates were not tried: the time was too short")
-            if not any(trial.artifact and not trial.candidate.unmodified for trial in self.trials):
-                self.notes.append("the time was too short for anything but the unmodified model in other runtimes")
+            tried = [trial for trial in self.trials[1:] if trial.artifact]
+            if all(trial.candidate.unmodified for trial in tried):
+                only = "the unmodified model in other runtimes" if tried else "the model as it came"
+                self.notes.append(f"the time was too short for anything but {only}")
 
     def _first(self) -> None:
         candidate = self.family.reference()
@@ -162,7 +164,7 @@ class Search:
             return
         expected = self._expect(candidate)
         spare = self.spare()
-        if expected > spare and not (self._needs_float(candidate) and expected < self.forecast.left):
+        if expected > spare and not (self._needs_float(candidate) and self.forecast.left > 0):
             reason = (
                 f"not tried: it would take about {words.seconds(expected)}, and {words.seconds(max(spare, 0.0))} "
                 "are left before the final measurements"

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.data import fixed_random
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph, modes
+from leanly.graph import Graph, check_graph, modes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.scalars import is_whole
@@ -52,6 +52,7 @@ class BatchNorm:
         Raises:
             DataError: the task has neither training nor validation rows.
         """
+        check_graph(graph, "BatchNorm")
         graph = graph.clone()
         norms = {node for node in graph.module.graph.nodes if _follows_batch(node)}
         if not norms:

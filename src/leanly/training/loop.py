@@ -17,10 +17,11 @@ from leanly.errors import DataError, LeanlyWarning, TrainingError
 from leanly.files import digest
 from leanly.graph import Graph
 from leanly.scalars import check_whole
+from leanly.structure import build
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.checkpoints import Checkpoints, optimizer_tensors, restore, restore_optimizer, snapshot
-from leanly.training.evaluation import evaluate
+from leanly.training.evaluation import outputs_of
 from leanly.training.pace import Pace
 from leanly.training.padding import Padding
 from leanly.training.precision import chosen_dtype, deterministic
@@ -75,7 +76,7 @@ def fit(
         RunError: the folder holds the checkpoint of another run.
     """
     settings = settings or Settings()
-    check_whole(epochs, 1, name="epochs", where="epochs")
+    check_whole(epochs, 1, name="epochs", where="training")
     seconds = None if time is None else read_time(time)
     split = training_rows(task)
     checkpoints = None
@@ -222,10 +223,13 @@ class _Run:
         """Score the weights as they are, keep them where none were better, and begin a new count of losses."""
         state = self._state
         if not all(bool(parameter.isfinite().all()) for parameter in self._graph.parameters()):
-            raise Diverged(float("nan"), self._place)
+            raise Diverged("the weights became nan", self._place)
         if self._validation is not None:
             with self._pace.evaluating():
-                state.metric = evaluate(self._graph, self._task, self._validation, self._rows.padding)
+                outputs = outputs_of(self._graph, self._validation, self._rows.padding)
+                if state.step and any(bool(output.isnan().any()) for output in outputs):
+                    raise Diverged("the predictions for validation became nan", self._place)
+                state.metric = self._task.score(build(self._graph.returns, outputs), self._validation.targets)
         better = state.best is None or (state.metric is not None and state.metric > state.best)
         if state.metric is None or state.best is None or state.metric >= state.best:
             self._best, state.best = snapshot(self._graph), state.metric
@@ -259,7 +263,7 @@ class _Run:
             f"The time of {self._pace.limit:.3g} s is too short for one epoch: about {steps} of its {self._rows.steps} "
             f"steps fit{whole}. What to do: give more time, or fewer rows.",
             LeanlyWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _give_up(self, error: Diverged) -> None:
@@ -267,9 +271,9 @@ class _Run:
         state = self._state
         remedy = "a lower learning_rate, clip=1.0 or a longer warmup; look at the rows of that batch"
         if not state.history:
-            raise TrainingError(f"the loss became {error.value}", where=error.place, remedy=remedy) from error
+            raise TrainingError(error.told, where=error.place, remedy=remedy) from error
         warnings.warn(
-            f"Training stopped since the loss became {error.value} in {error.place}; the best state before it is kept "
+            f"Training stopped since {error.told} in {error.place}; the best state before it is kept "
             f"(epoch {state.best_epoch}). What to do: {remedy}.",
             LeanlyWarning,
             stacklevel=5,

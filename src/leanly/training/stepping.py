@@ -27,11 +27,11 @@ were asked for follow the outputs."""
 
 
 class Diverged(Exception):
-    """The loss of a batch is no number; `place` says which, `value` what it is."""
+    """Numbers are none any more: `told` says which, `place` in which batch."""
 
-    def __init__(self, value: float, place: str) -> None:
-        super().__init__(f"the loss became {value} in {place}")
-        self.value, self.place = value, place
+    def __init__(self, told: str, place: str) -> None:
+        super().__init__(f"{told} in {place}")
+        self.told, self.place = told, place
 
 
 class Stepper:
@@ -89,7 +89,13 @@ class Stepper:
         loss = self.loss(batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise Diverged(value, batch.place)
+            raise Diverged(f"the loss became {value}", batch.place)
+        if not loss.requires_grad:
+            raise DataError(
+                "the loss does not depend on any weight",
+                where=batch.place,
+                remedy="leave detach(), item() and torch.no_grad() out of the loss and of forward",
+            )
         self.optimizer.zero_grad()
         loss.backward()
         if self._settings.clip:

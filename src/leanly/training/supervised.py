@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from leanly.graph import Graph, capture
+from leanly.graph import Graph, capture, check_graph
 from leanly.structure import build
 from leanly.target import Target
 from leanly.task import Task
@@ -50,6 +50,8 @@ def train(
         TrainingError: the loss is no number before anything was gained; batch and rows are named.
         RunError: the folder holds the checkpoint of another run.
     """
+    if graph is not None:
+        check_graph(graph, "train")
     split = training_rows(task)
     graph = graph if graph is not None else original(task)
     loss = task.loss if isinstance(task.loss, str) else getattr(task.loss, "__qualname__", type(task.loss).__qualname__)

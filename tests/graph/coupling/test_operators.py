@@ -53,6 +53,9 @@ KEPT = {
     "aten.as_strided.default": lambda x: x.as_strided((x.shape[0], 16), (16, 1)),
     "aten.amax.default": lambda x: x - x.amax(-1, keepdim=True),
     "aten.topk.default": lambda x: torch.cat([x.topk(8, -1)[0], x[:, 8:]], 1),
+    "aten.max_pool1d.default": lambda x: functional.max_pool1d(x[:, None], 3, 1, 1)[:, 0],
+    "aten.upsample_nearest1d.vec": lambda x: functional.interpolate(x[:, None], size=16)[:, 0],
+    "aten.conv1d.default": lambda x: functional.conv1d(x[:, None], torch.ones(1, 1, 3), padding=1)[:, 0],
     "aten.cosine_similarity.default": lambda x: x * functional.cosine_similarity(x, x * 2, dim=-1)[:, None],
 }
 

@@ -10,7 +10,7 @@ from torch.fx.node import map_aggregate
 from leanly.graph import tensors
 from leanly.graph.coupling.movement import Slot
 from leanly.graph.coupling.shrinking import Answers, Question
-from leanly.graph.coupling.variables import Array, Dims, Variables
+from leanly.graph.coupling.variables import FROZEN, Array, Dims, Variables
 from leanly.graph.nodes import argument
 from leanly.graph.shapes import is_spec
 
@@ -117,10 +117,14 @@ class Wiring:
             self._barriers[node.name] = self.variables.barrier(node)
         return self._barriers[node.name]
 
-    def hold(self, node: fx.Node, variables: Array) -> None:
-        """Keep a dimension whole on account of a node."""
-        if not self.variables.is_frozen(variables).all():
-            self.variables.freeze(variables, self.barrier(node))
+    def hold(self, node: fx.Node, *dims: Array) -> int:
+        """Keep dimensions whole on account of a node; return its barrier, or FROZEN where they are whole anyway."""
+        if all(self.variables.is_frozen(dim).all() for dim in dims):
+            return FROZEN
+        by = self.barrier(node)
+        for dim in dims:
+            self.variables.freeze(dim, by)
+        return by
 
     def solid(self, node: fx.Node, by: int) -> list[Dims]:
         """Return results that never lose an index."""

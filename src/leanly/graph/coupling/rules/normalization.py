@@ -50,6 +50,15 @@ def group_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return _with_statistics(node, wiring, x)
 
 
+def weight_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Couple a direction's dimension with its length's; what is zero counts nothing in the norm over the others."""
+    direction, length = wiring.given(node, "v"), wiring.given(node, "g")
+    dim = argument(node, "dim")
+    if dim >= 0:
+        wiring.variables.same(direction[dim], length[dim])
+    return [direction]
+
+
 def _with_statistics(node: fx.Node, wiring: Wiring, x: Dims) -> list[Dims]:
     """Return the normalized value, and frozen the means and deviations that native forms give as well."""
     return [x, *wiring.solid(node, 0)[1:]]
@@ -60,5 +69,6 @@ RULES = {
         ("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"), channel_norm
     ),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), layer_norm),
-    **dict.fromkeys(("group_norm",), group_norm),
+    "group_norm": group_norm,
+    "_weight_norm": weight_norm,
 }

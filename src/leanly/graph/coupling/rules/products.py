@@ -17,8 +17,9 @@ def convolution(node: fx.Node, wiring: Wiring) -> list[Dims]:
     spatial = len(weight) - 2
     groups = argument(node, "groups")
     channels = x[-spatial - 1]
-    for kernel in (*weight[2:], *x[len(x) - spatial :]):
+    for kernel in weight[2:]:
         variables.freeze(kernel)
+    by = wiring.hold(node, *x[len(x) - spatial :])
     if groups == 1:
         variables.same(channels, weight[1 - transposed])
         outputs = weight[int(transposed)]
@@ -36,7 +37,7 @@ def convolution(node: fx.Node, wiring: Wiring) -> list[Dims]:
             outputs = weight[0]
     _bias(node, wiring, outputs)
     shape = wiring.shape(node)
-    return [[*x[: -spatial - 1], outputs, *(variables.solid(size) for size in shape[len(shape) - spatial :])]]
+    return [[*x[: -spatial - 1], outputs, *(variables.solid(size, by) for size in shape[len(shape) - spatial :])]]
 
 
 def linear(node: fx.Node, wiring: Wiring) -> list[Dims]:

@@ -41,7 +41,7 @@ def scanned(node: fx.Node, wiring: Wiring) -> list[Dims]:
     ]
 
 
-def _reduced(node: fx.Node, wiring: Wiring, along: Callable[[Array], None]) -> list[Dims]:
+def _reduced(node: fx.Node, wiring: Wiring, along: Callable[[Array], object]) -> list[Dims]:
     x: list[Array] = wiring.dims(wiring.sources(node)[0])
     dims = _dims(node, len(x))
     for dim in dims:

@@ -14,9 +14,10 @@ def positions(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Keep the last dimensions whole: as many as the operator's name says ("max_pool2d": two)."""
     x = wiring.dims(wiring.sources(node)[0])
     count = int(re.findall(r"([123])d", str(node.target))[0])
-    for dim in x[-count:]:
-        wiring.variables.freeze(dim)
-    return [[*x[:-count], *(wiring.variables.solid(size) for size in shape[-count:])] for shape in wiring.shapes(node)]
+    by = wiring.hold(node, *x[-count:])
+    return [
+        [*x[:-count], *(wiring.variables.solid(size, by) for size in shape[-count:])] for shape in wiring.shapes(node)
+    ]
 
 
 _POOLS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")

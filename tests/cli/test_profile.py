@@ -76,3 +76,12 @@ def test_weights_of_one_bit_that_no_kernel_multiplies_so_are_called_storage_only
     done = run("profile", tmp_path / "signs", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert "weights of 1 bit (2 tensors) are stored so and computed in int8: storage only" in done.stdout
+
+
+def test_a_runtime_that_tells_no_times_says_so(tmp_path: Path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).eval()
+    graph = leanly.capture(model, example=torch.randn(2, 3, 8, 8))
+    leanly.lower(graph, runtime="torch", to=tmp_path / "eager", eager=True)
+    done = run("profile", tmp_path / "eager")
+    assert done.returncode == 0, done.stderr
+    assert "no times: torch does not tell what a node takes" in done.stdout

@@ -62,6 +62,10 @@ def profile(
     )
     counted = Counter(node.precision for node in kernels)
     print("\n" + ", ".join(f"{count} {precision}" for precision, count in counted.most_common()))
+    if not seconds:
+        print(
+            f"no times: {artifact.runtime} does not tell what a node takes; ONNX Runtime and OpenVINO do (leanly.lower)"
+        )
     computed = "float32" if artifact.precision == "float32" else "int8"
     for bits, count in sorted(Counter(artifact.code_bits.values()).items()):
         width, tensors = _plural(bits, "bit"), _plural(count, "tensor")

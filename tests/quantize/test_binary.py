@@ -135,6 +135,19 @@ def test_training_gains_what_one_bit_lost(activations: int) -> None:
     assert [is_binarized(layer) for layer in nodes(taught, aten.conv2d.default)] == [False] + 2 * [activations == 1]
 
 
+def test_weights_may_follow_in_a_second_pass() -> None:
+    graph, task = blocks()
+    first = Binary(weights=32)(graph, task)
+    assert nodes(first, OF_VALUES) and not nodes(first, OF_WEIGHT)
+    taught = Distill(epochs=1, settings=Settings(batch_size=16, precision="float32"))(first, task)
+    both, at_once = Binary(activations=32)(taught, task), Binary()(graph, task)
+    assert [node.target for node in both.module.graph.nodes] == [node.target for node in at_once.module.graph.nodes]
+    slopes = [name for name, _ in taught.named_parameters() if name.startswith(("slopes.", "thresholds."))]
+    assert slopes and all(
+        torch.equal(both.module.get_parameter(name), taught.module.get_parameter(name)) for name in slopes
+    )
+
+
 def test_batch_norm_folds_through_the_signs() -> None:
     graph, task = blocks()
     with torch.no_grad():

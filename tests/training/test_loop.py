@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -280,6 +282,38 @@ def test_datasets_of_the_user(data):
     first = leanly.train(task, epochs=4, settings=FLOAT)
     assert evaluate(first, task, task.split("validation")) > 0.6
     assert equal(weights(first), weights(leanly.train(task, epochs=4, settings=FLOAT)))
+
+
+class Dropping(nn.Module):
+    """Drops values in both ways that a graph knows: by an operator of its own, and inside attention."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.one, self.two, self.share = nn.Linear(12, 24), nn.Linear(24, 3), share
+        self.drop = nn.Dropout(share)
+
+    def forward(self, x):
+        heads = self.drop(torch.relu(self.one(x))).reshape(-1, 2, 3, 4)
+        share = self.share if self.training else 0.0
+        return self.two(functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=share).flatten(1))
+
+
+def test_dropout_is_left_out_where_asked_and_comes_back_afterwards():
+    x, y = torch.randn(64, 12), torch.arange(64) % 3
+
+    def trained(share: float, **settings) -> leanly.Graph:
+        torch.manual_seed(0)
+        model = Dropping(share)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LeanlyWarning)  # it is in training mode, so that attention drops
+            task = leanly.Task(model, example=x[:2], train=(x, y))
+        return leanly.train(task, epochs=2, settings=replace(FLOAT, **settings))
+
+    without = trained(0.5, dropout=False)
+    assert equal(weights(without), weights(trained(0.0)))
+    assert not equal(weights(without), weights(trained(0.5)))
+    without.train()
+    assert not torch.equal(without(x), without(x))
 
 
 def test_tied_weights_stay_tied():

@@ -12,6 +12,7 @@ import torch
 
 from leanly.distill import Distill
 from leanly.graph import Graph
+from leanly.graph.modes import dropout
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training import Settings
@@ -136,9 +137,9 @@ def epoch_seconds(
     if padding:
         graph, teacher = padding.free(graph.clone()), padding.free(teacher)
     rows = Rows(split, settings.batch_size, settings.seed, padding)
-    with deterministic():
-        clone = graph.clone().train()
-        stepper = Stepper(clone, supervised(clone, task), settings, target)
+    clone = graph.clone()
+    with deterministic(), dropout(clone.module, used=settings.dropout):
+        stepper = Stepper(clone.train(), supervised(clone, task), settings, target)
         dtype = chosen_dtype(teacher, settings.precision, target)
         times = []
         for batch in rows.typical(STEPS):

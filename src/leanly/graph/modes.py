@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,14 +67,28 @@ def switch(module: fx.GraphModule, training: bool) -> None:
 
 def has_dropout(module: fx.GraphModule) -> bool:
     """Say whether training draws random numbers."""
+    return any(True for _ in _dropping(module)) or draws(module)
+
+
+@contextlib.contextmanager
+def dropout(module: fx.GraphModule, *, used: bool) -> Iterator[None]:
+    """Let a switch to training leave dropout out while the block runs, unless it is used."""
+    flags = [] if used else [(node, node.meta[KEY]) for node in _dropping(module)]
+    for node, (_, off) in flags:
+        node.meta[KEY] = (off, off)
+    try:
+        yield
+    finally:
+        for node, before in flags:
+            node.meta[KEY] = before
+
+
+def _dropping(module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Iterate over the nodes that drop values in training."""
     for node, name, (train_value, _) in switched(module.graph):
-        if name == "dropout_p" and train_value:
-            return True
-        if node.target in DROPOUTS and train_value and argument(node, "p"):
-            return True
-        if node.target not in DROPOUTS and name == "train" and train_value and argument(node, "dropout"):
-            return True
-    return draws(module)
+        share = {"dropout_p": None, "train": "p" if node.target in DROPOUTS else "dropout"}
+        if train_value and name in share and (share[name] is None or argument(node, share[name])):
+            yield node
 
 
 def draws(module: fx.GraphModule) -> bool:

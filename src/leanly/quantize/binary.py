@@ -45,6 +45,8 @@ class Binary:
             Net"), and the ReLU before it learns a slope below zero; only with `activations=1`.
         float_nodes: names of nodes that stay float (see `graph.cost().nodes`), beside the first and the last layer.
         samples: rows from which thresholds and scales start, of `train` (of `validation` where there is no `train`).
+        weights: 1, or 32 to train activations first: `Binary(activations=32)` then puts the weights into one bit
+            (Martinez et al. 2020, "Training Binary Neural Networks with Real-to-Binary Convolutions").
 
     Raises:
         SettingError: a setting out of its range.
@@ -54,13 +56,19 @@ class Binary:
     shortcuts: bool = True
     float_nodes: tuple[str, ...] = ()
     samples: int = 128
+    weights: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "float_nodes", tuple(self.float_nodes))
-        if self.activations not in (1, 32):
-            raise SettingError(
-                f"activations={self.activations!r} bits can't be used", where="Binary", remedy="use 1, or 32 for float"
-            )
+        for name in ("activations", "weights"):
+            if getattr(self, name) not in (1, 32):
+                raise SettingError(
+                    f"{name}={getattr(self, name)!r} bits can't be used",
+                    where="Binary",
+                    remedy="use 1, or 32 for float",
+                )
+        if self.activations == self.weights == 32:
+            raise SettingError("nothing is put into one bit", where="Binary", remedy="use weights=1 or activations=1")
         check_whole(self.samples, 2, name="samples", where="Binary")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
@@ -78,8 +86,9 @@ class Binary:
                 _add_shortcuts(graph, layers)
             for layer in layers:
                 _binarize_input(graph.module, layer)
-        for layer in layers:
-            _binarize_weight(graph.module, argument(layer, "weight"))
+        if self.weights == 1:
+            for layer in layers:
+                _binarize_weight(graph.module, argument(layer, "weight"))
         graph.module.graph.lint()
         graph.module.recompile()
         if self.activations == 1:

@@ -16,6 +16,7 @@ from leanly.data import Split, fixed_random
 from leanly.errors import DataError, LeanlyWarning, TrainingError
 from leanly.files import digest
 from leanly.graph import Graph
+from leanly.graph.modes import dropout
 from leanly.scalars import check_whole
 from leanly.structure import build
 from leanly.target import Target
@@ -93,14 +94,14 @@ def fit(
                 {"dtype": dtype, "padding": padding and asdict(padding), "rows": rows, **(about or {})},
             ),
         )
-    with fixed_random(), deterministic():
-        trained = graph.clone()
-        inside = padding.free(trained) if padding else trained
+    trained = graph.clone()
+    inside = padding.free(trained) if padding else trained
+    with fixed_random(), deterministic(), dropout(inside.module, used=settings.dropout):
         stepper = Stepper(inside.train(), objective, settings, target, hidden)
         batches = Rows(split, settings.batch_size, settings.seed, padding, rows)
         pace = Pace(epochs * batches.steps, seconds, spent=spent)
         _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)()
-        return trained.eval()
+    return trained.eval()
 
 
 def training_rows(task: Task | None) -> Split:

@@ -29,6 +29,8 @@ class Settings:
         patience: stop after so many epochs without a better metric on validation; 0 never stops early.
         clip: largest norm of all gradients together; 0 sets no limit.
         keep_zeros: weights (of two dimensions and more) that are zero at the start stay so.
+        dropout: whether the network's dropout is used; what learns from a teacher for a few epochs comes nearer to it
+            without.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
         seed: of the order of rows, augmentation and dropout.
 
@@ -46,6 +48,7 @@ class Settings:
     patience: int = 0
     clip: float = 0.0
     keep_zeros: bool = False
+    dropout: bool = True
     precision: str = "auto"
     seed: int = 0
 

@@ -86,8 +86,11 @@ def dropout(module: fx.GraphModule, *, used: bool) -> Iterator[None]:
 def _dropping(module: fx.GraphModule) -> Iterator[fx.Node]:
     """Iterate over the nodes that drop values in training."""
     for node, name, (train_value, _) in switched(module.graph):
-        share = {"dropout_p": None, "train": "p" if node.target in DROPOUTS else "dropout"}
-        if train_value and name in share and (share[name] is None or argument(node, share[name])):
+        if name == "train":
+            drops = train_value and argument(node, "p" if node.target in DROPOUTS else "dropout")
+        else:
+            drops = name == "dropout_p" and train_value
+        if drops:
             yield node
 
 

@@ -29,8 +29,7 @@ class Settings:
         patience: stop after so many epochs without a better metric on validation; 0 never stops early.
         clip: largest norm of all gradients together; 0 sets no limit.
         keep_zeros: weights (of two dimensions and more) that are zero at the start stay so.
-        dropout: whether the network's dropout is used; what learns from a teacher for a few epochs comes nearer to it
-            without.
+        dropout: whether the network's dropout is used.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
         seed: of the order of rows, augmentation and dropout.
 

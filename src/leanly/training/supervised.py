@@ -50,10 +50,9 @@ def train(
         TrainingError: the loss is no number before anything was gained; batch and rows are named.
         RunError: the folder holds the checkpoint of another run.
     """
-    if graph is not None:
-        check_graph(graph, "train")
     split = training_rows(task)
     graph = graph if graph is not None else original(task)
+    check_graph(graph, "train")
     loss = task.loss if isinstance(task.loss, str) else getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
     return fit(
         graph,

@@ -34,7 +34,7 @@ def test_the_fastest_certified_is_best(tmp_path: Path) -> None:
     assert not finale.missed
 
 
-def test_the_walk_goes_from_float_over_the_most_accurate_to_the_fastest(tmp_path: Path) -> None:
+def test_the_walk_goes_from_float_over_the_surest_to_the_fastest(tmp_path: Path) -> None:
     world = World([FLOAT, FAST, Idea("int8 exact", 0.002, 0.899)])
     search, finale = run(world, tmp_path / "run")
     assert [label(search, number) for number in finale.walk] == [FLOAT.name, "int8 exact", FAST.name]
@@ -78,6 +78,17 @@ def test_of_the_undecided_the_one_nearest_to_passing_is_walked_first(tmp_path: P
         search.put(trial.replace(verdict=replace(trial.verdict, outcome="undecided", p_value=p_value)))
     finish(search)
     assert [trial.label for trial in order(search, 5).trials] == [FLOAT.name, near.name, far.name]
+
+
+def test_of_those_that_pass_on_validation_the_surest_is_walked_first(tmp_path: Path) -> None:
+    lucky, sure = Idea("int8 lucky", 0.002, 0.899), Idea("int8 sure", 0.0015, 0.898)
+    search = begin(World([FLOAT, lucky, sure]), tmp_path / "run")
+    search.explore()
+    for trial, chance in zip(search.trials[-2:], (0.04, 0.001), strict=True):
+        assert trial.verdict is not None
+        search.put(trial.replace(verdict=replace(trial.verdict, outcome="pass", p_value=chance)))
+    finish(search)
+    assert [trial.label for trial in order(search, 5).trials] == [FLOAT.name, sure.name, lucky.name]
 
 
 def test_finalists_get_a_second_process_where_there_is_time(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """The end of a run: finalists timed together, certified on `test` in fixed orders, the fastest certified one chosen.
 
 The orders are fixed before `test` is read: float32 first, then two branches, the whole network's artifacts and the
-smaller networks', each from the most accurate of those that pass on `validation` towards the fastest, then the
-undecided. A branch stops at the first that does not pass and does not stop the other, since a smaller network that was
-taught may well hold what integers of the whole one lose. The error rate of the whole walk is that of one test, however
-many trials were made (`certify_walk`).
+smaller networks', each from the surest of those that pass on `validation` on, then the undecided. A branch stops at the
+first that does not pass and does not stop the other, since a smaller network that was taught may well hold what
+integers of the whole one lose. The error rate of the whole walk is that of one test, however many trials were made
+(`certify_walk`).
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _surest_first(search: Search, trials: list[Trial]) -> tuple[Trial, ...]:
             trials,
             key=lambda trial: (
                 not _passed(trial),
-                -(trial.metric or 0.0) if _passed(trial) else _chance_of_failing(trial),
+                _chance_of_failing(trial),
                 -trial.final[search.batch_sizes[0]].median,
             ),
         )

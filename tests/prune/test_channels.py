@@ -142,6 +142,23 @@ def test_widths_stay_multiples(settings):
     same(small, zeroed(graph, small))
 
 
+@pytest.mark.parametrize("share", [0.2, 0.3])
+def test_no_layer_is_stripped_to_make_up_for_coarse_steps(share):
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1024, 100), nn.ReLU(), nn.Linear(100, 10),
+    )  # fmt: skip
+    graph = graph_of(model, 1, 16, 16)
+    small = Channels(macs=share, multiple=8)(graph)
+    assert small.module.get_parameter("7.weight").shape[0] >= 88
+    reached = 1 - small.cost().macs / graph.cost().macs
+    assert abs(reached - share) < 0.065  # half of what eight filters of the second convolution take
+    told = f"prune.Channels: {share} of the MACs asked for, {reached:.3g} gone: widths are multiples of 8"
+    assert small.notes == ((told,) if abs(reached - share) > 0.1 * share else ())
+    same(small, zeroed(graph, small))
+
+
 def test_multiples_are_of_widths_not_of_heads():
     small = Channels(0.5, multiple=8)(graph_of(Attention(6, 8), 5, 16))
     assert len(small.kept["qkv.weight"][0]) == 3 * 3 * 8

@@ -40,7 +40,7 @@ class Channels:
             not fall are left.
         costs: seconds of each layer by its MACs, measured on the target.
         importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name.
-        multiple: widths that are cut stay multiples of it.
+        multiple: widths that are cut stay multiples of it; of the MACs, or the time, leaves what is nearest then.
         normalized: also remove what a layer norm or mean runs over, as the residual width of a transformer; what stays
             then sees other statistics.
     """
@@ -128,8 +128,9 @@ class Channels:
         name, what = ("macs", "MACs") if self.macs is not None else ("latency", "time")
         asked = getattr(self, name)
         axes = [axis for group in groups for axis in group]
-        reached = take_cheapest(removal, axes, asked, self.costs)
-        if reached < asked * (1 - WITHIN) and not coupling.frozen:
+        reached, steps_left = take_cheapest(removal, axes, asked, self.costs)
+        nearest = self.multiple > 1 and reached > 0 and steps_left
+        if reached < asked * (1 - WITHIN) and not (coupling.frozen or nearest):
             raise self._out_of_reach(name, what, reached, removal, axes)
         return reached
 
@@ -170,6 +171,12 @@ class Channels:
             told = f"Channels removed nothing: {asked:.3g} of each group of units, rounded{rounding}, is none"
             remedy = "use a larger fraction" + (" or a smaller multiple" if rounding else "")
         else:
+            if self.fraction is None and self.multiple > 1 and abs(reached - asked) > WITHIN * asked:
+                what = "MACs" if self.macs is not None else "time"
+                told = (
+                    f"{asked:.3g} of the {what} asked for, {reached:.3g} gone: widths are multiples of {self.multiple}"
+                )
+                small.notes = (*small.notes, f"prune.Channels: {told}")
             return small
         warnings.warn(f"{told}. What to do: {remedy}.", LeanlyWarning, stacklevel=4)
         return small

@@ -28,18 +28,24 @@ class _Queue:
         return self.units[self.place : self.place + (odd or self.piece * self.step)]
 
 
-def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostTable | None = None) -> float:
-    """Take units until a share of the MACs, or of the time, is gone; return the share that was reached.
+def take_cheapest(
+    removal: Removal, axes: list[Axis], share: float, costs: CostTable | None = None
+) -> tuple[float, bool]:
+    """Take units until a share of the MACs, or of the time, is gone.
 
     What a unit costs is the importance it holds of each weight, as a share of what is left there (the layer-adaptive
     score of Lee et al. 2021, for units): a layer that has lost much asks more for the next. Units are taken in the
     order of cost for each MAC, or second, that goes: a knapsack filled greedily (Shen et al. 2022, "Structural Pruning
-    via Latency-Saliency Knapsack").
+    via Latency-Saliency Knapsack"). A step that goes too far is left for smaller ones elsewhere; where widths are
+    multiples, what is nearest to the share is near enough, and smaller ones may not lose more than that step would.
 
     Args:
         axes: the axes that may be used.
         share: of all MACs, as `Graph.cost` counts them, or of the seconds of all layers.
         costs: seconds of each layer by its MACs.
+
+    Returns:
+        The share that was reached, and whether steps are left that would go too far.
     """
     work = Work(removal.coupling, costs)
     total, target = work.total, share * work.total
@@ -49,6 +55,7 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostT
         queue.piece = max(1, len(queue.units) // (PIECES * queue.step))
         _push(heap, removal, work, queue, number)
     spared: list[Taken] = []
+    spent = 0.0
     while heap and total - work.total < target:
         _, number = heapq.heappop(heap)
         queue = queues[number]
@@ -57,7 +64,9 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostT
         if heap and ratio > heap[0][0]:
             heapq.heappush(heap, (ratio, number))
             continue
-        too_much = total - work.total + saved > target * (1 + WITHIN)
+        missing = target - (total - work.total)
+        nearer = missing if removal.multiple > 1 and queue.piece == 1 else 0.0
+        too_much = saved - missing > max(target * WITHIN, nearer)
         if too_much or not removal.is_legal(taken):
             if queue.piece > 1:
                 queue.piece //= 2
@@ -68,13 +77,17 @@ def take_cheapest(removal: Removal, axes: list[Axis], share: float, costs: CostT
                 queue.place += len(taken.units)
             _push(heap, removal, work, queue, number)
             continue
+        if spared and removal.multiple > 1:
+            spent += taken.loss
+            if spent > min(step.loss for step in spared):
+                break
         removal.take(taken)
         work.shorten(removal.lengths, taken.dims)
         queue.place += len(taken.units)
         _push(heap, removal, work, queue, number)
     if total - work.total < target * (1 - WITHIN):
         _take_nearest(removal, work, [removal.takes(taken.units) for taken in spared], target - (total - work.total))
-    return 1 - work.total / total if total else 0.0
+    return 1 - work.total / total if total else 0.0, bool(spared)
 
 
 def smallest(removal: Removal, axes: list[Axis], costs: CostTable | None = None) -> float:

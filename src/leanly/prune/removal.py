@@ -47,7 +47,7 @@ class Removal:
         self.lengths = coupling.dim_sizes.copy()
         self._shares = shares
         self._left = np.ones(shares.shape[1])
-        self._multiple = multiple
+        self.multiple = multiple
         self._scores = np.asarray((coupling.units @ shares).sum(1)).ravel()
         self._parameter_dims = {place.place for place in coupling.parameter_dims}
 
@@ -65,7 +65,7 @@ class Removal:
             )
             if dim in self._parameter_dims
         ]
-        return self._multiple // np.gcd(self._multiple, min(widths))
+        return self.multiple // np.gcd(self.multiple, min(widths))
 
     def takes(self, units: Array) -> Taken:
         """Say what units would take."""

@@ -10,7 +10,7 @@ import pytest
 
 from leanly.families import tries
 from leanly.families.candidate import Candidate, mean_latency
-from leanly.families.ladder import MOST_TAUGHT, PARTS, Ladder
+from leanly.families.ladder import MOST_TAUGHT, PARTS, Ladder, spread
 from leanly.families.tries import Cut, Tries
 from leanly.quantize import Static
 from leanly.recipe import Pass, Recipe
@@ -331,3 +331,8 @@ def test_a_round_that_took_more_than_all_the_time_is_the_last() -> None:
     networks = [Slow(0.8, 0.8, 0.8 * MAX_DROP), Slow(0.4, 0.4, 60 * MAX_DROP)]
     run = Run(networks, seconds=100, epoch=5.0, slower=5.0).explore()
     assert run.left < 0 and len([trial for trial in run.trials if "taught" in trial.candidate.network]) == 2
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [3]), (2, [1, 4]), (3, [0, 2, 5]), (6, [0, 1, 2, 3, 4, 5])])
+def test_few_cuts_are_measured_from_the_middle_and_three_from_end_to_end(count, chosen):
+    assert spread(range(6), count) == chosen

@@ -325,9 +325,9 @@ def _still_learns(trials: Sequence[Seen]) -> bool:
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:
-    """Return so many of the items, evenly spread, the first and the last among them; of one, that of the middle."""
+    """Return so many of the items, evenly spread, the first and the last among them where they are three or more."""
     if len(items) <= count:
         return list(items)
-    if count == 1:
-        return [items[len(items) // 2]]
+    if count <= 2:
+        return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

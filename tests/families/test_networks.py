@@ -48,9 +48,14 @@ def graph(task: Task) -> Graph:
     return capture(task.model, example=task.example).eval()
 
 
-def ask(family: Networks, judged: Callable[[Candidate], Trial], limit: int = 60) -> list[Trial]:
+def ask(
+    family: Networks,
+    judged: Callable[[Candidate], Trial],
+    limit: int = 60,
+    left: Callable[[list[Trial]], float] = lambda _: 100.0,
+) -> list[Trial]:
     trials = [judged(family.reference())]
-    while (candidate := family.propose(trials, 100.0)) is not None and len(trials) < limit:
+    while (candidate := family.propose(trials, left(trials))) is not None and len(trials) < limit:
         trials.append(judged(candidate))
     assert len(trials) < limit, "the family has no end of ideas"
     return trials
@@ -230,6 +235,23 @@ def test_smaller_networks_are_run_in_the_form_that_suits_them(graph: Graph, taug
     assert found[first].precision == form
     winners = {candidate.precision for candidate in found if Distill in map(type, candidate.recipe.passes)}
     assert winners == {"float32", "int8"}
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_the_form_that_suits_is_kept_once_there_is_no_time_to_compare(graph: Graph, taught: Task, form: str) -> None:
+    def judge(candidate: Candidate) -> Trial:
+        seconds = 0.1 if candidate.network and candidate.precision == form else judged(candidate).medians[1]
+        return replace(judged(candidate, outcome="fail" if candidate.network else "pass"), medians={1: seconds})
+
+    def left(trials: list[Trial]) -> float:
+        smaller = {trial.candidate.precision for trial in trials if trial.candidate.network}
+        return 100.0 if len(smaller) < 2 else 8.0
+
+    found = ask(Networks(graph, taught, Target(threads=1)), lambda one: replace(judge(one), seconds=1.0), left=left)
+    smaller = [trial.candidate for trial in found if trial.candidate.network]
+    compared = next(n for n, one in enumerate(smaller) if one.network != smaller[0].network)
+    assert {one.precision for one in smaller[:compared]} == {"float32", "int8"}
+    assert smaller[compared].precision == form
 
 
 def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: Task) -> None:

@@ -104,7 +104,7 @@ class Ladder:
         if not self._measured:
             few = min(max(int(UNTAUGHT_MOST * seconds / self._trial), 1), LEAST_UNTAUGHT)
             chosen = spread(range(len(self.cuts)), max(int(UNTAUGHT_SHARE * seconds / self._trial), few))
-            before = [number for number, one in enumerate(every) if one.key in self.past]
+            before = [number for number, one in enumerate(every) if one.key in self.past or one.key in seen]
             self._measured = sorted({*chosen, *before})
         untaught = {number: every[number] for number in self._measured}
         yield from untaught.values()

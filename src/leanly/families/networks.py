@@ -179,9 +179,12 @@ class Networks:
             return
         each = _first_of_its_kind(whole, trials).seconds
         if self._ladder is None:
-            forms = self._forms(trials, whole, each, seconds)
-            samples = {self._in_form(form, self._sample).key: form for form in forms} if len(forms) > 1 else {}
-            yield from (self._in_form(form, self._sample) for form in samples.values())
+            forms = self._forms(trials, whole)
+            samples = {self._in_form(form, self._sample).key: form for form in forms}
+            affordable = forms[: int(FORMS_SHARE * seconds / max(each, 1e-9))]
+            if len(affordable) > 1:
+                yield from (self._in_form(form, self._sample) for form in affordable)
+            # the first of them were measured while there was time for more
             timed = [trial for trial in trials if trial.candidate.key in samples and trial.medians]
             best = min(timed, key=mean_latency, default=None)
             form = whole.candidate if best is None else samples[best.candidate.key]
@@ -192,14 +195,13 @@ class Networks:
             yield from self._other_integers(winner.candidate)
             yield from self._in_float(winner.candidate)
 
-    def _forms(self, trials: Sequence[Seen], whole: Seen, each: float, seconds: float) -> list[Candidate]:
+    def _forms(self, trials: Sequence[Seen], whole: Seen) -> list[Candidate]:
         """The best way to run the whole network in each runtime and precision: another may suit a smaller one."""
         best: dict[tuple[str, str], Candidate] = {}
         for trial in sorted(self._whole_inside(trials), key=mean_latency):
             if mean_latency(trial) <= FORMS_WITHIN * mean_latency(whole):
                 best.setdefault((trial.candidate.runtime, trial.candidate.precision), trial.candidate)
-        affordable = int(FORMS_SHARE * seconds / max(each, 1e-9))
-        return list(best.values())[:affordable]
+        return list(best.values())
 
     @functools.cached_property
     def _sample(self) -> Cut:

@@ -80,14 +80,18 @@ def context(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def shortened(step: dict[str, Any]) -> dict[str, Any]:
-    """Return a pass with tables among its settings counted instead of written out: the bundle holds them whole."""
-    return {
-        name: f"a table of {len(value['layers'])} layers"
-        if isinstance(value, dict) and isinstance(value.get("layers"), dict)
-        else value
-        for name, value in step.items()
-    }
+def call_of(step: dict[str, Any]) -> str:
+    """Write a pass as it is called, without settings that are None; of a table its layers are counted."""
+    given = ", ".join(f"{name}={_value(value)}" for name, value in step.items() if name != "pass" and value is not None)
+    return f"{step['pass']}({given})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict) and isinstance(value.get("layers"), dict):
+        return f"a table of {len(value['layers'])} layers"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name}={_value(one)}' for name, one in value.items() if one is not None)})"
+    return repr(value)
 
 
 def status(outcome: Outcome) -> tuple[str, str]:
@@ -183,7 +187,7 @@ def _shipped(outcome: Outcome) -> list[dict[str, Any]]:
                 "sizes": " and ".join(map(str, sizes)),
                 "layers": layers(folder.graph, network, trial.artifact),
                 "kernels": kernel_counts(trial.artifact),
-                "recipe": [shortened(step) for step in trial.recipe.to_json()],
+                "recipe": [call_of(step) for step in trial.recipe.to_json()],
                 "plans": {size: trial.artifact.plans[size] for size in sizes if size in trial.artifact.plans},
             }
         )

@@ -67,7 +67,7 @@ AIMS = {VISION: {0.3: 1.0, 0.4: 76 / 80, 0.5: 1.0}, TEXT: {0.3: 0.95, 0.4: 0.95,
 """Share of a corpus that is to be cut, by the share of the MACs."""
 ROOMS = ("graph", "prune", "lowering", "runtimes")
 """Folders of the package that the outcome comes from."""
-PEER_SECONDS = 180
+PEER_SECONDS = 900
 """Some models never end in Torch-Pruning."""
 
 NOTHING = {"reached": 0.0, "exact": False, "trained": False, "lowered": False, "blamed": ""}

@@ -162,8 +162,8 @@ class Channels:
         if held:
             small.notes = (*small.notes, f"prune.Channels: {held}")
         asked = self.fraction or self.macs or self.latency or 0.0
+        what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
         if held and reached < asked * (1 - WITHIN):
-            what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
             told = f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}"
             remedy = "write those lines with other operators, or leave those layers as they are"
         elif unchanged:
@@ -172,7 +172,6 @@ class Channels:
             remedy = "use a larger fraction" + (" or a smaller multiple" if rounding else "")
         else:
             if self.fraction is None and self.multiple > 1 and abs(reached - asked) > WITHIN * asked:
-                what = "MACs" if self.macs is not None else "time"
                 told = (
                     f"{asked:.3g} of the {what} asked for, {reached:.3g} gone: widths are multiples of {self.multiple}"
                 )

@@ -26,7 +26,7 @@ from leanly.quantize import GPTQ, WeightsOnly
 from leanly.recipe import Recipe
 
 GROUPS = (64, 128)
-METHODS = ("plain", "awq", "gptq", "scale_estimation")
+METHODS = ("plain", "awq", "gptq", "scale_estimation", "awq+scale_estimation", "awq+gptq")
 NEAR = 1.1
 
 
@@ -41,10 +41,9 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     bench = open_bench(ground, data_dir, subject.calibration(data_dir))
     mine = []
     for group, after in itertools.product((32, *GROUPS), ((), (GPTQ(),))):
-        for runtime in ("onnxruntime", "openvino"):
-            mine.append(lowered(bench, Recipe((WeightsOnly(bits=4, group=group), *after)), runtime, "float32"))
-            if runtime == "onnxruntime":
-                mine.append(lowered(bench, Recipe((WeightsOnly(bits=4, group=group), *after)), runtime, "int8"))
+        recipe = Recipe((WeightsOnly(bits=4, group=group, embedding_bits=4), *after))
+        for runtime, precision in (("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")):
+            mine.append(lowered(bench, recipe, runtime, precision))
     ours = _best(mine, {entrant.label: score(bench, entrant) for entrant in mine})
     latencies = race(ground, [peer, ours], Timing(quick=quick), 0)
     ratio = pooled_ratio([(latencies[ours.label][1], latencies[peer.label][1])], seed=0).interval
@@ -102,7 +101,7 @@ def _compressed(ground: Ground, quick: bool) -> list[Peer]:
         path = peers.work(subject) / "compressed" / name / "model.xml"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            asked = {"model": peers.work(subject) / "float.onnx", "out": path, "mode": mode, "group": group}
+            asked = {"model": peers.work(subject) / "float.xml", "out": path, "mode": mode, "group": group}
             asked |= {"method": method, "threads": THREADS}
             command = [peers.python(), Path(__file__).parent / "peer_compress.py"]
             command += [part for key, value in asked.items() for part in (f"--{key}", value)]
@@ -113,5 +112,5 @@ def _compressed(ground: Ground, quick: bool) -> list[Peer]:
             if done.returncode:
                 print(f"NNCF refuses {name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
                 continue
-        found.append(Peer("nncf", name, path, "float32"))
+        found.append(Peer("nncf weights", name, path, "float32"))
     return found

@@ -16,13 +16,18 @@ import openvino as ov
 def main() -> None:
     """Compress the weights of one float file with one set of settings and write IR."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, required=True, help="float ONNX or IR")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        help="float IR; in one made of ONNX the weights lie so that GPTQ refuses them",
+    )
     parser.add_argument("--calibration", type=Path, nargs="+", required=True, help="one .npy an input, in order")
     parser.add_argument("--inputs", nargs="+", required=True, help="names of the inputs, in the same order")
     parser.add_argument("--out", type=Path, required=True, help="the IR to write")
     parser.add_argument("--mode", choices=("int4_sym", "int4_asym"), required=True)
     parser.add_argument("--group", type=int, required=True)
-    parser.add_argument("--method", choices=("plain", "awq", "gptq", "scale_estimation"), required=True)
+    parser.add_argument("--method", required=True, help='"plain", or options of compress_weights joined by +')
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     started = time.monotonic()
@@ -32,7 +37,8 @@ def main() -> None:
         {name: array[i : i + 1] for name, array in zip(options.inputs, arrays, strict=True)}
         for i in range(len(arrays[0]))
     ]
-    more = {} if options.method == "plain" else {"dataset": nncf.Dataset(rows), options.method: True}
+    asked = [] if options.method == "plain" else options.method.split("+")
+    more = {"dataset": nncf.Dataset(rows), **dict.fromkeys(asked, True)} if asked else {}
     compressed = nncf.compress_weights(
         ov.Core().read_model(options.model),
         mode=nncf.CompressWeightsMode(options.mode),

@@ -108,14 +108,6 @@ def test_fewer_bits_lose_more():
     assert errors == sorted(errors) and errors[0] < errors[1] / 4
 
 
-def test_seven_bit_weights_without_vnni(monkeypatch):
-    graph, task = block()
-    monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: False))
-    quantized = Static()(graph, task, leanly.Target("cpu"))
-    ranges = {n.args[4:6] for n in quantized.module.graph.nodes if n.target is FAKE and n.args[0].op == "get_attr"}
-    assert ranges == {(-63, 63)}
-
-
 def test_float_nodes_stay_float():
     graph, task = block()
     quantized = Static(float_nodes=("conv2d_1",))(graph, task)
@@ -219,7 +211,7 @@ def test_layers_have_bits_of_their_own():
 def test_first_and_last_layer_may_have_more_bits():
     graph, task = block()
     ends = bits_of(Static(weights=2, activations=2, end_bits=8, kernels="openvino")(graph, task))
-    assert ends["one_weight"] == ends["head_weight"] == (8 if leanly.Target("cpu").vnni else 7)
+    assert ends["one_weight"] == ends["head_weight"] == 8
     assert ends["x"] == 8
     assert ends["two_weight"] == ends["conv2d_1_input"] == 2
 

@@ -93,17 +93,18 @@ def test_gptq_behind_it_loses_less_than_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("bits", "symmetric"), [(4, True), (4, False), (8, False)])
+@pytest.mark.parametrize(("bits", "symmetric", "table"), [(4, True, 8), (4, False, 4), (4, True, 4), (8, False, 8)])
 def test_the_file_holds_few_bits_and_does_what_the_graph_does(
-    runtime: str, bits: int, symmetric: bool, tmp_path: Path
+    runtime: str, bits: int, symmetric: bool, table: int, tmp_path: Path
 ) -> None:
     graph, _ = reader()
-    few = WeightsOnly(bits=bits, symmetric=symmetric)(graph)
+    few = WeightsOnly(bits=bits, symmetric=symmetric, embedding_bits=table)(graph)
     artifact = leanly.lower(few, runtime=runtime, to=tmp_path / "few")
     whole = leanly.lower(graph, runtime=runtime, to=tmp_path / "whole")
     assert artifact.precision == "float32", "the products are float"
     stored = {name: width for name, (width, _) in artifact.storage_bits.items()}
-    assert stored["one.weight_int"] == bits and stored["table.weight_int"] == 8
+    assert stored["one.weight_int"] == bits and stored["table.weight_int"] == table
+    assert stored["one.weight_step"] == stored["table.weight_step"] == 16
     weights = sum(p.numel() for p in graph.parameters() if p.ndim > 1)
     assert whole.bytes - artifact.bytes > weights * (4 - bits / 8 - 0.75)
     x = ids_of(graph)
@@ -128,6 +129,29 @@ def test_what_is_left_in_float_is_said() -> None:
     assert any("one.weight (24 wide)" in note and "two.weight" not in note for note in some.notes)
     with pytest.raises(SettingError, match=r"groups of 256.*two.weight"):
         WeightsOnly(group=256, embeddings=False)(reader()[0])
+
+
+def test_a_table_takes_four_bits_where_groups_fit() -> None:
+    def steps(group: int) -> torch.Tensor:
+        few = WeightsOnly(group=group, embedding_bits=4)(reader(96)[0])
+        return dict(few.module.named_buffers())["quantizers.table_weight.scale"]
+
+    assert steps(32).shape == (WORDS, 3)
+    assert steps(64).shape == (WORDS,), "96 columns are no groups of 64: eight bits, a scale a row"
+
+
+def test_steps_too_small_for_float16_stay_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(64, 32).eval(), torch.randn(4, 64)
+    with torch.no_grad():
+        model.weight[3] *= 1e-7
+    few = WeightsOnly()(leanly.capture(model, example=(x,)))
+    artifact = leanly.lower(few, runtime="onnxruntime", to=tmp_path / "few")
+    assert artifact.storage_bits["weight_step"] == (32, 64)
+    affine = read_affine(few.module, next(node for node in few.module.graph.nodes if of_weight(node)))
+    weight = model.weight.detach()
+    lost = affine.dequantize(affine.quantize(weight)) - weight
+    assert float(lost[3].norm() / weight[3].norm()) < 0.1
 
 
 def test_named_nodes_stay_float_and_the_recipe_is_data() -> None:

@@ -17,14 +17,14 @@ def packed_linear(x: Tensor, codes: Tensor, step: Tensor, zero_point: Tensor, bi
     Args:
         x: `[..., columns]`.
         codes: uint8 `[rows, columns]`, below `2 ** bits`.
-        step: float `[rows, groups]`, one value a group of neighbouring columns.
+        step: float16 or float32 `[rows, groups]`, one value a group of neighbouring columns.
         zero_point: uint8 `[rows, groups]`.
         bias: `[rows]`.
         bits: of a stored code.
     """
     width = codes.shape[1] // step.shape[1]
-    zero = zero_point.to(step.dtype).repeat_interleave(width, 1)
-    return F.linear(x, (codes.to(step.dtype) - zero) * step.repeat_interleave(width, 1), bias)
+    zero = zero_point.to(x.dtype).repeat_interleave(width, 1)
+    return F.linear(x, (codes.to(x.dtype) - zero) * step.to(x.dtype).repeat_interleave(width, 1), bias)
 
 
 @packed_linear.register_fake
@@ -39,14 +39,37 @@ def packed_embedding(ids: Tensor, codes: Tensor, step: Tensor) -> Tensor:
     Args:
         ids: integers of any shape.
         codes: int8 `[rows, width]`.
-        step: float `[rows]`.
+        step: float16 or float32 `[rows]`.
     """
-    return codes[ids].to(step.dtype) * step[ids][..., None]
+    return codes[ids].float() * step[ids].float()[..., None]
 
 
 @packed_embedding.register_fake
 def _(ids: Tensor, codes: Tensor, step: Tensor) -> Tensor:
-    return step.new_empty((*ids.shape, codes.shape[1]))
+    return step.new_empty((*ids.shape, codes.shape[1]), dtype=torch.float32)
+
+
+@torch.library.custom_op("leanly::grouped_embedding", mutates_args=())
+def grouped_embedding(ids: Tensor, packed: Tensor, step: Tensor, width: int) -> Tensor:
+    """Look rows up in a table of four-bit codes, and decode those that were found.
+
+    Args:
+        ids: integers of any shape.
+        packed: uint8 `[rows, bytes]`: the codes of a row, behind them the zero point of each group; the first half of
+            these in the low bits, the second in the high ones.
+        step: float16 or float32 `[rows, groups]`, one value a group of neighbouring columns.
+        width: of a row.
+    """
+    found, groups = packed[ids], step.shape[1]
+    codes = torch.cat([found & 15, found >> 4], -1).float()
+    zero = codes[..., width : width + groups, None]
+    values = codes[..., :width].unflatten(-1, (groups, -1))
+    return ((values - zero) * step[ids].float()[..., None]).flatten(-2)
+
+
+@grouped_embedding.register_fake
+def _(ids: Tensor, packed: Tensor, step: Tensor, width: int) -> Tensor:
+    return step.new_empty((*ids.shape, width), dtype=torch.float32)
 
 
 @torch.library.custom_op("leanly::binary_convolution", mutates_args=())

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.nn import functional as F
 
 from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
+from leanly.lowering.halves import as_half
 from leanly.lowering.signs import pack_layers, store_signs
 from leanly.quantize.binary import OF_VALUES, has_signs
 from leanly.quantize.placement import root
@@ -22,6 +24,7 @@ aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 PACKED_LINEAR = torch.ops.leanly.packed_linear.default
 PACKED_EMBEDDING = torch.ops.leanly.packed_embedding.default
+GROUPED_EMBEDDING = torch.ops.leanly.grouped_embedding.default
 BIASED = frozenset({
     aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default,
 })  # fmt: skip
@@ -84,13 +87,18 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     codes, width = affine.quantize(weight), (affine.high - affine.low).bit_length()
     bits[f"{name}_int"] = (width, weight.numel())
     step = f"{name}_step"
-    put(module, step, 1 / affine.scale)
+    put(module, step, as_half(1 / affine.scale))
     for reader in list(node.users):
         with module.graph.inserting_before(reader):
             if reader.target is aten.embedding.default:
-                put(module, f"{name}_int", codes.to(torch.int8))
-                table = (read_attr(module, f"{name}_int"), read_attr(module, step))
-                new = module.graph.call_function(PACKED_EMBEDDING, (argument(reader, "indices"), *table))
+                ids, grouped = argument(reader, "indices"), affine.scale.ndim > 1
+                table = _nibbles(codes, affine.shift) if grouped else codes.to(torch.int8)
+                put(module, f"{name}_int", table)
+                reads = (read_attr(module, f"{name}_int"), read_attr(module, step))
+                more = (codes.shape[1],) if grouped else ()
+                new = module.graph.call_function(
+                    GROUPED_EMBEDDING if grouped else PACKED_EMBEDDING, (ids, *reads, *more)
+                )
             else:
                 put(module, f"{name}_int", (codes - affine.low).to(torch.uint8))
                 put(module, f"{name}_zero", (affine.shift - affine.low).to(torch.uint8))
@@ -103,6 +111,17 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
         reader.replace_all_uses_with(new)
         module.graph.erase_node(reader)
     module.graph.erase_node(node)
+
+
+def _nibbles(codes: Tensor, zero: Tensor) -> Tensor:
+    """Return rows of four-bit codes and, behind them, the zero points of their groups, two to a byte.
+
+    The first half of a row lies in the low bits, the second in the high ones: to decode it takes no interleaving.
+    """
+    rows = torch.cat([codes, zero.to(codes.dtype)], 1)
+    rows = F.pad(rows, (0, rows.shape[1] % 2))
+    low, high = rows.chunk(2, 1)
+    return (low + 16 * high).to(torch.uint8)
 
 
 def _store_weight(module: GraphModule, node: Node, bits: Bits, widths: Widths) -> None:

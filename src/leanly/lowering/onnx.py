@@ -80,14 +80,34 @@ def _dequantize(x_int: Any, scale: Any, shift: Any, axis: int) -> Any:
 def _packed_linear(x: Any, codes: Any, step: Any, zero_point: Any, bias: Any, bits: int) -> Any:
     """A form that every runtime reads; `pack_linear_layers` makes one node of it."""
     group = codes.shape[1] // step.shape[1]
-    weight = op.DequantizeLinear(codes, step, zero_point, axis=1, block_size=group)
+    weight = op.DequantizeLinear(codes, _single(step), zero_point, axis=1, block_size=group)
     product = op.MatMul(x, op.Transpose(weight, perm=[1, 0]))
     return product if bias is None else op.Add(product, bias)
 
 
 def _packed_embedding(ids: Any, codes: Any, step: Any) -> Any:
     rows = op.Cast(op.Gather(codes, ids, axis=0), to=onnx.TensorProto.FLOAT)
-    return op.Mul(rows, op.Unsqueeze(op.Gather(step, ids, axis=0), op.Constant(value_ints=[-1])))
+    return op.Mul(rows, op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), op.Constant(value_ints=[-1])))
+
+
+def _grouped_embedding(ids: Any, packed: Any, step: Any, width: int) -> Any:
+    """Bits are taken apart in floats, which every runtime has fast kernels for."""
+    groups, before = step.shape[1], [0] * len(ids.shape)
+    found = op.Cast(op.Gather(packed, ids, axis=0), to=onnx.TensorProto.FLOAT)
+    high = op.Floor(op.Mul(found, op.Constant(value_float=1 / 16)))
+    low = op.Sub(found, op.Mul(high, op.Constant(value_float=16.0)))
+    row = op.Concat(low, high, axis=-1)
+    ends = [op.Constant(value_ints=[end]) for end in (0, width, width + groups, -1)]
+    codes, zero = (op.Slice(row, ends[place], ends[place + 1], ends[3]) for place in (0, 1))
+    values = op.Reshape(codes, op.Constant(value_ints=[*before, groups, width // groups]))
+    last = op.Constant(value_ints=[-1])
+    steps = op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), last)
+    decoded = op.Mul(op.Sub(values, op.Unsqueeze(zero, last)), steps)
+    return op.Reshape(decoded, op.Constant(value_ints=[*before, width]))
+
+
+def _single(step: Any) -> Any:
+    return op.Cast(step, to=onnx.TensorProto.FLOAT)
 
 
 def _binarize(x: Any, threshold: Any, scale: Any, axis: int) -> Any:
@@ -167,6 +187,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
                     torch.ops.leanly.dequantize.default: _dequantize,
                     torch.ops.leanly.packed_linear.default: _packed_linear,
                     torch.ops.leanly.packed_embedding.default: _packed_embedding,
+                    torch.ops.leanly.grouped_embedding.default: _grouped_embedding,
                     torch.ops.leanly.binarize.default: _binarize,
                     torch.ops.leanly.binary_convolution.default: _binary_convolution,
                     torch.ops.leanly.binary_linear.default: _binary_linear,

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 
 from leanly.compact import Span
+from leanly.lowering.halves import as_half
 from leanly.packing import pack
 
 DOMAIN = "com.microsoft"
@@ -41,17 +43,27 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
             continue
         width = bits[decoded.input[0]]
         group = next(helper.get_attribute_value(entry) for entry in decoded.attribute if entry.name == "block_size")
-        codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in decoded.input)
+        cast = made.get(decoded.input[1])  # the exporter computes small ones itself
+        sources = [decoded.input[0], decoded.input[1] if cast is None else cast.input[0], decoded.input[2]]
+        codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in sources)
         names = [f"{decoded.input[0]}_{part}" for part in ("packed", "step", "zero")]
         arrays = (
             pack(codes.reshape(len(codes), -1, group), width),
-            np.ascontiguousarray(step, dtype=np.float32).reshape(-1),
+            as_half(torch.from_numpy(step.copy())).numpy().reshape(-1),
             pack(zero, width).reshape(-1),
         )
         for name, array in zip(names, arrays, strict=True):
             if name not in tensors:
                 tensors[name] = numpy_helper.from_array(array, name)
                 model.graph.initializer.append(tensors[name])
+        if arrays[1].dtype == np.float16:
+            single = f"{names[1]}_single"
+            if single not in made:
+                made[single] = helper.make_node(
+                    "Cast", [names[1]], [single], f"{node.name}_step", to=onnx.TensorProto.FLOAT
+                )
+                nodes.append(made[single])
+            names[1] = single
         level = INTEGER_PRODUCTS if integer_products else FLOAT_PRODUCTS
         sizes: dict[str, Any] = {"K": codes.shape[1], "N": codes.shape[0], "bits": width, "block_size": group}
         nodes.append(
@@ -65,7 +77,7 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
                 **sizes,
             )
         )
-        gone |= {decoded.output[0], transpose.output[0], *decoded.input}
+        gone |= {decoded.output[0], transpose.output[0], *decoded.input, *sources}
     if not gone:
         return
     del model.graph.node[:]

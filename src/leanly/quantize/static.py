@@ -22,6 +22,7 @@ from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, readers
 from leanly.quantize.quantizers import add_quantizer
+from leanly.quantize.saturation import adds_in_pairs, largest_pairs
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -40,8 +41,9 @@ class Static:
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference".
 
     Args:
-        weights: bits of weights; 8 becomes 7 where the target, by default this machine, has no VNNI (its 16-bit sums
-            would saturate). Below 8 the range is the one with the least mean squared error, at 8 all that was seen.
+        weights: bits of weights. Below 8 the range is the one with the least mean squared error, at 8 all that was
+            seen; where the target, by default this machine, has no VNNI, it is so much wider that sums of two products
+            stay inside the 16 bits that they have there.
         activations: bits of what layers, and products inside attention, multiply; what is added, merged or averaged
             has 8.
         observer: "mse", "percentile", "entropy" or "minmax".
@@ -131,9 +133,6 @@ class Static:
         allowed = target.allowed() if target is not None else KERNELS
         return next((name for name in allowed if name in KERNELS), KERNELS[0])
 
-    def _weight_bits(self, bits: int, target: Target | None) -> int:
-        return 7 if bits == 8 and not (target or Target()).vnni else bits
-
     def _check_names(self, graph: Graph) -> None:
         names = [node.name for node in graph.module.graph.nodes]
         asked = {
@@ -165,8 +164,9 @@ class Static:
             if weight.op != "get_attr":
                 continue  # a weight that two layers share has its quantizer already
             values = find(module, str(weight.target)).detach()
-            bits = self._weight_bits(few.get(name, self.weights), target)
-            add_quantizer(graph, weight, weight_affine(values, bits, self.granularity))
+            bits = few.get(name, self.weights)
+            in_pairs = bits == 8 and not (target or Target()).vnni and adds_in_pairs(nodes[name], values)
+            add_quantizer(graph, weight, weight_affine(values, bits, self.granularity, in_pairs=in_pairs))
         module.graph.lint()
         module.recompile()
 
@@ -197,12 +197,22 @@ def prepare(graph: Graph, attention: bool) -> Graph:
     return expand_attention(graph) if attention else graph
 
 
-def weight_affine(weight: Tensor, bits: int, granularity: str) -> Affine:
-    """Return symmetric integers for a weight, dimension 0 being its output channels."""
+def weight_affine(weight: Tensor, bits: int, granularity: str, *, in_pairs: bool = False) -> Affine:
+    """Return symmetric integers for a weight, dimension 0 being its output channels.
+
+    Args:
+        weight: of a convolution or a linear layer.
+        bits: 2 to 8.
+        granularity: "channel" or "tensor".
+        in_pairs: two products that lie next to each other are added in 16 bits.
+    """
     flat = weight.reshape(weight.shape[0], -1) if granularity == "channel" else weight.reshape(1, -1)
     bound = flat.abs().amax(1)
     if bits < 8:
         bound = _least_error(flat, bound, bits)
+    elif in_pairs:
+        pairs = largest_pairs(weight)
+        bound = pairs if granularity == "channel" else pairs.amax(0, keepdim=True)
     axis = 0
     if granularity != "channel":
         bound, axis = bound[0], -1

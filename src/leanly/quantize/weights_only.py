@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,15 +22,17 @@ BITS, GROUPS = (4, 8), (16, 32, 64, 128, 256)
 """What the runtimes decode on the fly."""
 RANGES = ("mse", "minmax")
 SHARES = tuple(1.0 - 0.02 * step for step in range(30))
-EMBEDDING_BITS = 8
+HALF_LEAST = 2.0**-14
+"""The smallest step that float16 holds in full."""
 
 
 @dataclass(frozen=True)
 class WeightsOnly:
-    """Quantize the weights of linear layers in groups of neighbouring inputs, and embeddings to 8 bits a row.
+    """Quantize the weights of linear layers, and embeddings, in groups of neighbouring columns.
 
     Smaller files and less memory to read; the products stay float, so that nothing has to be calibrated. Weights are
-    rounded to the nearest; put `quantize.GPTQ` behind it to round them by what they are multiplied with.
+    rounded to the nearest; put `quantize.GPTQ` behind it to round them by what they are multiplied with. Scales are
+    stored in two bytes.
 
     Args:
         bits: 4 or 8.
@@ -38,6 +40,7 @@ class WeightsOnly:
         symmetric: zero sits in the middle; else each group has a zero point of its own.
         range: "mse" for the range with the least squared error, "minmax" for all there is.
         embeddings: quantize the tables of embeddings as well.
+        embedding_bits: of those: 8, a scale a row, or 4, in groups; 8 where a width is no multiple of the group.
         float_nodes: names of nodes that stay float.
 
     Raises:
@@ -49,11 +52,13 @@ class WeightsOnly:
     symmetric: bool = False
     range: str = "mse"
     embeddings: bool = True
+    embedding_bits: int = 8
     float_nodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("bits", self.bits, BITS),
+            ("embedding_bits", self.embedding_bits, BITS),
             ("group", self.group, GROUPS),
             ("range", self.range, RANGES),
         ):
@@ -82,15 +87,12 @@ class WeightsOnly:
                 left.append(f"{weight.target} (read by other operators too)")
             elif node.target is aten.embedding.default:
                 if self.embeddings:
-                    bound = values.abs().amax(1)
-                    rows = from_range(
-                        -bound, bound, bits=EMBEDDING_BITS, symmetric=True, signed=True, narrow=True, axis=0
-                    )
-                    add_quantizer(graph, weight, rows)
+                    few = self.embedding_bits < 8 and values.shape[1] % self.group == 0
+                    add_quantizer(graph, weight, self._grouped(values, self.embedding_bits) if few else _rows(values))
             elif values.shape[1] % self.group:
                 left.append(f"{weight.target} ({values.shape[1]} wide)")
             else:
-                add_quantizer(graph, weight, self._grouped(values))
+                add_quantizer(graph, weight, self._grouped(values, self.bits))
         if not any("quantizers." in name for name, _ in graph.module.named_buffers()):
             raise SettingError(
                 f"no layer can be quantized in groups of {self.group}",
@@ -103,28 +105,38 @@ class WeightsOnly:
         graph.module.recompile()
         return graph
 
-    def _grouped(self, weight: Tensor) -> Affine:
+    def _grouped(self, weight: Tensor, bits: int) -> Affine:
         groups = weight.reshape(weight.shape[0], -1, self.group)
         low, high = groups.amin(2), groups.amax(2)
-        best = self._affine(low, high)
-        if self.range == "mse":
-            least = _errors(best, weight, self.group)
-            for share in SHARES[1:]:
-                tried = self._affine(low * share, high * share)
-                error = _errors(tried, weight, self.group)
-                better = error < least
-                least = torch.where(better, error, least)
-                best = Affine(
-                    torch.where(better, tried.scale, best.scale),
-                    torch.where(better, tried.shift, best.shift),
-                    best.low,
-                    best.high,
-                    0,
-                )
+
+        def affine(share: float) -> Affine:
+            found = from_range(low * share, high * share, bits=bits, symmetric=self.symmetric, signed=False, axis=0)
+            return _in_half(found)
+
+        best = affine(1.0)
+        least = _errors(best, weight, self.group)
+        for share in SHARES[1:] if self.range == "mse" else ():
+            tried = affine(share)
+            error = _errors(tried, weight, self.group)
+            better = error < least
+            least = torch.where(better, error, least)
+            scale, shift = (
+                torch.where(better, *pair) for pair in ((tried.scale, best.scale), (tried.shift, best.shift))
+            )
+            best = replace(best, scale=scale, shift=shift)
         return best
 
-    def _affine(self, low: Tensor, high: Tensor) -> Affine:
-        return from_range(low, high, bits=self.bits, symmetric=self.symmetric, signed=False, axis=0)
+
+def _rows(table: Tensor) -> Affine:
+    bound = table.abs().amax(1)
+    return _in_half(from_range(-bound, bound, bits=8, symmetric=True, signed=True, narrow=True, axis=0))
+
+
+def _in_half(affine: Affine) -> Affine:
+    """Return integers whose steps float16 holds exactly, but for the smallest steps."""
+    step = 1 / affine.scale
+    half = step.half().to(step.dtype)
+    return replace(affine, scale=torch.where((half >= HALF_LEAST) & half.isfinite(), 1 / half, affine.scale))
 
 
 def _errors(affine: Affine, weight: Tensor, group: int) -> Tensor:

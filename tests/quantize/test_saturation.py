@@ -1,0 +1,80 @@
+"""Where kernels add products in 16 bits: no sum of two passes them, in any layout, in either runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import leanly
+from leanly.quantize import Static
+from leanly.quantize.saturation import largest_pairs
+from leanly.quantize.static import weight_affine
+from leanly.runtimes import open_artifact
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "convolution": (lambda: nn.Conv2d(32, 32, 3, padding=1), (32, 8, 8)),
+    "convolution of 1 x 1": (lambda: nn.Conv2d(32, 64, 1), (32, 8, 8)),
+    "first layer": (lambda: nn.Conv2d(3, 32, 3, stride=2), (3, 17, 17)),
+    "odd channels": (lambda: nn.Conv2d(33, 32, 3), (33, 8, 8)),
+    "groups": (lambda: nn.Conv2d(32, 32, 3, groups=4), (32, 8, 8)),
+    "groups of two": (lambda: nn.Conv2d(32, 16, 3, groups=16), (32, 8, 8)),
+    "depthwise": (lambda: nn.Conv2d(32, 32, 3, groups=32), (32, 8, 8)),
+    "depthwise, stride 2": (lambda: nn.Conv2d(48, 48, 5, stride=2, groups=48), (48, 9, 9)),
+    "depthwise, two outputs": (lambda: nn.Conv2d(32, 64, 3, groups=32), (32, 8, 8)),
+    "one dimension": (lambda: nn.Conv1d(32, 32, 3), (32, 16)),
+    "depthwise in one dimension": (lambda: nn.Conv1d(32, 32, 3, groups=32), (32, 16)),
+    "linear": (lambda: nn.Linear(64, 32), (64,)),
+    "linear, odd": (lambda: nn.Linear(65, 32), (65,)),
+}
+
+
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31))
+def test_two_neighbours_come_to_one_byte(channels: int, side: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    weight = torch.randn(6, channels, side, 1) ** 3
+    affine = weight_affine(weight, 8, "channel", in_pairs=True)
+    sums = largest_pairs(affine.quantize(weight).float())
+    assert sums.max() <= 128
+    assert sums.min() >= 126, "no finer scale would do"
+
+
+def test_it_is_finer_than_seven_bits() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(64, 64, 3, 3)
+    lost = [
+        float((affine.dequantize(affine.quantize(weight)) - weight).square().mean())
+        for affine in (weight_affine(weight, 8, "channel", in_pairs=True), weight_affine(weight, 7, "channel"))
+    ]
+    assert lost[0] < 0.6 * lost[1]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("layer", list(LAYERS))
+def test_no_kernel_saturates_without_vnni(
+    layer: str, runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest activations, and weights that would pass 16 bits were others neighbours than is thought."""
+    monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: False))
+    make, shape = LAYERS[layer]
+    model = nn.Sequential(make()).eval()
+    x = torch.cat([torch.ones(1, *shape), torch.rand(7, *shape)])
+    with torch.no_grad():
+        weight = model[0].weight
+        channel = torch.arange(weight.shape[1])[:, None]
+        tap = torch.arange(weight[0, 0].numel())
+        every = [torch.ones(1), channel % 2 == 0, channel % 4 == 0, tap % 2 == 0]
+        for output, filters in enumerate(weight):
+            filters.copy_(every[output % len(every)].expand(len(channel), len(tap)).reshape(filters.shape))
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(8, dtype=torch.long)))
+    static = Static(observer="minmax", kernels=runtime)
+    quantized = static(leanly.capture(model, example=x[:2]).eval(), task, leanly.Target("cpu"))
+    artifact = leanly.lower(quantized, runtime=runtime, to=tmp_path / "a", precision="int8")
+    found, wanted = open_artifact(artifact)(x[:1].numpy()), quantized(x[:1]).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())

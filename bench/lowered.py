@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -30,6 +30,16 @@ class Bench:
     ground: Ground
     graph: Graph
     task: leanly.Task
+    last: dict[str, Graph] = field(default_factory=dict, compare=False)
+    """The last outcome, which is lowered several times."""
+
+    def outcome(self, recipe: Recipe) -> Graph:
+        """Return what a recipe makes of the network."""
+        key = digest(recipe.to_json())
+        if key not in self.last:
+            self.last.clear()
+            self.last[key] = recipe(self.graph, self.task, TARGET)
+        return self.last[key]
 
 
 def open_bench(ground: Ground, data_dir: Path, rows: Rows, loss: str = "mse") -> Bench:
@@ -62,8 +72,7 @@ def lowered(bench: Bench, recipe: Recipe, runtime: str, precision: str) -> Entra
     key = digest({"recipe": recipe.to_json(), "runtime": runtime, "precision": precision, "code": code_version()})
     folder = work(bench.ground.subject) / "recipes" / key[:16]
     if not (folder / "artifact.json").exists():
-        graph = recipe(bench.graph, bench.task, TARGET)
-        leanly.lower(graph, runtime=runtime, to=folder, precision=precision)
+        leanly.lower(bench.outcome(recipe), runtime=runtime, to=folder, precision=precision)
     plans = {size: Plan(threads=THREADS, static=runtime == "openvino") for size in BATCHES}
     names = "+".join(str(step["pass"]).partition(".")[2] for step in recipe.to_json())
     return Entrant(FAMILY, f"{names or 'float32'}, {runtime}", Artifact.open(folder).with_plans(plans), key)

@@ -63,12 +63,12 @@ class Wide(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(3, 16, 3)
         self.narrow, self.conv = nn.Conv2d(16, 130, 3, padding=1), nn.Conv2d(130, 20, 3, stride=2)
-        self.tokens, self.row = nn.Linear(180, 9), nn.Linear(180, 12, bias=False)
+        self.tokens, self.row = nn.Linear(1035, 52), nn.Linear(1040, 12, bias=False)
         self.last = nn.Linear(12, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(torch.relu(self.narrow(torch.relu(self.first(x)))))
-        x = self.tokens(x.flatten(2).repeat(1, 1, 20))
+        x = self.tokens(x.flatten(2).repeat(1, 1, 115))
         return self.last(torch.relu(self.row(x.flatten(1))))
 
 
@@ -90,8 +90,8 @@ def test_the_kernel_of_signs_gives_what_the_graph_gives(tmp_path: Path) -> None:
     own = [kernel for kernel in artifact.kernels() if kernel.precision == "binary"]
     assert len(own) == 3
     stored = {name: bits * count for name, (bits, count) in artifact.storage_bits.items() if "packed" in name}
-    taps, row = 20 * 9 * 17 * 8, 23 * 8
-    assert sorted(stored.values()) == [9 * row, 12 * row, taps]
+    taps, row = 20 * 9 * 17 * 8, 130 * 8
+    assert sorted(stored.values()) == [12 * row, taps, 52 * row]
     assert list(artifact.code_bits.values()) == [1], "the narrow layer runs as bytes"
 
 
@@ -120,7 +120,7 @@ def test_what_has_no_signs_is_refused(tmp_path: Path) -> None:
     quantized = Static()(graph, task)
     with pytest.raises(SettingError, match="no layer of the graph multiplies signs"):
         leanly.lower(quantized, runtime="openvino", precision="binary", to=tmp_path / "a")
-    with pytest.raises(SettingError, match="has 128 input channels or more"):
+    with pytest.raises(SettingError, match="convolution of 128 input channels or more"):
         leanly.lower(one_bit(), runtime="openvino", precision="binary", to=tmp_path / "a")
     with pytest.raises(SettingError, match="does not run in onnxruntime"):
         leanly.lower(one_bit(), runtime="onnxruntime", precision="binary", to=tmp_path / "b")

@@ -106,6 +106,37 @@ def test_all_layers_but_the_first_and_the_last_go_to_one_bit() -> None:
     assert not nodes(plain, aten.prelu.default, aten.add.Tensor) and len(nodes(plain, OF_VALUES)) == 2
 
 
+class Residual(nn.Module):
+    """Blocks of two layers, each with a shortcut around both."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2 * count))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(2 * count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        for place in range(0, len(self.layers), 2):
+            y = torch.relu(self.norms[place](self.layers[place](x)))
+            x = torch.relu(self.norms[place + 1](self.layers[place + 1](y)) + x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_shortcuts_around_layers_take_the_place_of_those_around_blocks() -> None:
+    torch.manual_seed(0)
+    model, x = Residual().eval(), torch.randn(16, 3, 8, 8)
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.arange(16) % 5))
+    binary = Binary()(leanly.capture(model, example=(x[:2],)), task).eval()
+    sums = nodes(binary, aten.add.Tensor)
+    assert len(sums) == len(model.layers), "one a layer, none around a block"
+    with torch.no_grad():
+        for norm in nodes(binary, aten.batch_norm.default):
+            binary.module.get_parameter(str(norm.args[1].target)).zero_()
+        passed_on_once = model.head(torch.relu(model.stem(x)).mean((2, 3)))
+        torch.testing.assert_close(binary(x), passed_on_once)
+
+
 def test_thresholds_start_where_they_halve_what_each_layer_reads() -> None:
     graph, task = blocks()
     binary = Binary(shortcuts=False)(graph, task)

@@ -42,6 +42,18 @@ def test_two_columns_are_rounded_as_well_as_can_be(seed):
     assert best - 1e-6 <= lost(found) <= nearest + 1e-6
 
 
+@pytest.mark.parametrize("block", [1, 3, 7])
+def test_blocks_of_columns_change_nothing(block, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(5, 9, generator=generator), torch.randn(9, 40, generator=generator)
+    x[3] += x[7]
+    affine = from_range(weight.amin(1), weight.amax(1), bits=4, symmetric=True, signed=True, axis=0)
+    hessian = (x @ x.T)[None].double()
+    at_once = _rounded(weight, affine, hessian, 0.01)
+    monkeypatch.setattr("leanly.quantize.gptq.BLOCK", block)
+    torch.testing.assert_close(_rounded(weight, affine, hessian, 0.01), at_once)
+
+
 def test_inputs_that_are_never_anything_but_zero_do_no_harm():
     weight, x = torch.randn(3, 4), torch.randn(4, 20)
     x[2] = 0

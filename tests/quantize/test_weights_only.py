@@ -158,6 +158,8 @@ def test_named_nodes_stay_float_and_the_recipe_is_data() -> None:
     graph, _ = reader()
     left = WeightsOnly(float_nodes=("linear",))(graph)
     assert not any(name.startswith("quantizers.one") for name, _ in left.module.named_buffers())
+    with pytest.raises(SettingError, match=r"float_nodes names 'linaer', which is no node.*'linear'"):
+        WeightsOnly(float_nodes=("linaer",))(graph)
     recipe = Recipe((WeightsOnly(bits=8, group=64),))
     assert Recipe.from_json(recipe.to_json()).passes == recipe.passes
 

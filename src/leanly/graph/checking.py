@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
+from leanly.suggest import suggestion
 
 
 def check_graph(graph: object, where: str) -> None:
@@ -14,3 +17,13 @@ def check_graph(graph: object, where: str) -> None:
             where=where,
             remedy="give leanly.capture(model, example=...)",
         )
+
+
+def check_nodes(graph: Graph, setting: str, names: Iterable[str], where: str) -> None:
+    """Raise a SettingError where a setting names a node that the graph lacks; the nearest ones are shown."""
+    nodes = {node.name for node in graph.module.graph.nodes}
+    for name in names:
+        if name not in nodes:
+            raise SettingError(
+                f"{setting} names {name!r}, which is no node", where=where, remedy=suggestion(name, nodes)
+            )

@@ -6,10 +6,9 @@ from collections.abc import Collection
 
 import torch
 
-from leanly.errors import SettingError
+from leanly.graph.checking import check_nodes
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
-from leanly.suggest import suggestion
 
 aten = torch.ops.aten
 LAYERS = frozenset({
@@ -29,12 +28,9 @@ def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str,
     Raises:
         SettingError: a dense node does not exist.
     """
-    nodes = {node.name: node for node in graph.module.graph.nodes}
-    for name in dense:
-        if name not in nodes:
-            raise SettingError(f"dense names {name!r}, which is no node", where=where, remedy=suggestion(name, nodes))
+    check_nodes(graph, "dense", dense, where)
     return {
         str(argument(node, "weight").target): node.name
-        for node in nodes.values()
+        for node in graph.module.graph.nodes
         if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in dense
     }

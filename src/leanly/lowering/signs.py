@@ -18,8 +18,9 @@ aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 LINEAR = aten.linear.default
 LAYERS = (aten.conv2d.default, aten.conv2d.padding, LINEAR)
-LEAST_CHANNELS = 128
-"""Input channels from which on the kernel of signs is the faster one; narrower layers run as bytes."""
+LEAST_CHANNELS, LEAST_COLUMNS = 128, 1024
+"""Inputs of a convolution and of a linear layer from which on the kernel of signs is the faster one; narrower layers
+run as bytes."""
 LEAST = 1e-12
 """A channel of zeros has a scale of zero, whose reciprocal no file could hold."""
 
@@ -71,7 +72,8 @@ def kernel_layers(graph: Graph) -> list[Node]:
 def _suits(module: GraphModule, layer: Node) -> bool:
     if not is_binarized(layer) or (layer.target is not LINEAR and argument(layer, "groups") != 1):
         return False
-    return find(module, str(argument(argument(layer, "weight"), "weight").target)).shape[1] >= LEAST_CHANNELS
+    least = LEAST_COLUMNS if layer.target is LINEAR else LEAST_CHANNELS
+    return find(module, str(argument(argument(layer, "weight"), "weight").target)).shape[1] >= least
 
 
 def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) -> None:

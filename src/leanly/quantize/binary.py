@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph, check_graph
+from leanly.graph import Graph, check_graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import CONVOLUTIONS, WEIGHTED, root
 from leanly.scalars import check_whole
-from leanly.suggest import suggestion
 from leanly.target import Target
 from leanly.task import Task
 
@@ -41,8 +40,9 @@ class Binary:
 
     Args:
         activations: 1, or 32 for weights alone.
-        shortcuts: around each layer whose input and output are alike goes a path in float (Liu et al. 2018, "Bi-Real
-            Net"), and the ReLU before it learns a slope below zero; only with `activations=1`.
+        shortcuts: around each layer whose input and output are alike goes a path in float, in the place of one around
+            the whole block (Liu et al. 2018, "Bi-Real Net"), and the ReLU before it learns a slope below zero; only
+            with `activations=1`.
         float_nodes: names of nodes that stay float (see `graph.cost().nodes`), beside the first and the last layer.
         samples: rows from which thresholds and scales start, of `train` (of `validation` where there is no `train`).
         weights: 1, or 32 to train activations first: `Binary(activations=32)` then puts the weights into one bit
@@ -96,13 +96,12 @@ class Binary:
         return graph
 
     def _layers(self, graph: Graph) -> list[Node]:
-        nodes = {node.name: node for node in graph.module.graph.nodes}
-        for name in self.float_nodes:
-            if name not in nodes:
-                raise SettingError(
-                    f"float_nodes names {name!r}, which is no node", where="Binary", remedy=suggestion(name, nodes)
-                )
-        found = [node for node in nodes.values() if node.target in WEIGHTED and reads_tensor(argument(node, "weight"))]
+        check_nodes(graph, "float_nodes", self.float_nodes, "Binary")
+        found = [
+            node
+            for node in graph.module.graph.nodes
+            if node.target in WEIGHTED and reads_tensor(argument(node, "weight"))
+        ]
         layers = [node for node in found[1:-1] if node.name not in self.float_nodes]
         if not layers:
             raise SettingError(
@@ -161,21 +160,37 @@ def _binarize_input(module: GraphModule, layer: Node) -> None:
 
 def _add_shortcuts(graph: Graph, layers: list[Node]) -> None:
     module, shapes = graph.module, dict(graph.shapes(2))
+    passed_on: dict[Node, Node] = {}
+    """A sum -> the value that a shortcut adds in it."""
     for layer in layers:
         value, end = argument(layer, "input"), layer
         readers = list(layer.users)
         if len(readers) == 1 and readers[0].target is aten.batch_norm.default:
             end = readers[0]
-        if shapes[value.name] == shapes[end.name]:
-            with module.graph.inserting_after(end):
-                total = module.graph.call_function(aten.add.Tensor, (end, value))
-            total.meta = dict(end.meta)
-            shapes[total.name] = shapes[end.name]
-            end.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+        if shapes[value.name] != shapes[end.name]:
+            continue
+        before = passed_on.get(_before_clamp(value))
+        own = [node for node in end.users if before is not None and set(node.args) == {end, before}]
+        if own and own[0].target is aten.add.Tensor:
+            # the block's own shortcut: what it adds is in `value` already, and would double from block to block
+            own[0].replace_input_with(before, value)
+            passed_on[own[0]] = value
+            continue
+        with module.graph.inserting_after(end):
+            total = module.graph.call_function(aten.add.Tensor, (end, value))
+        total.meta = dict(end.meta)
+        shapes[total.name] = shapes[end.name]
+        end.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+        passed_on[total] = value
     for layer in layers:
         before = root(argument(layer, "input"))
         if before.target in RELUS and layer.target in CONVOLUTIONS:
             _learn_slope(module, before, shapes[before.name][1])
+
+
+def _before_clamp(value: Node) -> Node:
+    source = root(value)
+    return root(first_argument(source)) if source.target in RELUS else source
 
 
 def _learn_slope(module: GraphModule, relu: Node, channels: int) -> None:

@@ -22,6 +22,8 @@ from leanly.target import Target
 from leanly.task import Task
 
 aten = torch.ops.aten
+BLOCK = 128
+"""Columns."""
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,22 @@ def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -
 
 
 def _rounded_rows(rows: Tensor, affine: Affine, hessian: Tensor, damping: float) -> Tensor:
-    """Round `[channels, columns]`; the affine has a scale for every element."""
-    rows, hessian = rows.clone(), damped(hessian, damping)
+    """Round `[channels, columns]`; the affine has a scale for every element.
+
+    What a block of columns loses the columns behind it make up for at once, which is the same and takes less time.
+    """
+    hessian = damped(hessian, damping)
     order = torch.argsort(hessian.diagonal(), descending=True)
     factor = inverse_factor(hessian[order][:, order])
-    for place, column in enumerate(order.tolist()):
-        one = Affine(affine.scale[:, column], affine.shift[:, column], affine.low, affine.high, 0)
-        rounded = one.dequantize(one.quantize(rows[:, column])).double()
-        lost = (rows[:, column] - rounded) / factor[place, place]
-        rest = order[place + 1 :]
-        rows[:, rest] -= lost[:, None] * factor[place, place + 1 :]
-        rows[:, column] = rounded
-    return rows
+    rows, scale, shift = (values[:, order] for values in (rows, affine.scale, affine.shift))
+    for start in range(0, len(order), BLOCK):
+        stop = min(start + BLOCK, len(order))
+        lost = torch.empty_like(rows[:, start:stop])
+        for place in range(start, stop):
+            one = Affine(scale[:, place], shift[:, place], affine.low, affine.high, 0)
+            rounded = one.dequantize(one.quantize(rows[:, place]))
+            lost[:, place - start] = (rows[:, place] - rounded) / factor[place, place]
+            rows[:, place] = rounded
+            rows[:, place + 1 : stop] -= lost[:, place - start, None] * factor[place, place + 1 : stop]
+        rows[:, stop:] -= lost @ factor[start:stop, stop:]
+    return rows[:, torch.argsort(order)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_graph
+from leanly.graph import Graph, check_graph, check_nodes
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
@@ -134,18 +133,9 @@ class Static:
         return next((name for name in allowed if name in KERNELS), KERNELS[0])
 
     def _check_names(self, graph: Graph) -> None:
-        names = [node.name for node in graph.module.graph.nodes]
-        asked = {
-            "float_nodes": self.float_nodes,
-            "layer_bits": [name for name, _ in self.layer_bits],
-            "weight_bits": [name for name, _ in self.weight_bits],
-        }
-        for setting, name in ((setting, name) for setting, found in asked.items() for name in found):
-            if name not in names:
-                near = ", ".join(get_close_matches(name, names, 3)) or "none"
-                raise SettingError(
-                    f"{setting} names {name!r}, which is no node", where="Static", remedy=f"nearest names: {near}"
-                )
+        check_nodes(graph, "float_nodes", self.float_nodes, "Static")
+        for setting in ("layer_bits", "weight_bits"):
+            check_nodes(graph, setting, [name for name, _ in getattr(self, setting)], "Static")
 
     def _insert(
         self, graph: Graph, placement: Placement, histograms: dict[str, Histogram], target: Target | None

@@ -170,8 +170,8 @@ def _add_shortcuts(graph: Graph, layers: list[Node]) -> None:
         if shapes[value.name] != shapes[end.name]:
             continue
         before = passed_on.get(_before_clamp(value))
-        own = [node for node in end.users if before is not None and set(node.args) == {end, before}]
-        if own and own[0].target is aten.add.Tensor:
+        own = [node for node in end.users if node.target is aten.add.Tensor and set(node.args) == {end, before}]
+        if before is not None and own:
             # the block's own shortcut: what it adds is in `value` already, and would double from block to block
             own[0].replace_input_with(before, value)
             passed_on[own[0]] = value

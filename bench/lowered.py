@@ -30,7 +30,7 @@ class Bench:
     ground: Ground
     graph: Graph
     task: leanly.Task
-    last: dict[str, Graph] = field(default_factory=dict, compare=False)
+    last: dict[str, Graph] = field(default_factory=dict, init=False, compare=False)
     """The last outcome, which is lowered several times."""
 
     def outcome(self, recipe: Recipe) -> Graph:

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leanly
+from leanly.graph.tensors import find
 from leanly.quantize import Static
+from leanly.quantize.quantizers import read_affine, weight_quantizers
 from leanly.quantize.saturation import largest_pairs
 from leanly.quantize.static import weight_affine
 from leanly.runtimes import open_artifact
+from tests.quantize.networks import residual
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "convolution": (lambda: nn.Conv2d(32, 32, 3, padding=1), (32, 8, 8)),
@@ -53,6 +56,23 @@ def test_it_is_finer_than_seven_bits() -> None:
         for affine in (weight_affine(weight, 8, "channel", in_pairs=True), weight_affine(weight, 7, "channel"))
     ]
     assert lost[0] < 0.6 * lost[1]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_static_leaves_room_for_two_where_there_is_no_vnni(granularity: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, task = residual()
+
+    def most(vnni: bool) -> int:
+        monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: vnni))
+        quantized = Static(granularity=granularity)(graph, task, leanly.Target("cpu"))
+        largest = 0
+        for name, node in weight_quantizers(quantized, "test").items():
+            weight = find(quantized.module, name).detach()
+            integers = read_affine(quantized.module, node).quantize(weight)
+            largest = max(largest, int(largest_pairs(integers.float()).max()))
+        return largest
+
+    assert 126 <= most(vnni=False) <= 128 < most(vnni=True)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

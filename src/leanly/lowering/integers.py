@@ -14,8 +14,8 @@ from leanly.graph import packed as _packed  # noqa: F401  (registers the operato
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import drop_unread, find, put, read_attr
-from leanly.lowering.halves import as_half
 from leanly.lowering.signs import pack_layers, store_signs
+from leanly.quantize.affine import Affine
 from leanly.quantize.binary import OF_VALUES, has_signs
 from leanly.quantize.placement import root
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
@@ -34,6 +34,8 @@ Widths = dict[str, int]
 """Bits of the integers in each tensor that is stored in bytes and needs fewer."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
+RECIPROCAL_ERROR = 1e-6
+"""Share of a step that is lost by taking its reciprocal and back."""
 
 
 def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, Bits, Widths]:
@@ -86,19 +88,11 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     name, weight = str(source.target), _read(module, source).detach()
     codes, width = affine.quantize(weight), (affine.high - affine.low).bit_length()
     bits[f"{name}_int"] = (width, weight.numel())
-    step = f"{name}_step"
-    put(module, step, as_half(1 / affine.scale))
+    put(module, f"{name}_step", _as_half(1 / affine.scale))
     for reader in list(node.users):
         with module.graph.inserting_before(reader):
             if reader.target is aten.embedding.default:
-                ids, grouped = argument(reader, "indices"), affine.scale.ndim > 1
-                table = _nibbles(codes, affine.shift) if grouped else codes.to(torch.int8)
-                put(module, f"{name}_int", table)
-                reads = (read_attr(module, f"{name}_int"), read_attr(module, step))
-                more = (codes.shape[1],) if grouped else ()
-                new = module.graph.call_function(
-                    GROUPED_EMBEDDING if grouped else PACKED_EMBEDDING, (ids, *reads, *more)
-                )
+                new = _pack_table(module, reader, name, codes, affine)
             else:
                 put(module, f"{name}_int", (codes - affine.low).to(torch.uint8))
                 put(module, f"{name}_zero", (affine.shift - affine.low).to(torch.uint8))
@@ -111,6 +105,22 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
         reader.replace_all_uses_with(new)
         module.graph.erase_node(reader)
     module.graph.erase_node(node)
+
+
+def _pack_table(module: GraphModule, reader: Node, name: str, codes: Tensor, affine: Affine) -> Node:
+    """Return what looks rows up in a table of codes: four bits each where groups have scales of their own, or bytes."""
+    grouped = affine.scale.ndim > 1
+    put(module, f"{name}_int", _nibbles(codes, affine.shift) if grouped else codes.to(torch.int8))
+    given = (argument(reader, "indices"), read_attr(module, f"{name}_int"), read_attr(module, f"{name}_step"))
+    if grouped:
+        return module.graph.call_function(GROUPED_EMBEDDING, (*given, codes.shape[1]))
+    return module.graph.call_function(PACKED_EMBEDDING, given)
+
+
+def _as_half(step: Tensor) -> Tensor:
+    """Return steps as float16 where none of them loses by it."""
+    half = step.half()
+    return half if torch.allclose(half.to(step.dtype), step, rtol=RECIPROCAL_ERROR, atol=0) else step
 
 
 def _nibbles(codes: Tensor, zero: Tensor) -> Tensor:

@@ -80,40 +80,43 @@ def _dequantize(x_int: Any, scale: Any, shift: Any, axis: int) -> Any:
 def _packed_linear(x: Any, codes: Any, step: Any, zero_point: Any, bias: Any, bits: int) -> Any:
     """A form that every runtime reads; `pack_linear_layers` makes one node of it."""
     group = codes.shape[1] // step.shape[1]
-    weight = op.DequantizeLinear(codes, _single(step), zero_point, axis=1, block_size=group)
+    weight = _single(op.DequantizeLinear(codes, step, zero_point, axis=1, block_size=group))
     product = op.MatMul(x, op.Transpose(weight, perm=[1, 0]))
     return product if bias is None else op.Add(product, bias)
 
 
 def _packed_embedding(ids: Any, codes: Any, step: Any) -> Any:
-    rows = op.Cast(op.Gather(codes, ids, axis=0), to=onnx.TensorProto.FLOAT)
-    return op.Mul(rows, op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), op.Constant(value_ints=[-1])))
+    rows = _single(op.Gather(codes, ids, axis=0))
+    return op.Mul(rows, op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), _integers(-1)))
 
 
 def _grouped_embedding(ids: Any, packed: Any, step: Any, width: int) -> Any:
     """Bits are taken apart in floats, which every runtime has fast kernels for."""
     groups, before = step.shape[1], [0] * len(ids.shape)
-    found = op.Cast(op.Gather(packed, ids, axis=0), to=onnx.TensorProto.FLOAT)
+    found = _single(op.Gather(packed, ids, axis=0))
     high = op.Floor(op.Mul(found, op.Constant(value_float=1 / 16)))
     low = op.Sub(found, op.Mul(high, op.Constant(value_float=16.0)))
     row = op.Concat(low, high, axis=-1)
-    ends = [op.Constant(value_ints=[end]) for end in (0, width, width + groups, -1)]
-    codes, zero = (op.Slice(row, ends[place], ends[place + 1], ends[3]) for place in (0, 1))
-    values = op.Reshape(codes, op.Constant(value_ints=[*before, groups, width // groups]))
-    last = op.Constant(value_ints=[-1])
-    steps = op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), last)
-    decoded = op.Mul(op.Sub(values, op.Unsqueeze(zero, last)), steps)
-    return op.Reshape(decoded, op.Constant(value_ints=[*before, width]))
+    codes = op.Slice(row, _integers(0), _integers(width), _integers(-1))
+    zero = op.Slice(row, _integers(width), _integers(width + groups), _integers(-1))
+    values = op.Reshape(codes, _integers(*before, groups, width // groups))
+    steps = op.Unsqueeze(_single(op.Gather(step, ids, axis=0)), _integers(-1))
+    decoded = op.Mul(op.Sub(values, op.Unsqueeze(zero, _integers(-1))), steps)
+    return op.Reshape(decoded, _integers(*before, width))
 
 
-def _single(step: Any) -> Any:
-    return op.Cast(step, to=onnx.TensorProto.FLOAT)
+def _single(values: Any) -> Any:
+    return op.Cast(values, to=onnx.TensorProto.FLOAT)
+
+
+def _integers(*values: int) -> Any:
+    return op.Constant(value_ints=list(values))
 
 
 def _binarize(x: Any, threshold: Any, scale: Any, axis: int) -> Any:
     """Signs in bytes: the runtimes' integer kernels multiply them as any other."""
     behind = range(1, len(x.shape) - 1) if axis >= 0 else ()
-    least = op.Unsqueeze(threshold, op.Constant(value_ints=list(behind))) if behind else threshold
+    least = op.Unsqueeze(threshold, _integers(*behind)) if behind else threshold
     zero_point = op.Cast(op.Constant(value_int=0), to=onnx.TensorProto.INT8)
     values = op.Where(op.GreaterOrEqual(x, least), scale, op.Neg(scale))
     return op.DequantizeLinear(op.QuantizeLinear(values, scale, zero_point), scale, zero_point)

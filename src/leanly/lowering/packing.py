@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import helper, numpy_helper
 
 from leanly.compact import Span
-from leanly.lowering.halves import as_half
 from leanly.packing import pack
 
 DOMAIN = "com.microsoft"
@@ -36,34 +34,30 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
     nodes = []
     for node in model.graph.node:
         transpose = made.get(node.input[1]) if node.op_type == "MatMul" else None
-        decoded = made.get(transpose.input[0]) if transpose is not None and transpose.op_type == "Transpose" else None
+        cast = made.get(transpose.input[0]) if transpose is not None and transpose.op_type == "Transpose" else None
+        decoded = made.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else cast
         packs = decoded is not None and decoded.op_type == "DequantizeLinear" and decoded.input[0] in bits
-        if transpose is None or decoded is None or not packs:
+        if transpose is None or cast is None or decoded is None or not packs:
             nodes.append(node)
             continue
         width = bits[decoded.input[0]]
         group = next(helper.get_attribute_value(entry) for entry in decoded.attribute if entry.name == "block_size")
-        cast = made.get(decoded.input[1])  # the exporter computes small ones itself
-        sources = [decoded.input[0], decoded.input[1] if cast is None else cast.input[0], decoded.input[2]]
-        codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in sources)
+        codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in decoded.input)
         names = [f"{decoded.input[0]}_{part}" for part in ("packed", "step", "zero")]
         arrays = (
             pack(codes.reshape(len(codes), -1, group), width),
-            as_half(torch.from_numpy(step.copy())).numpy().reshape(-1),
+            step.reshape(-1),
             pack(zero, width).reshape(-1),
         )
         for name, array in zip(names, arrays, strict=True):
             if name not in tensors:
                 tensors[name] = numpy_helper.from_array(array, name)
                 model.graph.initializer.append(tensors[name])
-        if arrays[1].dtype == np.float16:
-            single = f"{names[1]}_single"
-            if single not in made:
-                made[single] = helper.make_node(
-                    "Cast", [names[1]], [single], f"{node.name}_step", to=onnx.TensorProto.FLOAT
-                )
-                nodes.append(made[single])
-            names[1] = single
+        if step.dtype == np.float16:
+            half, names[1] = names[1], f"{names[1]}_single"
+            if names[1] not in made:
+                made[names[1]] = helper.make_node("Cast", [half], names[1:2], names[1], to=onnx.TensorProto.FLOAT)
+                nodes.append(made[names[1]])
         level = INTEGER_PRODUCTS if integer_products else FLOAT_PRODUCTS
         sizes: dict[str, Any] = {"K": codes.shape[1], "N": codes.shape[0], "bits": width, "block_size": group}
         nodes.append(
@@ -77,7 +71,7 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
                 **sizes,
             )
         )
-        gone |= {decoded.output[0], transpose.output[0], *decoded.input, *sources}
+        gone |= {decoded.output[0], cast.output[0], transpose.output[0], *decoded.input}
     if not gone:
         return
     del model.graph.node[:]

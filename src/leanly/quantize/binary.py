@@ -15,7 +15,7 @@ from leanly.graph import binarizer as _operators  # noqa: F401  (registers the o
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
-from leanly.quantize.placement import CONVOLUTIONS, WEIGHTED, root
+from leanly.quantize.placement import CONVOLUTIONS, UNCHANGING, WEIGHTED, root
 from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -159,9 +159,8 @@ def _binarize_input(module: GraphModule, layer: Node) -> None:
 
 
 def _add_shortcuts(graph: Graph, layers: list[Node]) -> None:
-    module, shapes = graph.module, dict(graph.shapes(2))
-    passed_on: dict[Node, Node] = {}
-    """A sum -> the value that a shortcut adds in it."""
+    shapes = dict(graph.shapes(2))
+    passed_on: dict[Node, Node] = {}  # sum -> the value that a shortcut adds in it
     for layer in layers:
         value, end = argument(layer, "input"), layer
         readers = list(layer.users)
@@ -169,28 +168,33 @@ def _add_shortcuts(graph: Graph, layers: list[Node]) -> None:
             end = readers[0]
         if shapes[value.name] != shapes[end.name]:
             continue
-        before = passed_on.get(_before_clamp(value))
-        own = [node for node in end.users if node.target is aten.add.Tensor and set(node.args) == {end, before}]
-        if before is not None and own:
+        before = passed_on.get(root(value, UNCHANGING | RELUS))
+        total = None if before is None else _sum_of(end, before)
+        if before is not None and total is not None:
             # the block's own shortcut: what it adds is in `value` already, and would double from block to block
-            own[0].replace_input_with(before, value)
-            passed_on[own[0]] = value
-            continue
-        with module.graph.inserting_after(end):
-            total = module.graph.call_function(aten.add.Tensor, (end, value))
-        total.meta = dict(end.meta)
-        shapes[total.name] = shapes[end.name]
-        end.replace_all_uses_with(total, delete_user_cb=lambda user, total=total: user is not total)
+            total.replace_input_with(before, value)
+        else:
+            total = _added(graph.module, end, value)
+            shapes[total.name] = shapes[end.name]
         passed_on[total] = value
     for layer in layers:
         before = root(argument(layer, "input"))
         if before.target in RELUS and layer.target in CONVOLUTIONS:
-            _learn_slope(module, before, shapes[before.name][1])
+            _learn_slope(graph.module, before, shapes[before.name][1])
 
 
-def _before_clamp(value: Node) -> Node:
-    source = root(value)
-    return root(first_argument(source)) if source.target in RELUS else source
+def _sum_of(one: Node, other: Node) -> Node | None:
+    sums = (node for node in one.users if node.target is aten.add.Tensor)
+    return next((node for node in sums if set(node.args) == {one, other}), None)
+
+
+def _added(module: GraphModule, end: Node, value: Node) -> Node:
+    """Add a value to the output of a node, for all that read it."""
+    with module.graph.inserting_after(end):
+        total = module.graph.call_function(aten.add.Tensor, (end, value))
+    total.meta = dict(end.meta)
+    end.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
+    return total
 
 
 def _learn_slope(module: GraphModule, relu: Node, channels: int) -> None:

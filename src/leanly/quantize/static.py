@@ -149,13 +149,14 @@ class Static:
         asked |= {name: own.get(name, self.activations) for name in placement.weights}
         for name, source in placement.activations.items():
             self._insert_activation(graph, nodes[name], histograms[source], asked)
+        vnni = (target or Target()).vnni
         for name in placement.weights:
             weight = argument(nodes[name], "weight")
             if weight.op != "get_attr":
                 continue  # a weight that two layers share has its quantizer already
             values = find(module, str(weight.target)).detach()
             bits = few.get(name, self.weights)
-            in_pairs = bits == 8 and not (target or Target()).vnni and adds_in_pairs(nodes[name], values)
+            in_pairs = bits == 8 and not vnni and adds_in_pairs(nodes[name], values)
             add_quantizer(graph, weight, weight_affine(values, bits, self.granularity, in_pairs=in_pairs))
         module.graph.lint()
         module.recompile()
@@ -197,12 +198,9 @@ def weight_affine(weight: Tensor, bits: int, granularity: str, *, in_pairs: bool
         in_pairs: two products that lie next to each other are added in 16 bits.
     """
     flat = weight.reshape(weight.shape[0], -1) if granularity == "channel" else weight.reshape(1, -1)
-    bound = flat.abs().amax(1)
+    bound = largest_pairs(weight).reshape(len(flat), -1).amax(1) if in_pairs else flat.abs().amax(1)
     if bits < 8:
         bound = _least_error(flat, bound, bits)
-    elif in_pairs:
-        pairs = largest_pairs(weight)
-        bound = pairs if granularity == "channel" else pairs.amax(0, keepdim=True)
     axis = 0
     if granularity != "channel":
         bound, axis = bound[0], -1

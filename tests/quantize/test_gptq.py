@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
+import leanly
 from leanly.errors import SettingError
-from leanly.quantize import GPTQ, Static
+from leanly.quantize import GPTQ, Static, WeightsOnly
 from leanly.quantize.affine import from_range
 from leanly.quantize.gptq import _rounded
 from tests.quantize.networks import error, off_grid, perceptron, residual
@@ -52,6 +53,45 @@ def test_blocks_of_columns_change_nothing(block, monkeypatch):
     at_once = _rounded(weight, affine, hessian, 0.01)
     monkeypatch.setattr("leanly.quantize.gptq.BLOCK", block)
     torch.testing.assert_close(_rounded(weight, affine, hessian, 0.01), at_once)
+
+
+class Padded(torch.nn.Module):
+    """Tokens are read from a table, go through a layer, and only the first two count."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.layer = torch.nn.Embedding(40, 32), torch.nn.Linear(32, 32)
+        self.end = torch.nn.Linear(32, 4, bias=False)
+
+    def forward(self, ids):
+        return self.end(torch.relu(self.layer(self.table(ids)))[:, :2].mean(1))
+
+
+def padded(pad):
+    """Return the network's graph, rows that are mostly padding, and what it gives for others."""
+    torch.manual_seed(0)
+    model = Padded().eval()
+    ids = torch.randint(20, 40, (200, 12))
+    ids[:, 2:] = pad
+    task = leanly.Task(model, example=ids[:2], train=(ids[:150], torch.zeros(150)))
+    return leanly.capture(model, example=ids[:2]).eval(), task, ids[150:]
+
+
+def test_what_no_output_follows_from_is_not_weighed():
+    outcomes = []
+    for pad in (0, 7):
+        graph, task, rows = padded(pad)
+        found = GPTQ()(WeightsOnly(bits=4, group=32, embeddings=False)(graph, task), task)
+        outcomes.append(found.flat(rows)[0])
+    torch.testing.assert_close(*outcomes)
+
+
+def test_tables_are_rounded_by_what_the_outputs_make_of_them():
+    graph, task, rows = padded(0)
+    nearest = WeightsOnly(bits=4, group=32, embedding_bits=4, float_nodes=("linear", "linear_1"))(graph, task)
+    rounded = GPTQ()(nearest, task)
+    whole, near, found = (each.flat(rows)[0] for each in (graph, nearest, rounded))
+    assert (found - whole).square().sum() < 0.7 * (near - whole).square().sum()
 
 
 def test_inputs_that_are_never_anything_but_zero_do_no_harm():

@@ -13,6 +13,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
+from leanly.graph.slopes import output_slopes
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
 from leanly.quantize.quantizers import is_quantizer, read_affine, weight_quantizers, write_weight
@@ -24,14 +25,19 @@ from leanly.task import Task
 aten = torch.ops.aten
 BLOCK = 128
 """Columns."""
+ROWS = 4096
+"""Of a weight, rounded at once."""
 
 
 @dataclass(frozen=True)
 class GPTQ:
-    """Round the weights of linear layers and convolutions so that their outputs on calibration rows change least.
+    """Round the weights of linear layers, convolutions and embeddings so that the network's outputs change least.
 
     Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"; the
-    columns that matter most go first. Put it behind what places the quantizers of weights.
+    columns that matter most go first. What a layer computes at each place counts as much as the outputs move with it,
+    padding not at all: Kim et al. 2025, "GuidedQuant: Large Language Model Quantization via Exploiting End Loss
+    Guidance", with the network's outputs in place of a loss, so that no labels are read. Put it behind what places the
+    quantizers of weights.
 
     Args:
         samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
@@ -60,35 +66,78 @@ class GPTQ:
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
         walk = Walk(graph, task, self.samples)
-        rounded: set[Node] = set()
+        read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
+        tables = [node for node in read if node.target is aten.embedding.default]
+        layers = [node for node in read if has_columns(node) and is_quantizer(argument(node, "weight"))]
+        importance, hessians = _slopes(graph, layers, tables, walk.rows)
+        for quantizer, hessian in hessians.items():
+            self._round(graph, quantizer, hessian)
+        rounded = set(hessians)
         for stop in walk:
-            layers = [
-                node
-                for name in stop.segment.nodes
-                if reads_quantized_weight(node := walk.nodes[name])
-                and is_quantizer(argument(node, "weight"))
-                and has_columns(node)
-                and argument(node, "weight") not in rounded
-            ]
-            for node, hessians in _hessians(walk, stop, layers).items():
-                quantizer = argument(node, "weight")
-                weight = find(graph.module, str(argument(quantizer, "x").target)).detach()
-                affine = read_affine(graph.module, quantizer)
-                write_weight(graph.module, quantizer, _rounded(weight, affine, hessians, self.damping))
-                rounded.add(quantizer)
+            inside = [node for node in layers if node.name in stop.segment.nodes]
+            left = [node for node in inside if argument(node, "weight") not in rounded]
+            hessians = _hessians(walk, stop, left, importance)
+            for quantizer, hessian in hessians.items():
+                self._round(graph, quantizer, hessian)
+            rounded |= hessians.keys()
         return graph
 
+    def _round(self, graph: Graph, quantizer: Node, hessians: Tensor) -> None:
+        weight = find(graph.module, str(argument(quantizer, "x").target)).detach()
+        affine = read_affine(graph.module, quantizer)
+        write_weight(graph.module, quantizer, _rounded(weight, affine, hessians, self.damping))
 
-def _hessians(walk: Walk, stop: Stop, layers: list[Node]) -> dict[Node, Tensor]:
-    """Return for each layer the sum of its input's outer products, `[groups, columns, columns]`, one group a layer."""
+
+def _slopes(
+    graph: Graph, layers: list[Node], tables: list[Node], rows: list[Tensor]
+) -> tuple[dict[Node, Tensor], dict[Node, Tensor]]:
+    """Return how far the outputs move with what layers compute at each place, and with what is read from tables.
+
+    Args:
+        graph: as it is before anything is rounded.
+        layers: for each a mean square is returned, `[groups, rows x places]`.
+        tables: embeddings; for the quantizer of each the slopes' outer products are summed, `[1, columns, columns]`.
+        rows: flat inputs.
+    """
+    importance: dict[Node, list[Tensor]] = {layer: [] for layer in layers}
+    hessians: dict[Node, Tensor] = {}
+    for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], rows):
+        for layer in layers:
+            if layer.name in slopes:
+                importance[layer].append(_of_places(layer, slopes[layer.name]))
+        for table in tables:
+            if table.name in slopes:
+                quantizer, flat = argument(table, "weight"), slopes[table.name].flatten(0, -2)
+                hessians[quantizer] = hessians.get(quantizer, torch.zeros(1, 1, 1)) + (flat.T @ flat)[None].double()
+    return {layer: torch.cat(found, 1) for layer, found in importance.items() if found}, hessians
+
+
+def _of_places(layer: Node, slope: Tensor) -> Tensor:
+    """Return the mean square over the channels of each group, `[groups, rows x places]`."""
+    if layer.target is aten.linear.default:
+        return slope.square().mean(-1).reshape(1, -1)
+    grouped = slope.reshape(len(slope), argument(layer, "groups"), -1, slope[0, 0].numel())
+    return grouped.square().mean(2).transpose(0, 1).flatten(1)
+
+
+def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node, Tensor]) -> dict[Node, Tensor]:
+    """Return the summed outer products of the inputs, `[groups, columns, columns]`, by the quantizer of the weight.
+
+    Inputs of a layer that no output follows from count alike.
+    """
     found: dict[Node, Tensor] = {}
+    seen = dict.fromkeys(layers, 0)
 
     def see(running: Runner) -> None:
         for node in layers:
-            kernel = running.value(argument(node, "weight")).shape[2:]
-            multiplied = columns(running.value(argument(node, "input")), node, kernel)
-            products = multiplied @ multiplied.transpose(1, 2)
-            found[node] = products.double() if node not in found else found[node] + products
+            quantizer = argument(node, "weight")
+            multiplied = columns(running.value(argument(node, "input")), node, running.value(quantizer).shape[2:])
+            weighed = multiplied
+            if node in importance:
+                weighed = multiplied * importance[node][:, None, seen[node] : seen[node] + multiplied.shape[2]]
+                seen[node] += multiplied.shape[2]
+            products = (weighed @ multiplied.transpose(1, 2)).double()
+            found[quantizer] = products if quantizer not in found else found[quantizer] + products
 
     if layers:
         walk.run(walk.roughly, stop.segment, stop.rough, see)
@@ -97,26 +146,28 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node]) -> dict[Node, Tensor]:
 
 def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:
     """Round a weight; each group of its output channels by the Hessian of the inputs that it reads."""
-    rows = weight.reshape(len(hessians), -1, weight[0].numel()).double()
-    scale, shift = (values.expand(weight.shape).reshape(rows.shape).double() for values in affine.along(weight))
-    parts = [
-        _rounded_rows(one, Affine(s, z, affine.low, affine.high), hessian, damping)
-        for one, s, z, hessian in zip(rows, scale, shift, hessians, strict=True)
-    ]
-    return torch.stack(parts).reshape(weight.shape).to(weight.dtype)
+    rows = weight.reshape(len(hessians), -1, weight[0].numel())
+    scale, shift = (values.expand(weight.shape).reshape(rows.shape) for values in affine.along(weight))
+    parts = []
+    for group, hessian in enumerate(hessians):
+        whole = damped(hessian, damping)
+        order = torch.argsort(whole.diagonal(), descending=True)
+        factor = inverse_factor(whole[order][:, order])
+        for start in range(0, rows.shape[1], ROWS):
+            some = [values[group, start : start + ROWS][:, order].double() for values in (rows, scale, shift)]
+            done = _rounded_rows(some[0], Affine(some[1], some[2], affine.low, affine.high), factor)
+            parts.append(done[:, torch.argsort(order)].to(weight.dtype))
+    return torch.cat(parts).reshape(weight.shape)
 
 
-def _rounded_rows(rows: Tensor, affine: Affine, hessian: Tensor, damping: float) -> Tensor:
+def _rounded_rows(rows: Tensor, affine: Affine, factor: Tensor) -> Tensor:
     """Round `[channels, columns]`; the affine has a scale for every element.
 
     What a block of columns loses the columns behind it make up for at once, which is the same and takes less time.
     """
-    hessian = damped(hessian, damping)
-    order = torch.argsort(hessian.diagonal(), descending=True)
-    factor = inverse_factor(hessian[order][:, order])
-    rows, scale, shift = (values[:, order] for values in (rows, affine.scale, affine.shift))
-    for start in range(0, len(order), BLOCK):
-        stop = min(start + BLOCK, len(order))
+    scale, shift = affine.scale, affine.shift
+    for start in range(0, len(factor), BLOCK):
+        stop = min(start + BLOCK, len(factor))
         lost = torch.empty_like(rows[:, start:stop])
         for place in range(start, stop):
             one = Affine(scale[:, place], shift[:, place], affine.low, affine.high, 0)
@@ -125,4 +176,4 @@ def _rounded_rows(rows: Tensor, affine: Affine, hessian: Tensor, damping: float)
             rows[:, place] = rounded
             rows[:, place + 1 : stop] -= lost[:, place - start, None] * factor[place, place + 1 : stop]
         rows[:, stop:] -= lost @ factor[start:stop, stop:]
-    return rows[:, torch.argsort(order)]
+    return rows

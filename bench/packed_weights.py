@@ -1,7 +1,7 @@
 """W4 weights alone: MiniLM's bytes, latency and Spearman beside NNCF's compression of weights in OpenVINO.
 
-Of the peer's settings and of leanly's the one counts that is most accurate on validation among those within a tenth of
-the smallest file of its own.
+Of the peer's settings and of leanly's those count that lose less than the margin on validation to the most accurate of
+its own; of these the smallest file, in each runtime the most accurate of that size, and of the runtimes the fastest.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from bench import peers
-from bench.contest import Ground, lay_ground, race, test_outputs, validation_metric
+from bench.contest import Ground, lay_ground, race, test_outputs
 from bench.contest import Settings as Timing
 from bench.drops import drop_row
 from bench.entrants import THREADS, Entrant, entrants
@@ -27,7 +27,7 @@ from leanly.recipe import Recipe
 
 GROUPS = (64, 128)
 METHODS = ("plain", "awq", "gptq", "scale_estimation", "awq+scale_estimation", "awq+gptq")
-NEAR = 1.1
+SAME_SIZE = 1.01
 
 
 def rows(data_dir: Path, quick: bool) -> list[Row]:
@@ -35,17 +35,19 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     subject = subject_named("minilm")
     peers.prepare(subject, data_dir)
     ground = lay_ground(subject, data_dir)
-    theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]
-    scores = {entrant.label: validation_metric(ground, entrant) or float("-inf") for entrant in theirs}
-    peer = _best(theirs, scores)
     bench = open_bench(ground, data_dir, subject.calibration(data_dir))
+    theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]
+    peers_best = _best([(score(bench, entrant), entrant) for entrant in theirs], subject.margin)
     mine = []
     for group in GROUPS:
         recipe = Recipe((WeightsOnly(bits=4, group=group, embedding_bits=4), GPTQ()))
         for runtime, precision in (("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")):
             mine.append(lowered(bench, recipe, runtime, precision))
-    ours = _best(mine, {entrant.label: score(bench, entrant) for entrant in mine})
-    latencies = race(ground, [peer, ours], Timing(quick=quick), 0)
+    ours_best = _best([(score(bench, entrant), entrant) for entrant in mine], subject.margin)
+    latencies = race(ground, [*peers_best, *ours_best], Timing(quick=quick), 0)
+    peer, ours = (
+        min(found, key=lambda entrant: latencies[entrant.label][1].median) for found in (peers_best, ours_best)
+    )
     ratio = pooled_ratio([(latencies[ours.label][1], latencies[peer.label][1])], seed=0).interval
     size = ours.artifact.bytes / peer.artifact.bytes
     milliseconds = {label: found[1].median * 1e3 for label, found in latencies.items()}
@@ -81,10 +83,16 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     ]
 
 
-def _best(found: list[Entrant], scores: dict[str, float]) -> Entrant:
-    smallest = min(entrant.artifact.bytes for entrant in found)
-    near = [entrant for entrant in found if entrant.artifact.bytes <= NEAR * smallest]
-    return max(near, key=lambda entrant: scores[entrant.label])
+def _best(found: list[tuple[float, Entrant]], margin: float) -> list[Entrant]:
+    """Return the smallest of those that are accurate, one a runtime."""
+    top = max(reached for reached, _ in found)
+    accurate = [(reached, entrant) for reached, entrant in found if reached >= top - margin]
+    smallest = min(entrant.artifact.bytes for _, entrant in accurate)
+    best: dict[str, Entrant] = {}
+    for _, entrant in sorted(accurate, key=lambda pair: pair[0]):
+        if entrant.artifact.bytes <= SAME_SIZE * smallest:
+            best[entrant.artifact.runtime] = entrant
+    return list(best.values())
 
 
 def _opened(ground: Ground, peer: Peer) -> list[Entrant]:

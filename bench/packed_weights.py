@@ -39,8 +39,8 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]
     peers_best = _best([(score(bench, entrant), entrant) for entrant in theirs], subject.margin)
     mine = []
-    for group in GROUPS:
-        recipe = Recipe((WeightsOnly(bits=4, group=group, embedding_bits=4), GPTQ()))
+    for group, symmetric in itertools.product(GROUPS, (False, True)):
+        recipe = Recipe((WeightsOnly(bits=4, group=group, symmetric=symmetric, embedding_bits=4), GPTQ()))
         for runtime, precision in (("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")):
             mine.append(lowered(bench, recipe, runtime, precision))
     ours_best = _best([(score(bench, entrant), entrant) for entrant in mine], subject.margin)

@@ -27,7 +27,10 @@ def run(
     library: ctypes.CDLL, level: str, case: dict[str, torch.Tensor], sizes: list[int], batch: int
 ) -> np.ndarray | None:
     arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in case.items()}
-    out = np.full((batch, sizes[3], *(sizes[-2:] if sizes[-1] else ())), np.nan, np.float32)
+    images = sizes[-1] > 0
+    if images:
+        arrays["x"] = np.ascontiguousarray(arrays["x"].transpose(0, 2, 3, 1))
+    out = np.full((batch, *(sizes[-2:] if images else ()), sizes[3]), np.nan, np.float32)
 
     def at(array: np.ndarray) -> ctypes.c_void_p:
         return ctypes.c_void_p(array.ctypes.data)
@@ -37,7 +40,7 @@ def run(
     code = library.leanly_signs(
         level.encode(), *(at(arrays[name]) for name in names), at(shape), ctypes.c_int64(batch), at(out)
     )
-    return out if code == 0 else None
+    return (out.transpose(0, 3, 1, 2) if images else out) if code == 0 else None
 
 
 @st.composite
@@ -92,6 +95,20 @@ def test_linear_layers_too(library, rows, channels, filters, seed) -> None:
     check(library, case, [channels, 1, 1, filters, *([0] * 10)], rows, wanted)
 
 
+def test_more_signs_than_two_bytes_can_count(library) -> None:
+    columns = 70_000
+    case = {
+        "x": torch.ones(5, columns),
+        "threshold": torch.zeros(columns),
+        "packed": pack_signs(torch.cat([-torch.ones(1, columns), torch.randn(2, columns)])),
+        "factor": torch.ones(3),
+        "offset": torch.zeros(3),
+    }
+    wanted = torch.ops.leanly.binary_linear(*case.values())
+    assert wanted[0, 0] == -columns
+    check(library, case, [columns, 1, 1, 3, *([0] * 10)], 5, wanted)
+
+
 def check(
     library: ctypes.CDLL, case: dict[str, torch.Tensor], sizes: list[int], batch: int, wanted: torch.Tensor
 ) -> None:
@@ -103,6 +120,6 @@ def check(
 
 
 def test_what_the_processor_lacks_is_refused(library) -> None:
-    case = {name: torch.ones(1) for name in ("x", "threshold", "factor", "offset")}
-    case = {"x": case.pop("x"), "packed": torch.zeros(1, dtype=torch.uint8), **case}
+    case = {name: torch.ones(1) for name in ("threshold", "factor", "offset")}
+    case |= {"x": torch.ones(1, 1, 1, 1), "packed": torch.zeros(1, dtype=torch.uint8)}
     assert run(library, "no such level", case, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 1) is None

@@ -6,7 +6,9 @@
 
 #include <openvino/core/op_extension.hpp>
 #include <openvino/frontend/onnx/extension/conversion.hpp>
+#include <openvino/op/constant.hpp>
 #include <openvino/op/op.hpp>
+#include <openvino/op/transpose.hpp>
 #include <tbb/parallel_for.h>
 
 #include "signs.hpp"
@@ -43,6 +45,7 @@ inline Layer layer_of(const ov::TensorVector& inputs, const Shape& shape, Prepar
             inputs[BIAS].data<float>()};
 }
 
+// Channels last, in what it reads and what it gives.
 class BinaryConvolution : public ov::op::Op {
 public:
     OPENVINO_OP("BinaryConvolution", "leanly")
@@ -57,11 +60,11 @@ public:
         const auto given = get_input_partial_shape(X);
         ov::PartialShape shape = ov::PartialShape::dynamic(4);
         const auto filters = get_input_partial_shape(FILTERS);
-        if (filters.rank().is_static()) shape[1] = filters[0];
+        if (filters.rank().is_static()) shape[3] = filters[0];
         if (given.rank().is_static()) {
             shape[0] = given[0];
             for (int side = 0; side < 2; ++side)
-                if (given[2 + side].is_static()) shape[2 + side] = out_size(given[2 + side].get_length(), side);
+                if (given[1 + side].is_static()) shape[1 + side] = out_size(given[1 + side].get_length(), side);
         }
         set_output_type(0, ov::element::f32, shape);
     }
@@ -83,12 +86,12 @@ public:
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
         const auto given = inputs[X].get_shape();
         const Shape shape{
-            static_cast<int64_t>(given[1]), static_cast<int64_t>(given[2]), static_cast<int64_t>(given[3]),
+            static_cast<int64_t>(given[3]), static_cast<int64_t>(given[1]), static_cast<int64_t>(given[2]),
             static_cast<int64_t>(inputs[FILTERS].get_shape()[0]), kernel_[0], kernel_[1], strides_[0], strides_[1],
             pads_[0], pads_[1], dilations_[0], dilations_[1],
-            out_size(given[2], 0), out_size(given[3], 1)};
-        outputs[0].set_shape({given[0], static_cast<size_t>(shape.filters), static_cast<size_t>(shape.out_height),
-                              static_cast<size_t>(shape.out_width)});
+            out_size(given[1], 0), out_size(given[2], 1)};
+        outputs[0].set_shape({given[0], static_cast<size_t>(shape.out_height), static_cast<size_t>(shape.out_width),
+                              static_cast<size_t>(shape.filters)});
         convolve_signs(
             layer_of(inputs, shape, prepared_), inputs[X].data<float>(), static_cast<int64_t>(given[0]), in_threads,
             outputs[0].data<float>());
@@ -152,11 +155,20 @@ static ov::OutputVector inputs_of(const ov::frontend::NodeContext& node) {
     return inputs;
 }
 
+static std::shared_ptr<ov::Node> transposed(const ov::Output<ov::Node>& value, const leanly::Numbers& order) {
+    const auto axes = ov::op::v0::Constant::create(ov::element::i64, {order.size()}, order);
+    return std::make_shared<ov::op::v1::Transpose>(value, axes);
+}
+
+// OpenVINO keeps images with their channels last where it convolves them, so that nothing is moved at either end.
 static ov::OutputVector read_convolution(const ov::frontend::NodeContext& node) {
     const auto numbers = [&](const char* name) { return node.get_attribute<leanly::Numbers>(name); };
-    return std::make_shared<leanly::BinaryConvolution>(
-               inputs_of(node), numbers("kernel_shape"), numbers("strides"), numbers("pads"), numbers("dilations"))
-        ->outputs();
+    auto inputs = inputs_of(node);
+    inputs[leanly::X] = transposed(inputs[leanly::X], {0, 2, 3, 1});
+    const auto layer = std::make_shared<leanly::BinaryConvolution>(
+        inputs, numbers("kernel_shape"), numbers("strides"), numbers("pads"), numbers("dilations"));
+    layer->set_friendly_name(node.get_name());
+    return transposed(layer, {0, 3, 1, 2})->outputs();
 }
 
 static ov::OutputVector read_linear(const ov::frontend::NodeContext& node) {

@@ -2,9 +2,10 @@
 // et al. 2016, "XNOR-Net").
 //
 // A bit a value, plus as 1; the channels of one tap lie side by side in whole bytes, the taps of one output behind each
-// other in whole 64-bit words. A block of filters is counted at once, a lane each, so that no lane is summed up. What
-// lies outside the image counts as zero, as it does in every other convolution: its taps are given zero bits, and what
-// the weights alone then count there is taken off again.
+// other in whole 64-bit words. A block of filters is counted at once, a lane each, so that no lane is summed up. Images
+// have their channels last: what belongs together is read and written side by side. What lies outside of them counts as
+// zero, as it does in every other convolution: its taps are given zero bits, and what the weights alone then count there
+// is taken off again.
 #pragma once
 
 #include <algorithm>
@@ -81,44 +82,64 @@ struct Differences {
 };
 inline constexpr Differences DIFFERENCES;
 
+// Adds 16 counts to sums of four bytes.
+__attribute__((target("avx2"))) inline void add_counts(__m256i counts, int32_t* sums) {
+    auto* at = reinterpret_cast<__m256i*>(sums);
+    const __m256i first = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(counts));
+    const __m256i second = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(counts, 1));
+    _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), first));
+    _mm256_storeu_si256(at + 1, _mm256_add_epi32(_mm256_loadu_si256(at + 1), second));
+}
+
 // Instead of counting bits, four at a time are looked up for all lanes by one shuffle: the row's bits choose the table,
-// the filters' bits the place in it (as T-MAC does for weights of few bits, Wei et al. 2024).
+// the filters' bits the place in it (as T-MAC does for weights of few bits, Wei et al. 2024). Counts are kept in one
+// byte, then in two, then in four, as long as each is sure to hold them.
 template <int TOGETHER>
 __attribute__((target("avx2"))) inline void count_rows_avx2(
     const uint8_t* rows, const uint8_t* block, int64_t bytes, int32_t* differing) {
-    constexpr int64_t BEFORE_OVERFLOW = 31;  // bytes of a row, each of which adds eight at most
+    constexpr int64_t IN_ONE = 255 / 8, IN_TWO = 65535 / 8 / IN_ONE * IN_ONE;  // bytes of a row; each adds eight at most
     constexpr int REGISTERS = LANES / 32;
-    const __m256i half = _mm256_set1_epi8(15);
+    const __m256i half = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
     std::fill(differing, differing + TOGETHER * LANES, 0);
-    for (int64_t start = 0; start < bytes; start += BEFORE_OVERFLOW) {
-        const int64_t stop = std::min(bytes, start + BEFORE_OVERFLOW);
-        __m256i sums[TOGETHER][REGISTERS];
-        for (int i = 0; i < TOGETHER; ++i)
-            for (int part = 0; part < REGISTERS; ++part) sums[i][part] = _mm256_setzero_si256();
-        for (int64_t byte = start; byte < stop; ++byte) {
-            __m256i low[REGISTERS], high[REGISTERS];
-            for (int part = 0; part < REGISTERS; ++part) {
-                const auto* place = reinterpret_cast<const __m256i*>(block + byte * LANES) + part;
-                const __m256i held = _mm256_loadu_si256(place);
-                low[part] = _mm256_and_si256(held, half);
-                high[part] = _mm256_and_si256(_mm256_srli_epi16(held, 4), half);
-            }
-            for (int i = 0; i < TOGETHER; ++i) {
-                const auto* table = reinterpret_cast<const __m128i*>(DIFFERENCES.of[rows[i * bytes + byte]]);
-                const __m256i to_low = _mm256_broadcastsi128_si256(_mm_load_si128(table));
-                const __m256i to_high = _mm256_broadcastsi128_si256(_mm_load_si128(table + 1));
+    for (int64_t begin = 0; begin < bytes; begin += IN_TWO) {
+        const int64_t end = std::min(bytes, begin + IN_TWO);
+        __m256i wide[TOGETHER][REGISTERS][2] = {};  // each register's low and high halves of 128 bits, in turns
+        for (int64_t start = begin; start < end; start += IN_ONE) {
+            const int64_t stop = std::min(end, start + IN_ONE);
+            __m256i sums[TOGETHER][REGISTERS] = {};
+            for (int64_t byte = start; byte < stop; ++byte) {
+                __m256i low[REGISTERS], high[REGISTERS];
                 for (int part = 0; part < REGISTERS; ++part) {
-                    const __m256i found = _mm256_add_epi8(
-                        _mm256_shuffle_epi8(to_low, low[part]), _mm256_shuffle_epi8(to_high, high[part]));
-                    sums[i][part] = _mm256_add_epi8(sums[i][part], found);
+                    const auto* place = reinterpret_cast<const __m256i*>(block + byte * LANES) + part;
+                    const __m256i held = _mm256_loadu_si256(place);
+                    low[part] = _mm256_and_si256(held, half);
+                    high[part] = _mm256_and_si256(_mm256_srli_epi16(held, 4), half);
+                }
+                for (int i = 0; i < TOGETHER; ++i) {
+                    const auto* table = reinterpret_cast<const __m128i*>(DIFFERENCES.of[rows[i * bytes + byte]]);
+                    const __m256i to_low = _mm256_broadcastsi128_si256(_mm_load_si128(table));
+                    const __m256i to_high = _mm256_broadcastsi128_si256(_mm_load_si128(table + 1));
+                    for (int part = 0; part < REGISTERS; ++part) {
+                        __m256i& sum = sums[i][part];
+                        sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(to_low, low[part]));
+                        sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(to_high, high[part]));
+                    }
                 }
             }
+            for (int i = 0; i < TOGETHER; ++i)
+                for (int part = 0; part < REGISTERS; ++part) {
+                    __m256i* to = wide[i][part];
+                    to[0] = _mm256_add_epi16(to[0], _mm256_unpacklo_epi8(sums[i][part], zero));
+                    to[1] = _mm256_add_epi16(to[1], _mm256_unpackhi_epi8(sums[i][part], zero));
+                }
         }
-        for (int i = 0; i < TOGETHER; ++i) {
-            alignas(32) uint8_t found[LANES];
-            std::memcpy(found, sums[i], LANES);
-            for (int64_t lane = 0; lane < LANES; ++lane) differing[i * LANES + lane] += found[lane];
-        }
+        for (int i = 0; i < TOGETHER; ++i)
+            for (int part = 0; part < REGISTERS; ++part) {
+                const __m256i* from = wide[i][part];
+                int32_t* to = differing + i * LANES + part * 32;
+                add_counts(_mm256_permute2x128_si256(from[0], from[1], 0x20), to);
+                add_counts(_mm256_permute2x128_si256(from[0], from[1], 0x31), to + 16);
+            }
     }
 }
 
@@ -159,10 +180,36 @@ __attribute__((target("avx512f,avx512vpopcntdq"))) inline void count_avx512(
 
 #endif
 
+// Packs values side by side, eight to a byte: one that reaches its threshold is plus.
+using Pack = void (*)(const float* values, const float* threshold, int64_t count, uint8_t* packed);
+
+inline void pack_portable(const float* values, const float* threshold, int64_t count, uint8_t* packed) {
+    for (int64_t start = 0; start < count; start += 8) {
+        int byte = 0;
+        for (int64_t bit = 0; bit < std::min<int64_t>(8, count - start); ++bit)
+            byte |= (values[start + bit] >= threshold[start + bit]) << bit;
+        packed[start / 8] = static_cast<uint8_t>(byte);
+    }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) inline void pack_avx2(
+    const float* values, const float* threshold, int64_t count, uint8_t* packed) {
+    int64_t start = 0;
+    for (; start + 8 <= count; start += 8) {
+        const __m256 least = _mm256_loadu_ps(threshold + start);
+        const __m256 above = _mm256_cmp_ps(_mm256_loadu_ps(values + start), least, _CMP_GE_OQ);
+        packed[start / 8] = static_cast<uint8_t>(_mm256_movemask_ps(above));
+    }
+    pack_portable(values + start, threshold + start, count - start, packed + start / 8);
+}
+#endif
+
 struct Level {
     const char* name;
     int64_t unit;  // bytes of one filter that lie side by side; those of the other lanes follow
     Count count;
+    Pack pack;
 };
 
 // What this processor runs, the fastest first.
@@ -170,21 +217,21 @@ inline std::vector<Level> levels() {
     std::vector<Level> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512vpopcntdq")) found.push_back({"avx512_vpopcntdq", WORD, count_avx512});
-    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", 1, count_avx2});
+    if (__builtin_cpu_supports("avx512vpopcntdq")) found.push_back({"avx512_vpopcntdq", WORD, count_avx512, pack_avx2});
+    if (__builtin_cpu_supports("avx2")) found.push_back({"avx2", 1, count_avx2, pack_avx2});
 #endif
-    found.push_back({"portable", WORD, count_portable});
+    found.push_back({"portable", WORD, count_portable, pack_portable});
     return found;
 }
 
 // Filters as a level reads them, made once from `[filters, taps, tap bytes]`.
 struct Filters {
-    Count count;
+    Level level;
     std::vector<uint8_t> bits;  // [blocks, words, lanes], each word of a lane in whole or byte by byte
     std::vector<int32_t> ones;  // [taps, blocks * lanes]: bits set, what a tap outside the image would count
 
     Filters(const uint8_t* packed, const Shape& shape, const Level& level)
-        : count(level.count),
+        : level(level),
           bits(shape.blocks() * shape.block_bytes()),
           ones(shape.taps() * shape.blocks() * LANES) {
         const int64_t tap_bytes = shape.tap_bytes(), row = shape.taps() * tap_bytes;
@@ -207,43 +254,54 @@ struct Layer {
     const float* threshold;  // [channels]
     const float* factor;
     const float* bias;
-
-    int64_t stop(int64_t block) const { return std::min(shape.filters, (block + 1) * LANES); }
 };
 
-// Rows of bits, and in how many each differs from a block of filters.
+// Rows of bits under outputs that follow each other, and what becomes of them by a block of filters.
 struct Rows {
     const Layer& layer;
-    int64_t count = 0;
+    float* out;  // [outputs, filters]
+    int64_t first = 0, count = 0;
     std::vector<uint64_t> bits = std::vector<uint64_t>(TILE * layer.shape.words());
     std::vector<int32_t> differing = std::vector<int32_t>(TILE * LANES);
+    int32_t compared[TILE] = {};  // products under each output
 
-    explicit Rows(const Layer& layer) : layer(layer) {}
+    Rows(const Layer& layer, float* out) : layer(layer), out(out) {}
 
     uint8_t* operator[](int64_t i) { return reinterpret_cast<uint8_t*>(bits.data() + i * layer.shape.words()); }
 
-    void clear(int64_t wanted) {
-        count = wanted;
+    void clear(int64_t begin, int64_t end) {
+        first = begin;
+        count = end - begin;
         std::fill(bits.begin(), bits.end(), 0);
     }
 
     void compare(int64_t block) {
         const uint8_t* held = layer.filters.bits.data() + block * layer.shape.block_bytes();
-        layer.filters.count(bits.data(), held, layer.shape.words(), count, differing.data());
+        layer.filters.level.count(bits.data(), held, layer.shape.words(), count, differing.data());
+    }
+
+    void write(int64_t block) {
+        const int64_t begin = block * LANES, lanes = std::min(LANES, layer.shape.filters - begin);
+        const float *factor = layer.factor + begin, *bias = layer.bias + begin;
+        for (int64_t i = 0; i < count; ++i) {
+            const int32_t* found = differing.data() + i * LANES;
+            float* to = out + (first + i) * layer.shape.filters + begin;
+            for (int64_t lane = 0; lane < lanes; ++lane)
+                to[lane] = static_cast<float>(compared[i] - 2 * found[lane]) * factor[lane] + bias[lane];
+        }
     }
 };
 
-// Outputs of a convolution that follow each other, of one image or of several.
+// Outputs of a convolution, of one image or of several.
 class Convolved {
 public:
-    Convolved(const Layer& layer, const uint8_t* bits, float* out)
-        : layer_(layer), rows_(layer), bits_(bits), out_(out) {}
+    Convolved(const Layer& layer, const uint8_t* bits, float* out) : layer_(layer), rows_(layer, out), bits_(bits) {}
 
     // Collects the bits under each output; the rest of the last word stays zero, in the filters too.
     void gather(int64_t first, int64_t last) {
         const Shape& shape = layer_.shape;
         const int64_t plane = shape.out_height * shape.out_width, tap_bytes = shape.tap_bytes();
-        rows_.clear(last - first);
+        rows_.clear(first, last);
         outside_.clear();
         for (int64_t i = 0; i < rows_.count; ++i) {
             const int64_t image = (first + i) / plane, pixel = (first + i) % plane;
@@ -264,34 +322,18 @@ public:
                     std::memcpy(rows_[i] + tap * tap_bytes, bits_ + from * tap_bytes, run * tap_bytes);
                 }
             }
-            place_[i] = image * shape.filters * plane + pixel;
             const auto inside = shape.taps() - static_cast<int64_t>(outside_.size() - before);
-            inside_[i] = static_cast<int32_t>(inside * shape.channels);
+            rows_.compared[i] = static_cast<int32_t>(inside * shape.channels);
         }
     }
 
     void compute(int64_t block) {
-        const Shape& shape = layer_.shape;
-        const int64_t plane = shape.out_height * shape.out_width;
         rows_.compare(block);
         for (const auto& [i, tap] : outside_) {
-            const int32_t* ones = layer_.filters.ones.data() + (tap * shape.blocks() + block) * LANES;
+            const int32_t* ones = layer_.filters.ones.data() + (tap * layer_.shape.blocks() + block) * LANES;
             for (int64_t lane = 0; lane < LANES; ++lane) rows_.differing[i * LANES + lane] -= ones[lane];
         }
-        for (int64_t o = block * LANES; o < layer_.stop(block); ++o) {
-            const int32_t* found = rows_.differing.data() + o % LANES;
-            const float factor = layer_.factor[o], bias = layer_.bias[o];
-            int32_t differing[TILE];
-            float sums[TILE];
-            for (int64_t i = 0; i < TILE; ++i) differing[i] = found[i * LANES];
-            for (int64_t i = 0; i < TILE; ++i)
-                sums[i] = static_cast<float>(inside_[i] - 2 * differing[i]) * factor + bias;
-            float* to = out_ + o * plane;
-            if (place_[rows_.count - 1] - place_[0] == rows_.count - 1)  // of one image
-                std::memcpy(to + place_[0], sums, rows_.count * sizeof(float));
-            else
-                for (int64_t i = 0; i < rows_.count; ++i) to[place_[i]] = sums[i];
-        }
+        rows_.write(block);
     }
 
 private:
@@ -302,51 +344,31 @@ private:
     const Layer& layer_;
     Rows rows_;
     const uint8_t* bits_;
-    float* out_;
     std::vector<Tap> outside_;  // of the image
-    int64_t place_[TILE] = {};
-    int32_t inside_[TILE] = {};
 };
 
 // Outputs of a linear layer, row by row.
 class Multiplied {
 public:
-    Multiplied(const Layer& layer, const float* x, float* out) : layer_(layer), rows_(layer), x_(x), out_(out) {}
+    Multiplied(const Layer& layer, const float* x, float* out) : layer_(layer), rows_(layer, out), x_(x) {}
 
     void gather(int64_t first, int64_t last) {
         const int64_t columns = layer_.shape.channels;
-        rows_.clear(last - first);
-        first_ = first;
-        for (int64_t i = 0; i < rows_.count; ++i) {
-            const float* from = x_ + (first + i) * columns;
-            for (int64_t start = 0; start < columns; start += 8) {
-                int packed = 0;
-                for (int64_t bit = 0; bit < std::min<int64_t>(8, columns - start); ++bit)
-                    packed |= (from[start + bit] >= layer_.threshold[start + bit]) << bit;
-                rows_[i][start / 8] = static_cast<uint8_t>(packed);
-            }
-        }
+        rows_.clear(first, last);
+        std::fill(rows_.compared, rows_.compared + rows_.count, static_cast<int32_t>(columns));
+        for (int64_t i = 0; i < rows_.count; ++i)
+            layer_.filters.level.pack(x_ + (first + i) * columns, layer_.threshold, columns, rows_[i]);
     }
 
     void compute(int64_t block) {
-        const auto columns = static_cast<int32_t>(layer_.shape.channels);
-        const int64_t begin = block * LANES, lanes = layer_.stop(block) - begin;
         rows_.compare(block);
-        for (int64_t i = 0; i < rows_.count; ++i) {
-            const int32_t* found = rows_.differing.data() + i * LANES;
-            float* to = out_ + (first_ + i) * layer_.shape.filters + begin;
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                to[lane] = static_cast<float>(columns - 2 * found[lane]) * layer_.factor[begin + lane] +
-                           layer_.bias[begin + lane];
-        }
+        rows_.write(block);
     }
 
 private:
     const Layer& layer_;
     Rows rows_;
     const float* x_;
-    float* out_;
-    int64_t first_ = 0;
 };
 
 // Splits outputs into tiles and, where there are few as in a linear layer, filters into parts.
@@ -372,41 +394,19 @@ inline Parallel threads_for(int64_t outputs, const Shape& shape, const Parallel&
     return [](int64_t count, const Range& work) { work(0, count); };
 }
 
-// Eight channels of an image to a byte a pixel.
-inline void pack_channels(
-    const float* image, const float* threshold, const Shape& shape, int64_t byte, uint8_t* bits) {
-    constexpr int64_t TOGETHER = 256;
-    const int64_t pixels = shape.height * shape.width, tap_bytes = shape.tap_bytes();
-    const int64_t channels = std::min<int64_t>(8, shape.channels - 8 * byte);
-    for (int64_t start = 0; start < pixels; start += TOGETHER) {
-        const int64_t some = std::min(TOGETHER, pixels - start);
-        int32_t packed[TOGETHER] = {};  // as wide as what is compared, which compilers make vectors of
-        for (int64_t bit = 0; bit < channels; ++bit) {
-            const float* plane = image + (8 * byte + bit) * pixels + start;
-            const float least = threshold[8 * byte + bit];
-            const int32_t set = 1 << bit;
-            for (int64_t i = 0; i < some; ++i) packed[i] |= plane[i] >= least ? set : 0;
-        }
-        for (int64_t i = 0; i < some; ++i) bits[(start + i) * tap_bytes + byte] = static_cast<uint8_t>(packed[i]);
-    }
-}
-
-// out[n, o] = factor[o] * (signs of x[n] convolved with the signs of filter o) + bias[o].
+// out[n, y, x, o] = factor[o] * (signs of x[n] convolved with the signs of filter o) + bias[o].
 //
-// x: [batch, channels, height, width].
+// x: [batch, height, width, channels].
 inline void convolve_signs(const Layer& layer, const float* x, int64_t batch, const Parallel& threads, float* out) {
     const Shape& shape = layer.shape;
-    const int64_t pixels = shape.height * shape.width, tap_bytes = shape.tap_bytes();
     const int64_t outputs = batch * shape.out_height * shape.out_width;
     const Parallel parallel = threads_for(outputs, shape, threads);
-    std::vector<uint8_t> bits(batch * pixels * tap_bytes);
-    parallel(batch * tap_bytes, [&](int64_t start, int64_t stop) {
-        for (int64_t i = start; i < stop; ++i) {
-            const int64_t image = i / tap_bytes;
-            pack_channels(
-                x + image * shape.channels * pixels, layer.threshold, shape, i % tap_bytes,
-                bits.data() + image * pixels * tap_bytes);
-        }
+    const int64_t pixels = batch * shape.height * shape.width, tap_bytes = shape.tap_bytes();
+    std::vector<uint8_t> bits(pixels * tap_bytes);
+    parallel(pixels, [&](int64_t start, int64_t stop) {
+        for (int64_t i = start; i < stop; ++i)
+            layer.filters.level.pack(
+                x + i * shape.channels, layer.threshold, shape.channels, bits.data() + i * tap_bytes);
     });
     compute_all(Convolved(layer, bits.data(), out), shape, outputs, parallel);
 }

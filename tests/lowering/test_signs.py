@@ -120,7 +120,7 @@ def test_what_has_no_signs_is_refused(tmp_path: Path) -> None:
     quantized = Static()(graph, task)
     with pytest.raises(SettingError, match="no layer of the graph multiplies signs"):
         leanly.lower(quantized, runtime="openvino", precision="binary", to=tmp_path / "a")
-    with pytest.raises(SettingError, match="convolution of 128 input channels or more"):
+    with pytest.raises(SettingError, match="convolution of 64 input channels or more"):
         leanly.lower(one_bit(), runtime="openvino", precision="binary", to=tmp_path / "a")
     with pytest.raises(SettingError, match="does not run in onnxruntime"):
         leanly.lower(one_bit(), runtime="onnxruntime", precision="binary", to=tmp_path / "b")

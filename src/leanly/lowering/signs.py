@@ -18,7 +18,7 @@ aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 LINEAR = aten.linear.default
 LAYERS = (aten.conv2d.default, aten.conv2d.padding, LINEAR)
-LEAST_CHANNELS, LEAST_COLUMNS = 128, 1024
+LEAST_CHANNELS, LEAST_COLUMNS = 64, 512
 """Inputs of a convolution and of a linear layer from which on the kernel of signs is the faster one; narrower layers
 run as bytes."""
 LEAST = 1e-12

@@ -299,31 +299,34 @@ public:
 
     // Collects the bits under each output; the rest of the last word stays zero, in the filters too.
     void gather(int64_t first, int64_t last) {
-        const Shape& shape = layer_.shape;
-        const int64_t plane = shape.out_height * shape.out_width, tap_bytes = shape.tap_bytes();
+        const Shape shape = layer_.shape;  // of its own: bytes that are written could lie in another's
+        const int64_t tap_bytes = shape.tap_bytes(), plane = shape.out_height * shape.out_width;
+        int64_t image = first / plane, row = first % plane / shape.out_width, column = first % shape.out_width;
         rows_.clear(first, last);
         outside_.clear();
-        for (int64_t i = 0; i < rows_.count; ++i) {
-            const int64_t image = (first + i) / plane, pixel = (first + i) % plane;
-            const int64_t top = pixel / shape.out_width * shape.stride_height - shape.pad_top;
-            const int64_t left = pixel % shape.out_width * shape.stride_width - shape.pad_left;
+        for (int64_t i = 0; i < last - first; ++i) {
+            const int64_t top = row * shape.stride_height - shape.pad_top;
+            const int64_t left = column * shape.stride_width - shape.pad_left;
             const size_t before = outside_.size();
+            uint8_t* to = rows_[i];
             for (int64_t ky = 0; ky < shape.kernel_height; ++ky) {
                 const int64_t y = top + ky * shape.dilation_height;
-                for (int64_t kx = 0, run; kx < shape.kernel_width; kx += run) {
-                    const int64_t x = left + kx * shape.dilation_width, tap = ky * shape.kernel_width + kx;
+                const uint8_t* line = bits_ + (image * shape.height + y) * shape.width * tap_bytes;
+                for (int64_t kx = 0, run; kx < shape.kernel_width; kx += run, to += run * tap_bytes) {
+                    const int64_t x = left + kx * shape.dilation_width;
                     run = 1;
                     if (y < 0 || y >= shape.height || x < 0 || x >= shape.width) {
-                        outside_.push_back({i, tap});
+                        outside_.push_back({i, ky * shape.kernel_width + kx});
                         continue;
                     }
                     if (shape.dilation_width == 1) run = std::min(shape.kernel_width - kx, shape.width - x);
-                    const int64_t from = (image * shape.height + y) * shape.width + x;
-                    std::memcpy(rows_[i] + tap * tap_bytes, bits_ + from * tap_bytes, run * tap_bytes);
+                    std::memcpy(to, line + x * tap_bytes, run * tap_bytes);
                 }
             }
             const auto inside = shape.taps() - static_cast<int64_t>(outside_.size() - before);
             rows_.compared[i] = static_cast<int32_t>(inside * shape.channels);
+            if (++column == shape.out_width) column = 0, ++row;
+            if (row == shape.out_height) row = 0, ++image;
         }
     }
 

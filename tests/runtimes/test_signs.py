@@ -24,13 +24,19 @@ def library() -> Iterator[ctypes.CDLL]:
 
 
 def run(
-    library: ctypes.CDLL, level: str, case: dict[str, torch.Tensor], sizes: list[int], batch: int
+    library: ctypes.CDLL,
+    level: str,
+    case: dict[str, torch.Tensor],
+    sizes: list[int],
+    batch: int,
+    channels_last: bool = False,
 ) -> np.ndarray | None:
-    arrays = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in case.items()}
-    images = sizes[-1] > 0
-    if images:
-        arrays["x"] = np.ascontiguousarray(arrays["x"].transpose(0, 2, 3, 1))
-    out = np.full((batch, *(sizes[-2:] if images else ()), sizes[3]), np.nan, np.float32)
+    given = {name: tensor.numpy() for name, tensor in case.items()}
+    if channels_last:
+        given["x"] = given["x"].transpose(0, 2, 3, 1)
+    arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}
+    image = sizes[-2:] if sizes[-1] else []
+    out = np.full((batch, *image, sizes[3]) if channels_last else (batch, sizes[3], *image), np.nan, np.float32)
 
     def at(array: np.ndarray) -> ctypes.c_void_p:
         return ctypes.c_void_p(array.ctypes.data)
@@ -38,9 +44,16 @@ def run(
     names = ("x", "threshold", "packed", "factor", "offset")
     shape = np.array(sizes, np.int64)
     code = library.leanly_signs(
-        level.encode(), *(at(arrays[name]) for name in names), at(shape), ctypes.c_int64(batch), at(out)
+        level.encode(),
+        *(at(arrays[name]) for name in names),
+        at(shape),
+        ctypes.c_int64(batch),
+        ctypes.c_int(channels_last),
+        at(out),
     )
-    return (out.transpose(0, 3, 1, 2) if images else out) if code == 0 else None
+    if code:
+        return None
+    return out.transpose(0, 3, 1, 2) if channels_last else out
 
 
 @st.composite
@@ -77,7 +90,8 @@ def test_every_level_computes_what_pytorch_does(library, geometry, seed) -> None
         channels, *geometry["sizes"], filters, *geometry["kernel"], *geometry["strides"], *geometry["pads"][:2],
         *geometry["dilations"], *wanted.shape[2:],
     ]  # fmt: skip
-    check(library, case, sizes, batch, wanted)
+    for channels_last in (False, True):
+        check(library, case, sizes, batch, wanted, channels_last)
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 7, 8, 65, 300]), st.sampled_from([1, 5, 64, 130]), st.integers(0, 2**31))
@@ -110,9 +124,14 @@ def test_more_signs_than_two_bytes_can_count(library) -> None:
 
 
 def check(
-    library: ctypes.CDLL, case: dict[str, torch.Tensor], sizes: list[int], batch: int, wanted: torch.Tensor
+    library: ctypes.CDLL,
+    case: dict[str, torch.Tensor],
+    sizes: list[int],
+    batch: int,
+    wanted: torch.Tensor,
+    channels_last: bool = False,
 ) -> None:
-    found = {level: run(library, level, case, sizes, batch) for level in LEVELS}
+    found = {level: run(library, level, case, sizes, batch, channels_last) for level in LEVELS}
     assert found["portable"] is not None
     for level in LEVELS:
         if found[level] is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 
 from leanly.artifact import Artifact, Kernel, Plan
 from leanly.errors import LoweringError
@@ -91,6 +92,8 @@ class OpenVinoEngine:
                     model = self._core.read_model(str(artifact.model))
                     if static:
                         model.reshape(_fixed(model, artifact, static))
+                    if static and artifact.precision == "binary":
+                        _put_channels_last(model)
                     self._compiled[key] = self._core.compile_model(model, "CPU", settings)
                 except RuntimeError as error:
                     raise LoweringError(
@@ -108,6 +111,24 @@ def _fixed(model: ov.Model, artifact: Artifact, batch: int) -> dict[int, ov.Part
         if spec.shape and spec.shape[0] == "batch":
             shapes[index][0] = batch
     return shapes
+
+
+def _put_channels_last(model: ov.Model) -> None:
+    """Give the kernel of signs images with their channels last, as OpenVINO keeps them where it convolves.
+
+    Where shapes are known it sees that nothing has to be moved; where they are not it would move everything.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "BinaryConvolution":
+            readers = node.output(0).get_target_inputs()
+            image = node.input(0)
+            last = ops.transpose(image.get_source_output(), np.array([0, 2, 3, 1]))
+            image.replace_source_output(last.output(0))
+            node.set_attribute("channels_last", True)
+            node.validate_and_infer_types()
+            first = ops.transpose(node.output(0), np.array([0, 3, 1, 2]))
+            for reader in readers:
+                reader.replace_source_output(first.output(0))
 
 
 class _Requests:

@@ -6,9 +6,7 @@
 
 #include <openvino/core/op_extension.hpp>
 #include <openvino/frontend/onnx/extension/conversion.hpp>
-#include <openvino/op/constant.hpp>
 #include <openvino/op/op.hpp>
-#include <openvino/op/transpose.hpp>
 #include <tbb/parallel_for.h>
 
 #include "signs.hpp"
@@ -45,14 +43,21 @@ inline Layer layer_of(const ov::TensorVector& inputs, const Shape& shape, Prepar
             inputs[BIAS].data<float>()};
 }
 
-// Channels last, in what it reads and what it gives.
+// Images have their channels first, as in ONNX, unless the attribute says that they come last.
 class BinaryConvolution : public ov::op::Op {
 public:
     OPENVINO_OP("BinaryConvolution", "leanly")
 
     BinaryConvolution() = default;
-    BinaryConvolution(const ov::OutputVector& inputs, Numbers kernel, Numbers strides, Numbers pads, Numbers dilations)
-        : Op(inputs), kernel_(kernel), strides_(strides), pads_(pads), dilations_(dilations) {
+    BinaryConvolution(
+        const ov::OutputVector& inputs, Numbers kernel, Numbers strides, Numbers pads, Numbers dilations,
+        bool channels_last = false)
+        : Op(inputs),
+          kernel_(kernel),
+          strides_(strides),
+          pads_(pads),
+          dilations_(dilations),
+          channels_last_(channels_last) {
         constructor_validate_and_infer_types();
     }
 
@@ -60,17 +65,19 @@ public:
         const auto given = get_input_partial_shape(X);
         ov::PartialShape shape = ov::PartialShape::dynamic(4);
         const auto filters = get_input_partial_shape(FILTERS);
-        if (filters.rank().is_static()) shape[3] = filters[0];
+        if (filters.rank().is_static()) shape[channel()] = filters[0];
         if (given.rank().is_static()) {
             shape[0] = given[0];
-            for (int side = 0; side < 2; ++side)
-                if (given[1 + side].is_static()) shape[1 + side] = out_size(given[1 + side].get_length(), side);
+            for (int side = 0; side < 2; ++side) {
+                const auto size = given[height() + side];
+                if (size.is_static()) shape[height() + side] = out_size(size.get_length(), side);
+            }
         }
         set_output_type(0, ov::element::f32, shape);
     }
 
     std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
-        return std::make_shared<BinaryConvolution>(inputs, kernel_, strides_, pads_, dilations_);
+        return std::make_shared<BinaryConvolution>(inputs, kernel_, strides_, pads_, dilations_, channels_last_);
     }
 
     bool visit_attributes(ov::AttributeVisitor& visitor) override {
@@ -78,6 +85,7 @@ public:
         visitor.on_attribute("strides", strides_);
         visitor.on_attribute("pads", pads_);
         visitor.on_attribute("dilations", dilations_);
+        visitor.on_attribute("channels_last", channels_last_);
         return true;
     }
 
@@ -86,25 +94,33 @@ public:
     bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
         const auto given = inputs[X].get_shape();
         const Shape shape{
-            static_cast<int64_t>(given[3]), static_cast<int64_t>(given[1]), static_cast<int64_t>(given[2]),
-            static_cast<int64_t>(inputs[FILTERS].get_shape()[0]), kernel_[0], kernel_[1], strides_[0], strides_[1],
-            pads_[0], pads_[1], dilations_[0], dilations_[1],
-            out_size(given[1], 0), out_size(given[2], 1)};
-        outputs[0].set_shape({given[0], static_cast<size_t>(shape.out_height), static_cast<size_t>(shape.out_width),
-                              static_cast<size_t>(shape.filters)});
+            static_cast<int64_t>(given[channel()]), static_cast<int64_t>(given[height()]),
+            static_cast<int64_t>(given[height() + 1]), static_cast<int64_t>(inputs[FILTERS].get_shape()[0]), kernel_[0],
+            kernel_[1], strides_[0], strides_[1], pads_[0], pads_[1], dilations_[0], dilations_[1],
+            out_size(given[height()], 0), out_size(given[height() + 1], 1)};
+        ov::Shape made(4);
+        made[0] = given[0];
+        made[channel()] = static_cast<size_t>(shape.filters);
+        made[height()] = static_cast<size_t>(shape.out_height);
+        made[height() + 1] = static_cast<size_t>(shape.out_width);
+        outputs[0].set_shape(made);
         convolve_signs(
-            layer_of(inputs, shape, prepared_), inputs[X].data<float>(), static_cast<int64_t>(given[0]), in_threads,
-            outputs[0].data<float>());
+            layer_of(inputs, shape, prepared_), inputs[X].data<float>(), static_cast<int64_t>(given[0]), channels_last_,
+            in_threads, outputs[0].data<float>());
         return true;
     }
 
 private:
+    int channel() const { return channels_last_ ? 3 : 1; }
+    int height() const { return channels_last_ ? 1 : 2; }
+
     int64_t out_size(int64_t size, int side) const {
         const int64_t reach = dilations_[side] * (kernel_[side] - 1) + 1;
         return (size + pads_[side] + pads_[2 + side] - reach) / strides_[side] + 1;
     }
 
     Numbers kernel_, strides_, pads_, dilations_;
+    bool channels_last_ = false;
     mutable Prepared prepared_;
 };
 
@@ -155,20 +171,11 @@ static ov::OutputVector inputs_of(const ov::frontend::NodeContext& node) {
     return inputs;
 }
 
-static std::shared_ptr<ov::Node> transposed(const ov::Output<ov::Node>& value, const leanly::Numbers& order) {
-    const auto axes = ov::op::v0::Constant::create(ov::element::i64, {order.size()}, order);
-    return std::make_shared<ov::op::v1::Transpose>(value, axes);
-}
-
-// OpenVINO keeps images with their channels last where it convolves them, so that nothing is moved at either end.
 static ov::OutputVector read_convolution(const ov::frontend::NodeContext& node) {
     const auto numbers = [&](const char* name) { return node.get_attribute<leanly::Numbers>(name); };
-    auto inputs = inputs_of(node);
-    inputs[leanly::X] = transposed(inputs[leanly::X], {0, 2, 3, 1});
-    const auto layer = std::make_shared<leanly::BinaryConvolution>(
-        inputs, numbers("kernel_shape"), numbers("strides"), numbers("pads"), numbers("dilations"));
-    layer->set_friendly_name(node.get_name());
-    return transposed(layer, {0, 3, 1, 2})->outputs();
+    return std::make_shared<leanly::BinaryConvolution>(
+               inputs_of(node), numbers("kernel_shape"), numbers("strides"), numbers("pads"), numbers("dilations"))
+        ->outputs();
 }
 
 static ov::OutputVector read_linear(const ov::frontend::NodeContext& node) {
@@ -186,7 +193,7 @@ OPENVINO_CREATE_EXTENSIONS(std::vector<ov::Extension::Ptr>({
 // without an output height is a linear layer's, of `batch` rows.
 extern "C" __attribute__((visibility("default"))) int leanly_signs(
     const char* level, const float* x, const float* threshold, const uint8_t* packed, const float* factor,
-    const float* bias, const int64_t* sizes, int64_t batch, float* out) {
+    const float* bias, const int64_t* sizes, int64_t batch, int channels_last, float* out) {
     leanly::Shape shape;
     static_assert(sizeof(shape) == 14 * sizeof(int64_t), "a shape is whole numbers");
     std::memcpy(&shape, sizes, sizeof(shape));
@@ -200,7 +207,7 @@ extern "C" __attribute__((visibility("default"))) int leanly_signs(
         if (rows)
             leanly::multiply_signs(layer, x, batch, alone, out);
         else
-            leanly::convolve_signs(layer, x, batch, alone, out);
+            leanly::convolve_signs(layer, x, batch, channels_last != 0, alone, out);
         return 0;
     }
     return -1;

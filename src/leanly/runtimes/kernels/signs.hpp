@@ -254,18 +254,19 @@ struct Layer {
     const float* threshold;  // [channels]
     const float* factor;
     const float* bias;
+
+    int64_t lanes(int64_t block) const { return std::min(LANES, shape.filters - block * LANES); }
 };
 
 // Rows of bits under outputs that follow each other, and what becomes of them by a block of filters.
 struct Rows {
     const Layer& layer;
-    float* out;  // [outputs, filters]
     int64_t first = 0, count = 0;
     std::vector<uint64_t> bits = std::vector<uint64_t>(TILE * layer.shape.words());
     std::vector<int32_t> differing = std::vector<int32_t>(TILE * LANES);
     int32_t compared[TILE] = {};  // products under each output
 
-    Rows(const Layer& layer, float* out) : layer(layer), out(out) {}
+    explicit Rows(const Layer& layer) : layer(layer) {}
 
     uint8_t* operator[](int64_t i) { return reinterpret_cast<uint8_t*>(bits.data() + i * layer.shape.words()); }
 
@@ -280,12 +281,12 @@ struct Rows {
         layer.filters.level.count(bits.data(), held, layer.shape.words(), count, differing.data());
     }
 
-    void write(int64_t block) {
-        const int64_t begin = block * LANES, lanes = std::min(LANES, layer.shape.filters - begin);
+    // What layers give for a block: `to[output * stride + lane]`.
+    void write(int64_t block, float* to, int64_t stride) const {
+        const int64_t begin = block * LANES, lanes = layer.lanes(block);
         const float *factor = layer.factor + begin, *bias = layer.bias + begin;
-        for (int64_t i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < count; ++i, to += stride) {
             const int32_t* found = differing.data() + i * LANES;
-            float* to = out + (first + i) * layer.shape.filters + begin;
             for (int64_t lane = 0; lane < lanes; ++lane)
                 to[lane] = static_cast<float>(compared[i] - 2 * found[lane]) * factor[lane] + bias[lane];
         }
@@ -295,7 +296,8 @@ struct Rows {
 // Outputs of a convolution, of one image or of several.
 class Convolved {
 public:
-    Convolved(const Layer& layer, const uint8_t* bits, float* out) : layer_(layer), rows_(layer, out), bits_(bits) {}
+    Convolved(const Layer& layer, const uint8_t* bits, bool channels_last, float* out)
+        : layer_(layer), rows_(layer), bits_(bits), channels_last_(channels_last), out_(out) {}
 
     // Collects the bits under each output; the rest of the last word stays zero, in the filters too.
     void gather(int64_t first, int64_t last) {
@@ -325,6 +327,7 @@ public:
             }
             const auto inside = shape.taps() - static_cast<int64_t>(outside_.size() - before);
             rows_.compared[i] = static_cast<int32_t>(inside * shape.channels);
+            place_[i] = image * shape.filters * plane + row * shape.out_width + column;
             if (++column == shape.out_width) column = 0, ++row;
             if (row == shape.out_height) row = 0, ++image;
         }
@@ -336,7 +339,11 @@ public:
             const int32_t* ones = layer_.filters.ones.data() + (tap * layer_.shape.blocks() + block) * LANES;
             for (int64_t lane = 0; lane < LANES; ++lane) rows_.differing[i * LANES + lane] -= ones[lane];
         }
-        rows_.write(block);
+        const int64_t filters = layer_.shape.filters;
+        if (channels_last_)
+            rows_.write(block, out_ + rows_.first * filters + block * LANES, filters);
+        else
+            write_planes(block);
     }
 
 private:
@@ -344,16 +351,28 @@ private:
         int64_t output, tap;
     };
 
+    void write_planes(int64_t block) {
+        const int64_t plane = layer_.shape.out_height * layer_.shape.out_width;
+        float found[TILE * LANES];
+        rows_.write(block, found, LANES);
+        for (int64_t lane = 0; lane < layer_.lanes(block); ++lane)
+            for (int64_t i = 0; i < rows_.count; ++i)
+                out_[place_[i] + (block * LANES + lane) * plane] = found[i * LANES + lane];
+    }
+
     const Layer& layer_;
     Rows rows_;
     const uint8_t* bits_;
+    bool channels_last_;
+    float* out_;
     std::vector<Tap> outside_;  // of the image
+    int64_t place_[TILE] = {};  // in the planes of its image
 };
 
 // Outputs of a linear layer, row by row.
 class Multiplied {
 public:
-    Multiplied(const Layer& layer, const float* x, float* out) : layer_(layer), rows_(layer, out), x_(x) {}
+    Multiplied(const Layer& layer, const float* x, float* out) : layer_(layer), rows_(layer), x_(x), out_(out) {}
 
     void gather(int64_t first, int64_t last) {
         const int64_t columns = layer_.shape.channels;
@@ -364,14 +383,16 @@ public:
     }
 
     void compute(int64_t block) {
+        const int64_t filters = layer_.shape.filters;
         rows_.compare(block);
-        rows_.write(block);
+        rows_.write(block, out_ + rows_.first * filters + block * LANES, filters);
     }
 
 private:
     const Layer& layer_;
     Rows rows_;
     const float* x_;
+    float* out_;
 };
 
 // Splits outputs into tiles and, where there are few as in a linear layer, filters into parts.
@@ -397,21 +418,38 @@ inline Parallel threads_for(int64_t outputs, const Shape& shape, const Parallel&
     return [](int64_t count, const Range& work) { work(0, count); };
 }
 
+// Packs the channels of each pixel; those of planes are collected first, for some pixels together.
+inline void pack_image(const Layer& layer, const float* image, bool channels_last, int64_t first, uint8_t* bits) {
+    const int64_t channels = layer.shape.channels, plane = layer.shape.height * layer.shape.width;
+    const int64_t count = std::min(TILE, plane - first);
+    std::vector<float> collected(channels_last ? 0 : TILE * channels);
+    for (int64_t channel = 0; !channels_last && channel < channels; ++channel)
+        for (int64_t i = 0; i < count; ++i) collected[i * channels + channel] = image[channel * plane + first + i];
+    const float* values = channels_last ? image + first * channels : collected.data();
+    for (int64_t i = 0; i < count; ++i)
+        layer.filters.level.pack(
+            values + i * channels, layer.threshold, channels, bits + (first + i) * layer.shape.tap_bytes());
+}
+
 // out[n, y, x, o] = factor[o] * (signs of x[n] convolved with the signs of filter o) + bias[o].
 //
-// x: [batch, height, width, channels].
-inline void convolve_signs(const Layer& layer, const float* x, int64_t batch, const Parallel& threads, float* out) {
+// x: [batch, height, width, channels]; or [batch, channels, height, width], and the output likewise.
+inline void convolve_signs(
+    const Layer& layer, const float* x, int64_t batch, bool channels_last, const Parallel& threads, float* out) {
     const Shape& shape = layer.shape;
     const int64_t outputs = batch * shape.out_height * shape.out_width;
     const Parallel parallel = threads_for(outputs, shape, threads);
-    const int64_t pixels = batch * shape.height * shape.width, tap_bytes = shape.tap_bytes();
-    std::vector<uint8_t> bits(pixels * tap_bytes);
-    parallel(pixels, [&](int64_t start, int64_t stop) {
-        for (int64_t i = start; i < stop; ++i)
-            layer.filters.level.pack(
-                x + i * shape.channels, layer.threshold, shape.channels, bits.data() + i * tap_bytes);
+    const int64_t pixels = shape.height * shape.width, strips = (pixels + TILE - 1) / TILE;
+    std::vector<uint8_t> bits(batch * pixels * shape.tap_bytes());
+    parallel(batch * strips, [&](int64_t start, int64_t stop) {
+        for (int64_t i = start; i < stop; ++i) {
+            const int64_t before = i / strips * pixels;
+            pack_image(
+                layer, x + before * shape.channels, channels_last, i % strips * TILE,
+                bits.data() + before * shape.tap_bytes());
+        }
     });
-    compute_all(Convolved(layer, bits.data(), out), shape, outputs, parallel);
+    compute_all(Convolved(layer, bits.data(), channels_last, out), shape, outputs, parallel);
 }
 
 // out[n, o] = factor[o] * (signs of x[n] times the signs of filter o) + bias[o].

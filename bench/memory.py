@@ -1,7 +1,7 @@
 """What calibration adds to memory: MiniLM on 2,000 sentences, ResNet-50 on 2,000 images that are made as they are read.
 
-`python -m bench.memory --data-dir ../shared/data`. Each case runs in a process of its own: the network is loaded,
-captured and run once, then the peak of resident memory is set back and `quantize.Static` calibrates on all rows.
+Each case runs in a process of its own: the network is loaded, captured and run once, then the peak of resident memory
+is set back and `quantize.Static` calibrates on all rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import leanly
 from bench.data import sst2
 from bench.entrants import THREADS
 from bench.models import minilm
-from bench.rows import Row, at_most, exit_code, print_table, write_results
+from bench.rows import Row, at_most
 from leanly.measurement.records import Interval
 from leanly.measurement.worker_main import peak_memory
 from leanly.quantize import Static
@@ -111,26 +111,20 @@ def row(name: str, data_dir: Path, samples: int) -> Row:
     )
 
 
+def rows(data_dir: Path, quick: bool) -> list[Row]:
+    """Return a row a case."""
+    return [row(name, data_dir, QUICK_SAMPLES if quick else SAMPLES) for name in CASES]
+
+
 def main() -> int:
-    """Run the benchmark; return 1 when a row is short of its aim."""
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SAMPLES} rows each")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help=argparse.SUPPRESS)
+    """Calibrate one case in this process and print what it took."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=main.__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--samples", type=int, required=True)
     options = parser.parse_args()
-    if not options.data_dir.is_dir():
-        parser.error(f"no such data: {options.data_dir}")
-    if options.case:
-        print(json.dumps(calibrate(options.case, options.data_dir, options.samples)))
-        return 0
-    samples = QUICK_SAMPLES if options.quick else SAMPLES
-    rows = [row(name, options.data_dir, samples) for name in CASES]
-    print_table("memory of calibration", rows)
-    name = "memory-quick" if options.quick else "memory"
-    target = Target("cpu", threads=THREADS)
-    print(f"written to {write_results(name, rows, target, {'samples': samples}, {})}")
-    return exit_code(rows)
+    print(json.dumps(calibrate(options.case, options.data_dir, options.samples)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 `python -m bench.quantize --data-dir ../shared/data`. Eight bits (`bench.eight_bits`) against NNCF and ONNX Runtime; few
 bits after training (`bench.few_bits`, without labels) and during it (`bench.trained_bits`) against brevitas; four-bit
 weights alone (`bench.packed_weights`) against NNCF; mixed precision (`bench.mixed`) against int8; one bit
-(`bench.one_bit`) trained from the float network, and its kernel beside int8. With a GPU elsewhere, `--train-on cuda`
-trains there; `bench/.cache/trained` is then copied back.
+(`bench.one_bit`) trained from the float network, and its kernel beside int8; the memory that calibration adds
+(`bench.memory`). With a GPU elsewhere, `--train-on cuda` trains there; `bench/.cache/trained` is then copied back.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench import eight_bits, few_bits, mixed, one_bit, packed_weights, trained_bits
+from bench import eight_bits, few_bits, memory, mixed, one_bit, packed_weights, trained_bits
 from bench.apart import Training
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
 
-EIGHT, PACKED, MIXED, KERNEL = "W8A8", "W4-weights", "mixed", "1-bit-kernel"
+EIGHT, PACKED, MIXED, KERNEL, MEMORY = "W8A8", "W4-weights", "mixed", "1-bit-kernel", "memory"
 ONE_BIT = {
     "W1A32": (32, one_bit.EPOCHS, 1.5),
     "W1A1": (1, one_bit.EPOCHS, 5.0),
@@ -46,6 +46,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     found[PACKED] = partial(packed_weights.rows, data_dir, quick)
     found[MIXED] = partial(mixed.rows, data_dir, quick)
     found[KERNEL] = partial(one_bit.kernel_rows, quick)
+    found[MEMORY] = partial(memory.rows, data_dir, quick)
     for name, (activations, epochs, aim) in ONE_BIT.items():
         found[name] = partial(one_bit.rows, activations, data_dir, epochs=epochs, aim=aim)
     return found
@@ -69,13 +70,13 @@ def main() -> int:
     parser.add_argument("--networks", help="networks of W8A8 and of the few bits, by commas")
     parser.add_argument("--seeds", type=int, default=few_bits.SEEDS, help="of the few bits")
     parser.add_argument("--long", action="store_true", help=f"one bit for {one_bit.LONG} epochs too")
-    parser.add_argument("--quick", action="store_true", help="mixed precision and one kernel of one bit")
+    parser.add_argument("--quick", action="store_true", help="mixed precision, one kernel of one bit, memory")
     parser.add_argument("--train-on", metavar="DEVICE", help="train what the rows need on a device, keep it, and stop")
     options = parser.parse_args()
     known = cases(options)
     names = options.rows.split(",") if options.rows else [name for name in known if "-long" not in name or options.long]
     if options.quick and not options.rows:
-        names = [MIXED, KERNEL]
+        names = [MIXED, KERNEL, MEMORY]
     networks = set(options.networks.split(",")) if options.networks else set()
     unknown = {*names} - {*known} | networks - {*eight_bits.NETWORKS, *few_bits.BLOCKS}
     if unknown or not options.data_dir.is_dir() or options.seeds < 1:

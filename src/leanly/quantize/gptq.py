@@ -107,8 +107,8 @@ def _slopes(
                 importance[layer].append(_of_places(layer, slopes[layer.name]))
         for table in tables:
             if table.name in slopes:
-                quantizer, flat = argument(table, "weight"), slopes[table.name].flatten(0, -2)
-                hessians[quantizer] = hessians.get(quantizer, torch.zeros(1, 1, 1)) + (flat.T @ flat)[None].double()
+                flat = slopes[table.name].flatten(0, -2)
+                _add(hessians, argument(table, "weight"), flat.T @ flat[None])
     return {layer: torch.cat(found, 1) for layer, found in importance.items() if found}, hessians
 
 
@@ -136,12 +136,15 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node,
             if node in importance:
                 weighed = multiplied * importance[node][:, None, seen[node] : seen[node] + multiplied.shape[2]]
                 seen[node] += multiplied.shape[2]
-            products = (weighed @ multiplied.transpose(1, 2)).double()
-            found[quantizer] = products if quantizer not in found else found[quantizer] + products
+            _add(found, quantizer, weighed @ multiplied.transpose(1, 2))
 
     if layers:
         walk.run(walk.roughly, stop.segment, stop.rough, see)
     return found
+
+
+def _add(sums: dict[Node, Tensor], quantizer: Node, products: Tensor) -> None:
+    sums[quantizer] = sums[quantizer] + products if quantizer in sums else products.double()
 
 
 def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:

@@ -89,6 +89,15 @@ def test_marks_can_be_reached_and_describe_themselves(outcome: Outcome) -> None:
     assert all("latency" in str(mark["aria-label"]) and "accuracy" in str(mark["aria-label"]) for mark in marks)
 
 
+def test_weights_that_are_only_stored_in_few_bits_are_called_so(outcome: Outcome, monkeypatch: Any) -> None:
+    assert "torage only" not in read(outcome)[0].text
+    for trial in outcome.shipped_by_batch.values():
+        assert trial.artifact is not None
+        monkeypatch.setitem(trial.artifact.code_bits, "first.weight_int", 4)
+    text = " ".join(read(outcome)[0].text.split())
+    assert "Weights of 4 bits (1 tensor) are stored so and computed in int8: storage only." in text
+
+
 def test_what_people_wrote_is_escaped(outcome: Outcome) -> None:
     changed = Outcome(**{**vars(outcome), "task": "<b>&\"'", "notes": ("<i>x</i>",)})
     html = page(changed)

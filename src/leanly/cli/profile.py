@@ -40,6 +40,7 @@ def profile(
     from leanly.cli.finding import find_artifacts, find_task
     from leanly.measurement import profile as node_seconds
     from leanly.runtimes import read_kernels
+    from leanly.search import words
 
     artifact = find_artifacts(a, (batch_size,), public_key)[batch_size]
     job = find_task(task) if task else None
@@ -66,10 +67,8 @@ def profile(
         print(
             f"no times: {artifact.runtime} does not tell what a node takes; ONNX Runtime and OpenVINO do (leanly.lower)"
         )
-    computed = "float32" if artifact.precision == "float32" else "int8"
-    for bits, count in sorted(Counter(artifact.code_bits.values()).items()):
-        width, tensors = _plural(bits, "bit"), _plural(count, "tensor")
-        print(f"weights of {width} ({tensors}) are stored so and computed in {computed}: storage only")
+    for sentence in words.storage_only(artifact):
+        print(sentence)
     if (a / "graph").is_dir():
         from leanly.graph import Graph
 

@@ -187,6 +187,7 @@ def _shipped(outcome: Outcome) -> list[dict[str, Any]]:
                 "sizes": " and ".join(map(str, sizes)),
                 "layers": layers(folder.graph, network, trial.artifact),
                 "kernels": kernel_counts(trial.artifact),
+                "storage_only": words.storage_only(trial.artifact),
                 "recipe": [call_of(step) for step in trial.recipe.to_json()],
                 "plans": {size: trial.artifact.plans[size] for size in sizes if size in trial.artifact.plans},
             }

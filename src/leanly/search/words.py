@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
+from leanly.artifact import Artifact
 from leanly.measurement.records import Interval
 
 FRACTIONS = ("accuracy", "top5", "f1")
@@ -85,6 +87,16 @@ def drop_interval(interval: Interval, name: str) -> str:
 def percent(value: float) -> str:
     """Write a share: "95 %"."""
     return f"{value * 100:.4g} %"
+
+
+def storage_only(artifact: Artifact) -> list[str]:
+    """Say which weights are stored in fewer bits than they are computed in."""
+    computed = "float32" if artifact.precision == "float32" else "int8"
+    return [
+        f"weights of {bits} bit{'s' if bits > 1 else ''} ({count} tensor{'s' if count > 1 else ''}) are stored so and "
+        f"computed in {computed}: storage only"
+        for bits, count in sorted(Counter(artifact.code_bits.values()).items())
+    ]
 
 
 def _digits(value: float) -> str:

@@ -16,7 +16,11 @@ from leanly.graph.quantizer import along
 
 def signs(x: Tensor) -> Tensor:
     """Return +1 where a tensor is zero or above, else -1."""
-    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    return _signs(x >= 0, x.dtype)
+
+
+def _signs(positive: Tensor, dtype: torch.dtype) -> Tensor:
+    return positive.to(dtype).mul_(2).sub_(1)
 
 
 def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +91,7 @@ def binarize(x: Tensor, threshold: Tensor, scale: Tensor, axis: int) -> Tensor:
         scale: a scalar above zero.
         axis: the dimension of the channels.
     """
-    return scale * signs(x - along(threshold, x, axis))
+    return _signs(x >= along(threshold, x, axis), x.dtype).mul_(scale)
 
 
 @binarize.register_fake
@@ -104,11 +108,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradient of a piecewise parabola in the sign's place (Liu et al. 2018, "Bi-Real Net")."""
     x, threshold, scale = ctx.saved_tensors
-    steps = (x - along(threshold, x, ctx.axis)) / scale
-    slope = (2 - 2 * steps.abs()).clamp(min=0)
-    for_x = grad * slope
+    # in place: most of what a step of training takes here is memory
+    steps = (x - along(threshold, x, ctx.axis)).div_(scale)
+    for_scale = signs(steps).mul_(grad).sum()
+    for_x = steps.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
     for_threshold = -for_x.sum([place for place in range(x.ndim) if place != ctx.axis % x.ndim])
-    for_scale = (grad * (signs(steps) - steps * slope)).sum().reshape(scale.shape)
+    for_scale = (for_scale - steps.mul_(for_x).sum()).reshape(scale.shape)
     return for_x, for_threshold, for_scale, None
 
 

@@ -41,7 +41,8 @@ def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, 
         high: largest integer.
     """
     s, z = along(scale, x, axis), along(torch.round(shift), x, axis)
-    return ((torch.round(x * s) + z).clamp(low, high) - z) / s
+    # in place: most of what a step of training takes here is memory
+    return (x * s).round_().add_(z).clamp_(low, high).sub_(z).div_(s)
 
 
 @fake_quantize.register_fake
@@ -60,14 +61,15 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, scale, shift, output = ctx.saved_tensors
     axis, low, high = ctx.settings
     s, z = along(scale, x, axis), along(torch.round(shift), x, axis)
-    steps = x * s + z
-    inside = (steps >= low - 0.5) & (steps <= high + 0.5)
+    # as far from the middle as the range and half a step
+    outside = (x * s).add_(z - (low + high) / 2).abs_() > (high - low + 1) / 2
     for_scale = for_shift = None
     if ctx.needs_input_grad[1]:
-        for_scale = _collected(grad * (torch.where(inside, x, 0.0) - output) / s, scale, axis)
+        for_scale = _collected(x.masked_fill(outside, 0.0).sub_(output).mul_(grad), scale, axis) / scale
+    for_x = grad.masked_fill(outside, 0.0)
     if ctx.needs_input_grad[2]:
-        for_shift = _collected(torch.where(inside, 0.0, -grad / s), shift, axis)
-    return grad * inside, for_scale, for_shift, None, None, None
+        for_shift = _collected(for_x - grad, shift, axis) / scale
+    return for_x, for_scale, for_shift, None, None, None
 
 
 def _collected(values: Tensor, like: Tensor, axis: int) -> Tensor:

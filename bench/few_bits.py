@@ -30,8 +30,9 @@ SAMPLES = 1024
 SEEDS = 3
 DRAWS = 2000
 BLOCKS = {"resnet20": 3, "resnet56": 9}
-PEER_SETTINGS = tuple((ranges, iterations) for ranges in ("stats", "mse") for iterations in (1000, 10_000))
-"""How the peer finds its ranges, and how long it learns a layer's roundings: the best on validation stands for it."""
+RANGES, SHORT, LONG = ("stats", "mse"), 1000, 10_000
+"""How the peer finds its ranges, and how long it learns a layer's roundings: with the better ranges long as well, and
+the best on validation stands for it."""
 ITERATIONS = 4000
 
 
@@ -119,14 +120,23 @@ def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bo
 
     whole = right(float_outputs(subject.model(data_dir), (both,)))
     ours = [right(_ours(subject, case, data_dir, calibration, both, seed, quick)) for seed in range(seeds)]
-    scores = {}
-    for settings in PEER_SETTINGS[:1] if quick else PEER_SETTINGS:
+    theirs: dict[tuple[str, int], np.ndarray] = {}
+
+    def best() -> tuple[str, int]:
+        return max(theirs, key=lambda settings: theirs[settings][:, :count].mean())
+
+    def run(ranges: str, iterations: int) -> None:
+        settings = ranges, iterations
         runs = [right(_theirs(subject, case, data_dir, calibration, both, settings, seed)) for seed in range(seeds)]
-        scores[settings] = np.stack(runs)
-    best = max(scores, key=lambda settings: scores[settings][:, :count].mean())
-    return Outcome(
-        whole[count:], np.stack(ours)[:, count:], scores[best][:, count:], f"{best[0]} ranges, {best[1]} iterations"
-    )
+        theirs[settings] = np.stack(runs)
+
+    for ranges in RANGES[:1] if quick else RANGES:
+        run(ranges, SHORT)
+    if not quick:
+        run(best()[0], LONG)
+    ranges, iterations = best()
+    told = f"{ranges} ranges, {iterations} iterations"
+    return Outcome(whole[count:], np.stack(ours)[:, count:], theirs[ranges, iterations][:, count:], told)
 
 
 def _ours(

@@ -33,7 +33,7 @@ ONE_BIT = {
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     """Return what each case runs, by its name."""
-    data_dir, quick = options.data_dir, options.quick
+    data_dir, quick, scale = options.data_dir, options.quick, options.scale
     networks = options.networks.split(",") if options.networks else None
     found: dict[str, Callable[[], list[Row]]] = {
         EIGHT: partial(eight_bits.rows, data_dir, networks or list(eight_bits.NETWORKS), quick),
@@ -42,24 +42,29 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
         some = networks or (["resnet20"] if quick else list(few_bits.BLOCKS))
         found[case.name] = partial(few_bits.rows, case, data_dir, some, 1 if quick else options.seeds, quick)
     for name in trained_bits.AIMS:
-        found[name] = partial(trained_bits.rows, name, data_dir)
+        found[name] = partial(trained_bits.rows, name, data_dir, scaled(trained_bits.EPOCHS, scale))
     found[PACKED] = partial(packed_weights.rows, data_dir, quick)
     found[MIXED] = partial(mixed.rows, data_dir, quick)
     found[KERNEL] = partial(one_bit.kernel_rows, quick)
     found[MEMORY] = partial(memory.rows, data_dir, quick)
     for name, (activations, epochs, aim) in ONE_BIT.items():
-        found[name] = partial(one_bit.rows, activations, data_dir, epochs=epochs, aim=aim)
+        found[name] = partial(one_bit.rows, activations, data_dir, epochs=scaled(epochs, scale), aim=aim)
     return found
 
 
-def trainings(names: Iterable[str], data_dir: Path) -> Iterator[Training]:
-    """Yield what some cases train."""
+def trainings(names: Iterable[str], data_dir: Path, scale: float) -> Iterator[Training]:
+    """Yield what some cases train, for a share of their epochs."""
     for name in names:
         if name in trained_bits.AIMS:
-            yield trained_bits.training(name, data_dir)
+            yield trained_bits.training(name, data_dir, scaled(trained_bits.EPOCHS, scale))
         if name in ONE_BIT:
             activations, epochs, _ = ONE_BIT[name]
-            yield one_bit.training(activations, data_dir, epochs)
+            yield one_bit.training(activations, data_dir, scaled(epochs, scale))
+
+
+def scaled(epochs: int, scale: float) -> int:
+    """Return a share of some epochs, one at least."""
+    return max(1, round(scale * epochs))
 
 
 def main() -> int:
@@ -70,6 +75,7 @@ def main() -> int:
     parser.add_argument("--networks", help="networks of W8A8 and of the few bits, by commas")
     parser.add_argument("--seeds", type=int, default=few_bits.SEEDS, help="of the few bits")
     parser.add_argument("--long", action="store_true", help=f"one bit for {one_bit.LONG} epochs too")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the epochs of all that is trained")
     parser.add_argument("--quick", action="store_true", help="mixed precision, one kernel of one bit, memory")
     parser.add_argument("--train-on", metavar="DEVICE", help="train what the rows need on a device, keep it, and stop")
     options = parser.parse_args()
@@ -79,10 +85,11 @@ def main() -> int:
         names = [MIXED, KERNEL, MEMORY]
     networks = set(options.networks.split(",")) if options.networks else set()
     unknown = {*names} - {*known} | networks - {*eight_bits.NETWORKS, *few_bits.BLOCKS}
-    if unknown or not options.data_dir.is_dir() or options.seeds < 1:
-        parser.error(f"no such cases, networks, data or seeds: {unknown or options.data_dir}, {options.seeds}")
+    if unknown or not options.data_dir.is_dir() or options.seeds < 1 or not 0 < options.scale <= 1:
+        given = f"{options.data_dir}, {options.seeds}, {options.scale}"
+        parser.error(f"no such cases, networks, data, seeds or scale: {', '.join(unknown)} {given}")
     if options.train_on:
-        for training in trainings(names, options.data_dir):
+        for training in trainings(names, options.data_dir, options.scale):
             training.graph(options.train_on)
             print(f"{training.name}: {training.told}", flush=True)
         return 0
@@ -91,8 +98,8 @@ def main() -> int:
     for name in names:
         new = known[name]()
         print_table(name, new)
-        about = {"networks": options.networks, "seeds": options.seeds, "samples": few_bits.SAMPLES}
-        results = "quantize-quick" if options.quick else "quantize"
+        about = {key: getattr(options, key) for key in ("networks", "seeds", "scale")} | {"samples": few_bits.SAMPLES}
+        results = "quantize-quick" if options.quick or options.scale < 1 else "quantize"
         print(f"written to {write_part(results, name, new, target, about, {})}")
         found.extend(new)
     return exit_code(found)

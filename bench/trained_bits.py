@@ -45,7 +45,7 @@ def training(name: str, data_dir: Path, epochs: int = EPOCHS) -> Training:
         return teach(LearnSteps(shifts=True)(start, task).to(device), task)
 
     code = code_version(__file__, rooms=("distill", "graph", "quantize", "training"))
-    return Training(name, {"bits": bits, "epochs": epochs, "code": code}, make)
+    return Training(f"{name}-{epochs}", {"bits": bits, "epochs": epochs, "code": code}, make)
 
 
 def peer(name: str, data_dir: Path, ranges: str, epochs: int = EPOCHS, device: str = "cpu") -> np.ndarray:

@@ -1,7 +1,8 @@
 """W8A8 after training: the most accurate of leanly's int8 files against the most accurate of its peers'.
 
 Both are chosen on validation and compared on test. leanly's are the observers for each runtime's kernels, the best of
-them with biases corrected and with learned roundings; its peers' all that `bench.int8` makes.
+them with biases corrected and, where there are rows enough to learn from, with learned roundings; its peers' all that
+`bench.int8` makes.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def _most_accurate(bench: Bench, quick: bool) -> Entrant:
     ]
     found = {way: lowered(bench, *way, "int8") for way in tried}
     recipe, runtime = max(tried, key=lambda way: score(bench, found[way]))
-    after = (CorrectBias(),) if quick else (CorrectBias(), Reconstruct(iterations=ITERATIONS))
+    learned = () if quick or bench.ground.subject.train is None else (Reconstruct(iterations=ITERATIONS),)
+    after = (CorrectBias(), *learned)
     for step in after:
         way = (Recipe((*recipe.passes, step)), runtime)
         found[way] = lowered(bench, *way, "int8")

@@ -65,7 +65,7 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
 def _order(bench: Bench, runtime: str, integer: Entrant) -> list[str]:
     """Names of layers, those first that change the outputs most for the time that float would take longer."""
     quantized = Static(kernels=runtime)(bench.graph, bench.task)
-    errors = output_errors(quantized, next(iter(calibration_batches(bench.task, 32))))
+    errors = output_errors(quantized, next(iter(calibration_batches(bench.graph, bench.task, 32))))
     floats = lowered(bench, Recipe(), runtime, "float32")
     seconds = [
         layer_seconds(graph, errors, entrant.artifact.kernels(), profile(entrant.artifact, threads=THREADS))

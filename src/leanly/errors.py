@@ -19,7 +19,11 @@ class LeanlyError(Exception):
             sentences.append(f"Where: {where.rstrip('.')}.")
         if remedy:
             sentences.append(f"What to do: {remedy.rstrip('.')}.")
-        super().__init__(" ".join(sentences))
+        self._told = " ".join(sentences)
+        super().__init__(self._told)
+
+    def __str__(self) -> str:
+        return self._told  # torch.fx adds to the arguments of what is raised while a graph runs
 
 
 class CaptureError(LeanlyError):

@@ -30,7 +30,9 @@ def task(train=(X, Y), validation=None) -> leanly.Task:
 
 
 def seen(draw: int, samples: int = 40) -> list[float]:
-    return [float(row) for (inputs,) in calibration_batches(task(), samples, draw) for row in inputs[:, 0]]
+    whole = task()
+    graph = leanly.capture(whole.model, example=X[:2])
+    return [float(row) for (inputs,) in calibration_batches(graph, whole, samples, draw) for row in inputs[:, 0]]
 
 
 def test_the_first_rows_or_drawn_ones():
@@ -49,11 +51,31 @@ def test_a_draw_gives_other_ranges():
 
 
 def test_a_stream_can_not_be_drawn_from():
+    stream = task(train=Stream())
     with pytest.raises(DataError, match=r"drawn from a stream.*draw=0"):
-        next(calibration_batches(task(train=Stream()), 10, 1))
+        next(calibration_batches(leanly.capture(stream.model, example=X[:2]), stream, 10, 1))
 
 
-@pytest.mark.parametrize("factor", [255.0, 1 / 255])
+@pytest.mark.parametrize("rows", [X[:, :3], X[:, None]])
+def test_rows_of_another_shape_are_refused(rows):
+    odd = task(train=(rows, Y))
+    told = re.escape(f"is {[16, *rows.shape[1:]]}, and the graph takes ['batch', 4]. Where: split 'train'")
+    with pytest.raises(DataError, match=told):
+        Static()(leanly.capture(odd.model, example=X[:2]), odd)
+
+
+def test_what_is_no_number_is_told_in_one_line():
+    rows = X.clone()
+    rows[40, 1] = float("nan")
+    odd = task(train=(rows, Y))
+    with pytest.raises(
+        DataError, match=r"NaN or infinity while calibrating. Where: input.*calibration batch 2"
+    ) as told:
+        Static()(leanly.capture(odd.model, example=X[:2]), odd)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("factor", [100.0, 255.0, 1 / 255])
 def test_rows_that_are_scaled_otherwise_are_warned_of(factor):
     odd = task(validation=(X * factor, Y))
     graph = leanly.capture(odd.model, example=X[:2])

@@ -9,7 +9,7 @@ from torch import nn
 import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph
-from leanly.quantize import Static
+from leanly.quantize import Binary, Mixed, Static, WeightsOnly
 from leanly.recipe import Recipe
 
 FAKE = torch.ops.leanly.fake_quantize.default
@@ -135,6 +135,17 @@ def test_a_layer_that_does_not_exist_shows_the_nearest():
     graph, task = block()
     with pytest.raises(SettingError, match="conv2d_1"):
         Static(float_nodes=("conv2d_11",))(graph, task)
+
+
+@pytest.mark.parametrize(
+    "method", [Static(), WeightsOnly(group=16), Binary(), Mixed()], ids=lambda one: type(one).__name__
+)
+def test_integers_are_made_of_float32_alone(method):
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))).bfloat16().eval()
+    x = torch.randn(4, 8, dtype=torch.bfloat16)
+    task = leanly.Task(model, example=x, train=(x, torch.arange(4)))
+    with pytest.raises(SettingError, match=r"is bfloat16.*model.float\(\)"):
+        method(leanly.capture(model, example=x), task)
 
 
 def test_nothing_to_quantize():

@@ -156,7 +156,7 @@ def _losses(graph: Graph, artifact: Artifact, job: Task) -> dict[str, tuple[floa
 
     static = Static(kernels=artifact.runtime if artifact.runtime in KERNELS else "")
     quantized = static(graph, job)
-    errors = layer_errors(prepare(graph, static.attention), quantized, next(iter(calibration_batches(job, 16))))
+    errors = layer_errors(prepare(graph, static.attention), quantized, next(iter(calibration_batches(graph, job, 16))))
     drops = []
     with Progress(transient=True) as progress:
         bar = progress.add_task("one layer quantized at a time", total=len(errors))

@@ -194,7 +194,7 @@ class Integers:
         key = repr(static)
         if key not in self._errors:
             quantized = self._maker.outcome(Recipe((*self.smooth, static)))
-            errors = output_errors(quantized, next(iter(calibration_batches(self._task, ROWS))))
+            errors = output_errors(quantized, next(iter(calibration_batches(quantized, self._task, ROWS))))
             dear = self._float_seconds(quantized, candidate, list(errors))
             self._errors[key] = sorted(errors, key=lambda name: -errors[name] / dear[name])
         return self._errors[key]

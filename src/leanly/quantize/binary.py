@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph, check_graph, check_nodes
+from leanly.graph import Graph, check_float32, check_graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
@@ -75,10 +75,12 @@ class Binary:
         """Return the graph with one-bit layers; rows are needed for activations alone.
 
         Raises:
-            DataError: no rows, or NaN in what runs through.
-            SettingError: nothing is left to binarize, or a float node that does not exist.
+            DataError: no rows, rows of another shape, or NaN in what runs through.
+            SettingError: nothing is left to binarize, weights of another precision than float32, or a float node that
+                does not exist.
         """
         check_graph(graph, "Binary")
+        check_float32(graph, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)
         if self.activations == 1:
@@ -211,7 +213,7 @@ def _learn_slope(module: GraphModule, relu: Node, channels: int) -> None:
 
 def _start(graph: Graph, task: Task | None, samples: int) -> None:
     """Set thresholds and scales from rows, one layer after the other, each as those before it leave them."""
-    rows = [torch.cat(parts).to(graph.device) for parts in zip(*calibration_batches(task, samples), strict=True)]
+    rows = [torch.cat(parts).to(graph.device) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
     twin = graph.clone().train()
     starting = _Start(twin.module)
     with torch.no_grad():

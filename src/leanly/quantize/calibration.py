@@ -24,28 +24,46 @@ if TYPE_CHECKING:
 BATCH = 16
 MOST_REMEMBERED = 4
 
-FAR = 100.0
+FAR = 90.0
 """Times by which the ranges of calibration and validation rows may differ: a forgotten division by 255 is more."""
 
 _remembered: WeakKeyDictionary[Split, dict[tuple[str, int, int], dict[str, Histogram]]] = WeakKeyDictionary()
 """By split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
 
 
-def calibration_batches(task: Task | None, samples: int, draw: int = 0) -> Iterator[list[Tensor]]:
+def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int = 0) -> Iterator[list[Tensor]]:
     """Yield flat input tensors of rows of the training data (of validation where there is none).
 
     Args:
+        graph: takes them.
         task: gives the rows.
         samples: how many at most.
         draw: 0 takes the first; any other number seeds which ones are drawn.
 
     Raises:
-        DataError: the task has neither, or rows are to be drawn from a stream.
+        DataError: the task has neither, the rows are not what the graph takes, or are to be drawn from a stream.
     """
     split = _calibration_split(task)
-    if draw:
-        yield from _drawn(split, samples, draw)
-        return
+    for batch, inputs in enumerate(_drawn(split, samples, draw) if draw else _first(split, samples)):
+        _check_shapes(graph, inputs, f"split {split.name!r}, calibration batch {batch}")
+        yield inputs
+
+
+def _check_shapes(graph: Graph, inputs: list[Tensor], where: str) -> None:
+    for spec, tensor in zip(graph.inputs, inputs, strict=True):
+        shape = list(tensor.shape)
+        fits = len(shape) == len(spec.shape) and all(
+            isinstance(asked, str) or asked == given for asked, given in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise DataError(
+                f"input {spec.name} is {shape}, and the graph takes {list(spec.shape)}",
+                where=where,
+                remedy="prepare calibration rows as the example; a dimension that varies goes into capture(dynamic=)",
+            )
+
+
+def _first(split: Split, samples: int) -> Iterator[list[Tensor]]:
     left = samples
     for inputs, _ in split.flat_batches(BATCH):
         yield [tensor[:left] for tensor in inputs]
@@ -79,7 +97,7 @@ def calibrate(
         draw: which ones, see `calibration_batches`.
 
     Raises:
-        DataError: no calibration data, or NaN or infinity in a value.
+        DataError: no calibration data, rows of another shape, or NaN or infinity in a value.
     """
     seen = _remembered.setdefault(_calibration_split(task), {})
     if not seen:
@@ -92,7 +110,7 @@ def calibrate(
         others = {
             name for kernels in KERNELS for name in place(graph.module.graph, kernels=kernels).activations.values()
         }
-        known |= _watch(graph, (wanted | others) - known.keys(), calibration_batches(task, samples, draw))
+        known |= _watch(graph, (wanted | others) - known.keys(), calibration_batches(graph, task, samples, draw))
     seen[key] = known
     while len(seen) > MOST_REMEMBERED:
         del seen[next(iter(seen))]

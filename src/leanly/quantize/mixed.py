@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_graph
+from leanly.graph import Graph, check_float32, check_graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
@@ -69,10 +69,11 @@ class Mixed:
         """Return a quantized graph; its notes say which layer got how many bits.
 
         Raises:
-            DataError: no rows.
-            SettingError: nothing to quantize.
+            DataError: no rows, or rows of another shape.
+            SettingError: nothing to quantize, or weights of another precision than float32.
         """
         check_graph(graph, "Mixed")
+        check_float32(graph, "Mixed")
         prepared = prepare(graph, self.static.attention)
         placement = place(
             prepared.module.graph,
@@ -81,7 +82,7 @@ class Mixed:
             products=self.static.attention,
         )
         layers = _with_own_weights(prepared, placement.weights)
-        inputs = [torch.cat(parts) for parts in zip(*calibration_batches(task, self.rows), strict=True)]
+        inputs = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
         chosen = self._chosen(prepared, layers, [tensor.to(prepared.device) for tensor in inputs])
         quantized = replace(self.static, weight_bits=tuple(chosen.items()))(graph, task, target)
         told = ", ".join(f"{name} {bits}" for name, bits in chosen.items())

@@ -61,8 +61,8 @@ class Smooth:
             return graph
         watch = _Largest(graph.module, {value.name for value in groups})
         with torch.no_grad():
-            for inputs in calibration_batches(task, self.samples):
-                watch.run(*inputs)
+            for inputs in calibration_batches(graph, task, self.samples):
+                watch.run(*(tensor.to(graph.device) for tensor in inputs))
             for value, layers in groups.items():
                 _smooth(graph.module, value, layers, watch.largest[value.name], self.alpha)
         graph.module.graph.lint()

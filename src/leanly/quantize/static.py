@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_graph, check_nodes
+from leanly.graph import Graph, check_float32, check_graph, check_nodes
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
@@ -107,10 +107,13 @@ class Static:
         """Return a graph with a quantizer on every value that starts or ends an integer kernel.
 
         Raises:
-            DataError: no calibration data, NaN while calibrating, or too little of it for the percentile.
-            SettingError: nothing to quantize, or a float node that does not exist.
+            DataError: no calibration data, rows of another shape, NaN while calibrating, or too little of it for the
+                percentile.
+            SettingError: nothing to quantize, weights of another precision than float32, or a float node that does
+                not exist.
         """
         check_graph(graph, "Static")
+        check_float32(graph, "Static")
         graph = prepare(graph, self.attention)
         self._check_names(graph)
         placement = place(

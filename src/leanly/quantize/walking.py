@@ -48,7 +48,7 @@ class Walk:
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
-        rows = [torch.cat(parts) for parts in zip(*calibration_batches(task, samples), strict=True)]
+        rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
         shapes = graph.shapes(1)
         widest = max((4 * math.prod(shapes[segment.exit]) for segment in self.segments), default=1)
         self.rows = [tensor[: max(1, LARGEST // widest)].to(graph.device) for tensor in rows]

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_graph, check_nodes
+from leanly.graph import Graph, check_float32, check_graph, check_nodes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
@@ -71,9 +71,11 @@ class WeightsOnly:
         """Return a graph with quantizers on weights alone; neither data nor target are needed.
 
         Raises:
-            SettingError: no layer can be quantized, or a float node that does not exist.
+            SettingError: no layer can be quantized, weights of another precision than float32, or a float node that
+                does not exist.
         """
         check_graph(graph, "WeightsOnly")
+        check_float32(graph, "WeightsOnly")
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []

@@ -123,7 +123,7 @@ def test_float_nodes_stay_float():
         ({"observer": "median"}, "no observer 'median'"),
         ({"granularity": "row"}, "granularity 'row'"),
         ({"kernels": "tflite"}, "no integer kernels are known"),
-        ({"samples": 0}, "samples=0"),
+        ({"samples": 0}, "samples is 0"),
     ],
 )
 def test_settings_out_of_range(settings, words):
@@ -146,6 +146,22 @@ def test_integers_are_made_of_float32_alone(method):
     task = leanly.Task(model, example=x, train=(x, torch.arange(4)))
     with pytest.raises(SettingError, match=r"is bfloat16.*model.float\(\)"):
         method(leanly.capture(model, example=x), task)
+
+
+@pytest.mark.parametrize("method", [Static(), WeightsOnly(), Binary(), Mixed()], ids=lambda one: type(one).__name__)
+def test_what_is_quantized_already_is_refused(method):
+    graph, task = block()
+    with pytest.raises(SettingError, match=r"is quantized already.*float graph"):
+        method(Static()(graph, task), task)
+
+
+def test_bits_by_layer_are_pairs_or_a_dict_and_names_a_tuple():
+    graph, task = block()
+    assert Static(layer_bits={"conv2d_1": 4}) == Static(layer_bits=(("conv2d_1", 4),))  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"float_nodes is 'conv2d_1'.*\('conv2d_1',\)"):
+        Static(float_nodes="conv2d_1")(graph, task)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="samples is 'a'"):
+        Static(samples="a")  # type: ignore[arg-type]
 
 
 def test_nothing_to_quantize():

@@ -34,6 +34,8 @@ def check_float32(graph: Graph, where: str) -> None:
 
 def check_nodes(graph: Graph, setting: str, names: Iterable[str], where: str) -> None:
     """Raise a SettingError where a setting names a node that the graph lacks; the nearest ones are shown."""
+    if isinstance(names, str):
+        raise SettingError(f"{setting} is {names!r}", where=where, remedy=f"give a tuple of names: ({names!r},)")
     nodes = {node.name for node in graph.module.graph.nodes}
     for name in names:
         if name not in nodes:

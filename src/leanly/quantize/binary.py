@@ -16,6 +16,7 @@ from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import CONVOLUTIONS, UNCHANGING, WEIGHTED, root
+from leanly.quantize.quantizers import check_unquantized
 from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -59,7 +60,6 @@ class Binary:
     weights: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "float_nodes", tuple(self.float_nodes))
         for name in ("activations", "weights"):
             if getattr(self, name) not in (1, 32):
                 raise SettingError(
@@ -81,6 +81,7 @@ class Binary:
         """
         check_graph(graph, "Binary")
         check_float32(graph, "Binary")
+        check_unquantized(graph, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)
         if self.activations == 1:

@@ -18,6 +18,7 @@ from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import place
+from leanly.quantize.quantizers import check_unquantized
 from leanly.quantize.static import Static, prepare, weight_affine
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
@@ -74,6 +75,7 @@ class Mixed:
         """
         check_graph(graph, "Mixed")
         check_float32(graph, "Mixed")
+        check_unquantized(graph, "Mixed")
         prepared = prepare(graph, self.static.attention)
         placement = place(
             prepared.module.graph,

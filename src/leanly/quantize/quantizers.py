@@ -28,6 +28,17 @@ def of_weight(node: Node) -> bool:
     return is_quantizer(node) and reads_tensor(argument(node, "x"))
 
 
+def check_unquantized(graph: Graph, where: str) -> None:
+    """Raise a SettingError where weights are quantized already."""
+    for node in graph.module.graph.nodes:
+        if of_weight(node):
+            raise SettingError(
+                f"{argument(node, 'x').target} is quantized already",
+                where=where,
+                remedy="start from the float graph, as leanly.capture gave it",
+            )
+
+
 def weight_quantizers(graph: Graph, asked_by: str) -> dict[str, Node]:
     """Return the quantizers of weights by the names of the parameters, in order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +21,7 @@ from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, readers
-from leanly.quantize.quantizers import add_quantizer
+from leanly.quantize.quantizers import add_quantizer, check_unquantized
 from leanly.quantize.saturation import adds_in_pairs, largest_pairs
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
@@ -78,8 +79,9 @@ class Static:
     def __post_init__(self) -> None:
         observer_named(self.observer)
         for setting in ("layer_bits", "weight_bits"):
-            pairs = tuple((str(name), bits) for name, bits in getattr(self, setting))
-            object.__setattr__(self, setting, pairs)
+            given = getattr(self, setting)
+            pairs = given.items() if isinstance(given, Mapping) else given
+            object.__setattr__(self, setting, tuple((str(name), bits) for name, bits in pairs))
         ends = (("end_bits", self.end_bits),) if self.end_bits else ()
         all_bits = (("weights", self.weights), ("activations", self.activations), *ends)
         for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):
@@ -100,8 +102,7 @@ class Static:
                 f"percentile={self.percentile!r}", where="Static", remedy="use a number between 50 and 100, say 99.99"
             )
         check_whole(self.draw, 0, name="draw", where="Static")
-        if self.samples < 1:
-            raise SettingError(f"samples={self.samples}", where="Static", remedy="use at least one calibration row")
+        check_whole(self.samples, 1, name="samples", where="Static")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph with a quantizer on every value that starts or ends an integer kernel.
@@ -114,6 +115,7 @@ class Static:
         """
         check_graph(graph, "Static")
         check_float32(graph, "Static")
+        check_unquantized(graph, "Static")
         graph = prepare(graph, self.attention)
         self._check_names(graph)
         placement = place(

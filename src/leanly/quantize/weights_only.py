@@ -13,7 +13,7 @@ from leanly.graph import Graph, check_float32, check_graph, check_nodes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
-from leanly.quantize.quantizers import add_quantizer
+from leanly.quantize.quantizers import add_quantizer, check_unquantized
 from leanly.target import Target
 from leanly.task import Task
 
@@ -76,6 +76,7 @@ class WeightsOnly:
         """
         check_graph(graph, "WeightsOnly")
         check_float32(graph, "WeightsOnly")
+        check_unquantized(graph, "WeightsOnly")
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []

@@ -1,8 +1,7 @@
 """W8A8 after training: the most accurate of leanly's int8 files against the most accurate of its peers'.
 
 Both are chosen on validation and compared on test. leanly's are the observers for each runtime's kernels, the best of
-them with biases corrected and, where there are rows enough to learn from, with learned roundings; its peers' all that
-`bench.int8` makes.
+them with biases corrected and, of a small network, with learned roundings; its peers' all that `bench.int8` makes.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ NETWORKS = {subject.name: subject for subject in (*SUBJECTS, MINILM_SST2) if sub
 OBSERVERS = ("mse", "minmax", "entropy")
 RUNTIMES = ("onnxruntime", "openvino")
 ITERATIONS = 500
+MOST_MACS = 200_000_000
+"""Of a row, where roundings are learned: beyond, it takes hours on two cores."""
 DECIBELS = 0.5
 """Loss of output SQNR, beyond the best peer's, that still counts as none."""
 
@@ -81,7 +82,7 @@ def _most_accurate(bench: Bench, quick: bool) -> Entrant:
     ]
     found = {way: lowered(bench, *way, "int8") for way in tried}
     recipe, runtime = max(tried, key=lambda way: score(bench, found[way]))
-    learned = () if quick or bench.ground.subject.train is None else (Reconstruct(iterations=ITERATIONS),)
+    learned = () if quick or bench.graph.cost().macs > MOST_MACS else (Reconstruct(iterations=ITERATIONS),)
     after = (CorrectBias(), *learned)
     for step in after:
         way = (Recipe((*recipe.passes, step)), runtime)

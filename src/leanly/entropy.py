@@ -20,8 +20,8 @@ MOST_VALUES = 256
 """Distinct values of an array that is coded as a whole; dense floats have more."""
 LOOKED_AT = 4096
 """Elements that are looked at first: an array with too many values is told apart before it is sorted."""
-BLOCKS = 1024
-"""An array is coded in at most so many blocks of rows; the models learn from each."""
+BLOCKS, LEAST = 1024, 64
+"""An array is coded in at most so many blocks of rows, of so many elements at least; the models learn from each."""
 COMMON = 0.5
 """Where one value has this share, it is not coded among the others: the places of the others are."""
 WEIGHTS = (1.0, 4.0, 16.0, 1e9)
@@ -166,7 +166,7 @@ def _read(content: bytes, shape: tuple[int, int], count: int, way: int) -> np.nd
 def _walk(code: Code, symbols: np.ndarray, count: int, way: int) -> None:
     """Code a matrix of symbols block by block; reading puts them where writing takes them from."""
     rows, columns = symbols.shape
-    step = -(-rows // BLOCKS)
+    step = max(-(-rows // BLOCKS), -(-LEAST // columns))
     places = None if way == ALL else _Places(columns, WEIGHTS[way])
     which = _Frequencies(count if places is None else count - 1)
     for start in range(0, rows, step):

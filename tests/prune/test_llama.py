@@ -26,7 +26,8 @@ def config(scale: int) -> LlamaConfig:
 
 def test_grouped_query_heads(tmp_path, elsewhere):
     _, half = operate(
-        LlamaModel(config(1)), {"input_ids": torch.randint(0, 60, (2, 12))}, tmp_path, elsewhere, macs=None
+        LlamaModel(config(1)), {"input_ids": torch.randint(0, 60, (2, 12))}, tmp_path, elsewhere,
+        macs=None, lowered=True,
     )  # fmt: skip
     query, key = (half.kept[f"layers.0.self_attn.{name}_proj.weight"][0] for name in "qk")
     heads = [sorted({int(index) // 8 for index in kept}) for kept in (query, key)]

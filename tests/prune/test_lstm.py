@@ -27,7 +27,9 @@ def leaves_all_gates(half, gates: int) -> None:
 
 
 def test_a_state_leaves_all_its_gates(tmp_path, elsewhere):
-    _, half = operate(Classifier("LSTM", bidirectional=True), torch.randint(0, 50, (2, 7)), tmp_path, elsewhere)
+    _, half = operate(
+        Classifier("LSTM", bidirectional=True), torch.randint(0, 50, (2, 7)), tmp_path, elsewhere, lowered=True
+    )
     leaves_all_gates(half, 4)
     assert len(half.kept["words.weight"][1]) == 6 and half.kept["words.weight"][0] is None
 

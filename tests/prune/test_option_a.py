@@ -36,7 +36,7 @@ class ResNet(nn.Module):
 
 
 def test_padded_shortcuts(tmp_path, elsewhere):
-    _, half = operate(ResNet(), torch.randn(2, 3, 12, 12), tmp_path, elsewhere)
+    _, half = operate(ResNet(), torch.randn(2, 3, 12, 12), tmp_path, elsewhere, lowered=True)
     pads = [node.args[1][4:] for node in half.module.graph.nodes if str(node.target) == "aten.pad.default"]
     first, middle, last = (len(half.kept[f"{name}.weight"][0]) for name in ("stem", "blocks.1.conv2", "blocks.3.conv2"))
     assert [sum(pad) for pad in pads] == [middle - first, last - middle]

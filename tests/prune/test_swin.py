@@ -9,7 +9,11 @@ def test_windows(tmp_path, elsewhere):
         image_size=16, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4, mlp_ratio=2.0
     )
     _, half = operate(
-        SwinForImageClassification(config), {"pixel_values": torch.randn(2, 3, 16, 16)}, tmp_path, elsewhere
+        SwinForImageClassification(config),
+        {"pixel_values": torch.randn(2, 3, 16, 16)},
+        tmp_path,
+        elsewhere,
+        lowered=True,
     )
     for stage, heads in enumerate((2, 4)):
         layer = f"swin.encoder.layers.{stage}.blocks.0"

@@ -12,6 +12,9 @@ import nncf  # pyright: ignore[reportMissingImports]
 import numpy as np
 import openvino as ov
 
+FIXES = {"cpu": nncf.OverflowFix.FIRST_LAYER, "spr": nncf.OverflowFix.DISABLE, "half": nncf.OverflowFix.ENABLE}
+"""The first layer's, as the default is; nobody's, for machines with VNNI; everybody's, for those without."""
+
 
 def main() -> None:
     """Quantize one float file with one set of settings and write IR."""
@@ -22,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the IR to write")
     parser.add_argument("--preset", choices=("mixed", "performance"), required=True)
     parser.add_argument("--fast-bias-correction", action=argparse.BooleanOptionalAction, required=True)
-    parser.add_argument("--vnni", action="store_true", help="full 8-bit weights in the first layer too")
+    parser.add_argument("--overflow", choices=tuple(FIXES), required=True, help="whose weights have 7 bits")
     parser.add_argument("--transformer", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -37,10 +40,11 @@ def main() -> None:
         ov.Core().read_model(options.model),
         nncf.Dataset(rows),
         preset=nncf.QuantizationPreset(options.preset),
-        target_device=nncf.TargetDevice.CPU_SPR if options.vnni else nncf.TargetDevice.CPU,
+        target_device=nncf.TargetDevice.CPU_SPR if options.overflow == "spr" else nncf.TargetDevice.CPU,
         subset_size=len(rows),
         fast_bias_correction=options.fast_bias_correction,
         model_type=nncf.ModelType.TRANSFORMER if options.transformer else None,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=FIXES[options.overflow]),
     )
     temporary = options.out.with_name(f"writing-{os.getpid()}.xml")
     ov.save_model(quantized, temporary, compress_to_fp16=False)

@@ -13,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from bench.models.subjects import Arrays, Subject
-from bench.peers import Peer, calibration, work
+from bench.peers import VNNI, Peer, calibration, work
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
@@ -21,6 +21,8 @@ METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 ACTIVATIONS = {"u8": QuantType.QUInt8, "s8": QuantType.QInt8}
+WIDTHS = ("",) if VNNI else ("", "-half")
+"""All 8 bits, or half the range."""
 SCOPES = ("all", "matmul")
 """What is quantized where there is a mask, whose -3e38 ruins every scale: all but what it reaches, or products only."""
 
@@ -36,8 +38,9 @@ def onnxruntime(subject: Subject, quick: bool = False) -> Iterator[Peer]:
     processed = _processed(subject)
     masks = _mask_nodes(processed)
     methods = ("minmax",) if quick else tuple(METHODS)
-    for method, activation, scope in itertools.product(methods, ACTIVATIONS, SCOPES if masks else ("all",)):
-        name = f"{method}-{activation}" + (f"-{scope}" if masks else "")
+    scopes = SCOPES if masks else ("all",)
+    for method, activation, scope, width in itertools.product(methods, ACTIVATIONS, scopes, WIDTHS):
+        name = f"{method}-{activation}" + (f"-{scope}" if masks else "") + width
         path = work(subject) / "ort" / name / "model.onnx"
         refused = path.with_name("refused.txt")
         if refused.exists():
@@ -45,7 +48,7 @@ def onnxruntime(subject: Subject, quick: bool = False) -> Iterator[Peer]:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _quantize(subject, processed, path, method, activation, scope, masks)
+                _quantize(subject, processed, path, method, activation, scope, masks, bool(width))
             except Exception as error:  # it fails on some networks; the race goes on without this setting
                 refused.write_text(f"{error!r}\n")
                 print(f"{subject.name}: ONNX Runtime refuses {name}: {error!r}", flush=True)
@@ -71,7 +74,14 @@ def _processed(subject: Subject) -> Path:
 
 
 def _quantize(
-    subject: Subject, processed: Path, path: Path, method: str, activation: str, scope: str, masks: list[str]
+    subject: Subject,
+    processed: Path,
+    path: Path,
+    method: str,
+    activation: str,
+    scope: str,
+    masks: list[str],
+    half: bool,
 ) -> None:
     rows = _Rows(subject.input_names, calibration(subject))
     writing = path.with_name("writing.onnx")
@@ -84,6 +94,7 @@ def _quantize(
         op_types_to_quantize=["MatMul", "Gemm"] if scope == "matmul" else None,
         nodes_to_exclude=masks,
         per_channel=True,
+        reduce_range=half,
         activation_type=ACTIVATIONS[activation],
         weight_type=QuantType.QInt8,
         calibrate_method=METHODS[method],

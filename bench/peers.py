@@ -20,8 +20,11 @@ import numpy as np
 
 from bench.data import CACHE
 from bench.models.subjects import SUBJECTS, Arrays, Subject
+from leanly.target import Target
 
 HERE = Path(__file__).parent
+VNNI = Target("cpu").vnni
+"""Without it sums of two products saturate: there peers get weights of 7 bits as well."""
 VARIABLE = "LEANLY_{}_ENV"
 """Of NNCF or BREVITAS: names another environment that holds what its requirements ask for."""
 
@@ -107,10 +110,11 @@ def floats(subject: Subject) -> Iterator[Peer]:
 def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
     """Yield NNCF's int8 files over its settings, and quantize those that are not there yet; few of them if `quick`."""
     sources = {"onnx": work(subject) / "float.onnx", "torch": work(subject) / "float.xml"}
-    for source, preset, fast, vnni in itertools.product(
-        ("onnx",) if quick else sources, ("mixed", "performance"), (True,) if quick else (True, False), (False, True)
+    overflows = ("cpu", "spr") if VNNI else ("cpu", "spr", "half")
+    for source, preset, fast, overflow in itertools.product(
+        ("onnx",) if quick else sources, ("mixed", "performance"), (True,) if quick else (True, False), overflows
     ):
-        name = f"{source}-{preset}-{'fast' if fast else 'full'}-{'spr' if vnni else 'cpu'}"
+        name = f"{source}-{preset}-{'fast' if fast else 'full'}-{overflow}"
         path = work(subject) / "nncf" / name / "model.xml"
         refused = path.with_name("refused.txt")
         if refused.exists():
@@ -118,7 +122,7 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             flags = ["--fast-bias-correction" if fast else "--no-fast-bias-correction"]
-            flags += ["--vnni"] if vnni else []
+            flags += ["--overflow", overflow]
             flags += ["--transformer"] if subject.name.startswith("minilm") else []
             command = [python(), HERE / "peer_nncf.py", "--model", sources[source], "--preset", preset, *flags]
             command += ["--calibration", *calibration_files(subject), "--inputs", *subject.input_names, "--out", path]

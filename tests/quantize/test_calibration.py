@@ -59,7 +59,7 @@ def test_a_stream_can_not_be_drawn_from():
 @pytest.mark.parametrize("rows", [X[:, :3], X[:, None]])
 def test_rows_of_another_shape_are_refused(rows):
     odd = task(train=(rows, Y))
-    told = re.escape(f"is {[16, *rows.shape[1:]]}, and the graph takes ['batch', 4]. Where: split 'train'")
+    told = re.escape(f"is of shape {[16, *rows.shape[1:]]}, and the graph takes ['batch', 4]. Where: split 'train'")
     with pytest.raises(DataError, match=told):
         Static()(leanly.capture(odd.model, example=X[:2]), odd)
 
@@ -69,7 +69,7 @@ def test_what_is_no_number_is_told_in_one_line():
     rows[40, 1] = float("nan")
     odd = task(train=(rows, Y))
     with pytest.raises(
-        DataError, match=r"NaN or infinity while calibrating. Where: input.*calibration batch 2"
+        DataError, match=r"NaN or infinity in calibration row 40. Where: split 'train', calibration batch 2"
     ) as told:
         Static()(leanly.capture(odd.model, example=X[:2]), odd)
     assert "\n" not in str(told.value)

@@ -45,7 +45,7 @@ def find_segments(graph: Graph, starts: Callable[[Node], bool], counts: Callable
     order = list(graph.module.graph.nodes)
     place = {node: number for number, node in enumerate(order)}
     main = _main_nodes(graph)
-    cuts = _cuts(main, place, _batched(graph))
+    cuts = _cuts(main, place, batched(graph))
     segments: list[Segment] = []
     entry, before, inside = "", "", False
     rest = iter(main)
@@ -93,7 +93,7 @@ def _is_weight(module: GraphModule, node: Node) -> bool:
     return isinstance(find(module, str(node.target)), torch.nn.Parameter)
 
 
-def _batched(graph: Graph) -> set[str]:
+def batched(graph: Graph) -> set[str]:
     """Name the nodes that are one tensor with the batch in front."""
     two, three = propagate(graph, 2), propagate(graph, 3)
     return {

@@ -17,10 +17,14 @@ from onnxscript.values import Op, Opset
 
 from leanly.errors import LoweringError
 from leanly.graph import Graph
+from leanly.graph.nodes import argument, set_argument
 from leanly.lowering.packing import pack_linear_layers
 
 OPSET = 21
 op: Any = opset21
+aten = torch.ops.aten
+QUANTIZE = torch.ops.leanly.fake_quantize.default
+REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
 
 
 def _of_signs(name: str, attributes: tuple[str, ...] = ()) -> Op:
@@ -178,7 +182,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _copied_before_reshapes(graph.module),
+                _written_anew(graph.module),
                 graph.example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -234,20 +238,41 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _copied_before_reshapes(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def _written_anew(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Write what exporter or runtime get wrong in another way that means the same."""
+    graph = copy.deepcopy(module.graph)
+    quantized = any(node.target is QUANTIZE for node in graph.nodes)
+    for node in list(graph.nodes):
+        if node.target is aten.reshape.default:
+            _copy_before(node)
+        elif quantized and node.target in REDUCTIONS and argument(node, "dim") and not argument(node, "keepdim"):
+            _squeeze_after(node)
+    return torch.fx.GraphModule(module, graph)
+
+
+def _copy_before(node: torch.fx.Node) -> None:
     """Copy what is reshaped: ONNX has no strides, but the exporter makes views for those that an operator gave first.
 
     The copies become Identity, which the exporter's optimizer takes away.
     """
-    graph = copy.deepcopy(module.graph)
-    for node in graph.nodes:
-        if node.target is torch.ops.aten.reshape.default:
-            with graph.inserting_before(node):
-                settings: dict[str, Any] = {"memory_format": torch.contiguous_format}
-                node.replace_input_with(
-                    node.args[0], graph.call_function(torch.ops.aten.clone.default, (node.args[0],), settings)
-                )
-    return torch.fx.GraphModule(module, graph)
+    value = argument(node, "self")
+    with node.graph.inserting_before(node):
+        copied = node.graph.call_function(aten.clone.default, (value,), {"memory_format": torch.contiguous_format})
+    node.replace_input_with(value, copied)
+
+
+def _squeeze_after(node: torch.fx.Node) -> None:
+    """Reduce with the dimension kept, then drop it: behind a reduction that drops it OpenVINO mistakes the channels.
+
+    It gets a mean right that is only quantized, which ONNX Runtime reads as one integer kernel.
+    """
+    if node.target is aten.mean.dim and all(user.target is QUANTIZE for user in node.users):
+        return
+    with node.graph.inserting_after(node):
+        squeezed = node.graph.call_function(aten.squeeze.dims, (node, argument(node, "dim")))
+    squeezed.meta = dict(node.meta)
+    node.replace_all_uses_with(squeezed, delete_user_cb=lambda user: user is not squeezed)
+    set_argument(node, "keepdim", True)
 
 
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:

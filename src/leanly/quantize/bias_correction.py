@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -81,14 +82,20 @@ def _give_bias(graph: Graph, node: Node) -> None:
 
 def _correct(graph: Graph, walk: Walk, stop: Stop, node: Node) -> None:
     part = Segment(stop.segment.entry, node.name, stop.segment.nodes)
-    wanted = _channel_means(walk.run(walk.exactly, part, stop.exact), node)
-    given = _channel_means(walk.run(walk.roughly, part, stop.rough), node)
+    wanted = _channel_means(walk.pieces(walk.exactly, part, stop.exact), node)
+    given = _channel_means(walk.pieces(walk.roughly, part, stop.rough), node)
     bias = find(graph.module, str(argument(node, "bias").target))
     with torch.no_grad():
         bias += (wanted - given).to(bias.dtype)
 
 
-def _channel_means(values: Tensor, node: Node) -> Tensor:
+def _channel_means(pieces: Iterable[Tensor], node: Node) -> Tensor:
     """Return the mean of each output channel: the last dimension of a linear layer's, the second of a convolution's."""
-    channel = values.ndim - 1 if "linear" in str(node.target) else 1
-    return values.double().mean([place for place in range(values.ndim) if place != channel])
+    total, count = torch.zeros(()), 0
+    for values in pieces:
+        channel = values.ndim - 1 if "linear" in str(node.target) else 1
+        total = total.to(values.device) + values.double().sum(
+            [place for place in range(values.ndim) if place != channel]
+        )
+        count += values.numel() // values.shape[channel]
+    return total / count

@@ -45,21 +45,34 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
     """
     split = _calibration_split(task)
     for batch, inputs in enumerate(_drawn(split, samples, draw) if draw else _first(split, samples)):
-        _check_shapes(graph, inputs, f"split {split.name!r}, calibration batch {batch}")
+        _check(graph, inputs, f"split {split.name!r}", BATCH * batch)
         yield inputs
 
 
-def _check_shapes(graph: Graph, inputs: list[Tensor], where: str) -> None:
+def _check(graph: Graph, inputs: list[Tensor], where: str, row: int) -> None:
     for spec, tensor in zip(graph.inputs, inputs, strict=True):
-        shape = list(tensor.shape)
+        shape, dtype = list(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if dtype != spec.dtype and "float" in dtype + spec.dtype:
+            raise DataError(
+                f"input {spec.name} is {dtype}, and the graph takes {spec.dtype}",
+                where=where,
+                remedy="prepare calibration rows as the example",
+            )
         fits = len(shape) == len(spec.shape) and all(
             isinstance(asked, str) or asked == given for asked, given in zip(spec.shape, shape, strict=True)
         )
         if not fits:
             raise DataError(
-                f"input {spec.name} is {shape}, and the graph takes {list(spec.shape)}",
+                f"input {spec.name} is of shape {shape}, and the graph takes {list(spec.shape)}",
                 where=where,
                 remedy="prepare calibration rows as the example; a dimension that varies goes into capture(dynamic=)",
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            bad = ~tensor.isfinite().flatten(1).all(1) if tensor.ndim > 1 else ~tensor.isfinite()
+            raise DataError(
+                f"input {spec.name} holds NaN or infinity in calibration row {row + int(bad.nonzero()[0])}",
+                where=f"{where}, calibration batch {row // BATCH}",
+                remedy="take that row out; task.check() looks at all",
             )
 
 

@@ -13,7 +13,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
-from leanly.graph.slopes import output_slopes
+from leanly.graph.slopes import BATCH, output_slopes
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
 from leanly.quantize.quantizers import is_quantizer, read_affine, weight_quantizers, write_weight
@@ -65,7 +65,7 @@ class GPTQ:
         check_graph(graph, "GPTQ")
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
-        walk = Walk(graph, task, self.samples)
+        walk = Walk(graph, task, self.samples, BATCH)  # as many as there are slopes at once: places come in one order
         read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
         tables = [node for node in read if node.target is aten.embedding.default]
         layers = [node for node in read if has_columns(node) and is_quantizer(argument(node, "weight"))]

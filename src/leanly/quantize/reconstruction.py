@@ -124,12 +124,14 @@ class _Reconstruction:
                 self._how.progress((number + 1) / len(self._walk.segments))
 
     def _parts(self, stop: Stop) -> Iterator[_Part]:
-        if self._how.unit == "block":
+        nodes = [self._walk.nodes[name] for name in stop.segment.nodes]
+        layers = [node for node in nodes if reads_quantized_weight(node)]
+        # rows are drawn along the first dimension: where a layer has another one in front, the block is one part
+        if self._how.unit == "block" or not {node.name for node in layers} <= self._walk.batched:
             yield _Part(*stop)
             return
-        for name in stop.segment.nodes:
-            if reads_quantized_weight(self._walk.nodes[name]):
-                yield self._layer(self._walk.nodes[name], stop)
+        for node in layers:
+            yield self._layer(node, stop)
 
     def _layer(self, node: Node, stop: Stop) -> _Part:
         """Return one layer, with the quantizer that it reads and the values that it is given."""

@@ -12,13 +12,12 @@ from torch.fx import Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
-from leanly.graph.segments import Runner, Segment, find_segments
+from leanly.graph.segments import Runner, Segment, batched, find_segments
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.quantizers import is_quantizer, of_weight
 from leanly.task import Task
 
 CHUNK = 64
-"""Rows that run at once."""
 LARGEST = 2**29
 """Bytes that the values between two segments may take; of larger ones fewer rows are used."""
 
@@ -38,16 +37,19 @@ class Walk:
         graph: with quantizers; its weights are read anew for every run.
         task: gives the rows, the first of `train` (of `validation` where there is no `train`).
         samples: rows.
+        chunk: rows that run at once.
 
     Raises:
         DataError: the task has no calibration data.
     """
 
-    def __init__(self, graph: Graph, task: Task | None, samples: int) -> None:
+    def __init__(self, graph: Graph, task: Task | None, samples: int, chunk: int = CHUNK) -> None:
+        self._chunk = chunk
         self.segments = find_segments(
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
+        self.batched = batched(graph)
         rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
         shapes = graph.shapes(1)
         widest = max((4 * math.prod(shapes[segment.exit]) for segment in self.segments), default=1)
@@ -74,14 +76,20 @@ class Walk:
             see: is called after every run, to look at other values.
         """
         pieces = []
-        with torch.no_grad():
-            for start in range(0, len(self.rows[0]), CHUNK):
-                inputs = [tensor[start : start + CHUNK] for tensor in self.rows]
-                entry = {} if given is None else {part.entry: given[start : start + CHUNK]}
-                pieces.append(runner.part(part.nodes, inputs, entry, part.exit))
-                if see is not None:
-                    see(runner)
+        for piece in self.pieces(runner, part, given):
+            pieces.append(piece)
+            if see is not None:
+                see(runner)
         return torch.cat(pieces)
+
+    def pieces(self, runner: Runner, part: Segment, given: Tensor | None) -> Iterator[Tensor]:
+        """Run a part on some rows after the other and yield what comes out, whatever its dimensions are."""
+        for start in range(0, len(self.rows[0]), self._chunk):
+            inputs = [tensor[start : start + self._chunk] for tensor in self.rows]
+            entry = {} if given is None else {part.entry: given[start : start + self._chunk]}
+            with torch.no_grad():
+                piece = runner.part(part.nodes, inputs, entry, part.exit)
+            yield piece
 
 
 def reads_quantized_weight(node: Node) -> bool:

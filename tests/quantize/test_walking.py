@@ -1,0 +1,77 @@
+"""Walks over rows: what is no number is refused by every pass, and the batch may stand behind the length."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leanly
+from leanly.errors import DataError
+from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static
+from tests.quantize.networks import inputs_of, residual
+
+
+class Lengths(nn.Module):
+    """Two layers, the batch second or first inside."""
+
+    def __init__(self, *, turned: bool) -> None:
+        super().__init__()
+        self.turned = turned
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.turned:
+            return self.second(self.first(x.transpose(0, 1)).relu()).transpose(0, 1)
+        return self.second(self.first(x).relu())
+
+
+def lengths(*, turned: bool) -> tuple[leanly.graph.Graph, leanly.Task, torch.Tensor]:
+    torch.manual_seed(0)
+    model, x = Lengths(turned=turned).eval(), torch.randn(100, 6, 8)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(100, 6, 4)), metric="mse")
+    return leanly.capture(model, example=x[:2]), task, x
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("method", [CorrectBias(), Reconstruct(unit="layer", iterations=300, drop=0.0)], ids=["bias", "layers"])
+def test_the_batch_may_stand_behind_the_length(method, turned):
+    graph, task, x = lengths(turned=turned)
+    rough = Static(weights=3)(graph, task)
+    done = method(rough, task)
+    with torch.no_grad():
+        before, after = ((quantized(x) - graph(x)).square().mean() for quantized in (rough, done))
+    assert after < before
+
+
+def test_columns_are_weighed_alike_wherever_the_batch_stands():
+    weights = []
+    for turned in (True, False):
+        graph, task, _ = lengths(turned=turned)
+        weights.append(GPTQ(samples=90)(Static(weights=3)(graph, task), task).state_dict()["first.weight"])
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Static(), Mixed(), Smooth(), Binary(), CorrectBias(), Reconstruct(iterations=1), GPTQ()],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_is_no_number_is_refused_with_its_row(method):
+    graph, task = residual()
+    inputs, targets = inputs_of(task).clone(), torch.zeros(96, 5)
+    inputs[21, 1] = float("nan")
+    bad = leanly.Task(task.model, example=inputs[:2], train=(inputs, targets), metric="mse")
+    given = Static()(graph, task) if isinstance(method, CorrectBias | Reconstruct | GPTQ) else graph
+    with pytest.raises(
+        DataError, match=r"NaN or infinity in calibration row 21. Where: split 'train', calibration bat"
+    ):
+        method(given, bad)
+
+
+def test_rows_of_another_dtype_are_refused():
+    graph, task = residual()
+    x = inputs_of(task)
+    odd = leanly.Task(task.model, example=x[:2], train=(x.double(), torch.zeros(96, 5)), metric="mse")
+    with pytest.raises(DataError, match=r"is float64, and the graph takes float32. Where: split 'train'"):
+        Static()(graph, odd)

@@ -34,7 +34,9 @@ def lengths(*, turned: bool) -> tuple[leanly.graph.Graph, leanly.Task, torch.Ten
 
 
 @pytest.mark.parametrize("turned", [True, False])
-@pytest.mark.parametrize("method", [CorrectBias(), Reconstruct(unit="layer", iterations=300, drop=0.0)], ids=["bias", "layers"])
+@pytest.mark.parametrize(
+    "method", [CorrectBias(), Reconstruct(unit="layer", iterations=300, drop=0.0)], ids=["bias", "layers"]
+)
 def test_the_batch_may_stand_behind_the_length(method, turned):
     graph, task, x = lengths(turned=turned)
     rough = Static(weights=3)(graph, task)

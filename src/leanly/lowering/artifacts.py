@@ -109,15 +109,14 @@ def lower(
 def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool) -> None:
     if runtime not in RUNTIMES:
         raise SettingError(f"unknown runtime {runtime!r}", where="lower", remedy=f"use one of {', '.join(RUNTIMES)}")
-    if precision not in PRECISIONS or rest not in PRECISIONS[:2]:
-        raise SettingError(
-            f"unknown precision {precision!r}", where="lower", remedy=f"use one of {', '.join(PRECISIONS)}"
-        )
+    for name, given, known in (("precision", precision, PRECISIONS), ("rest", rest, PRECISIONS[:2])):
+        if given not in known:
+            raise SettingError(f"unknown {name} {given!r}", where="lower", remedy=f"use one of {', '.join(known)}")
     if precision == "binary" and runtime != "openvino":
         raise SettingError(
             f"the kernel of signs does not run in {runtime}",
             where="lower",
-            remedy='use runtime="openvino", or precision="int8", which computes the same in bytes',
+            remedy='use runtime="openvino"',
         )
     if integer != (precision in ("int8", "binary")) and not packed:
         raise SettingError(

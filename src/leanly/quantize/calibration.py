@@ -153,8 +153,8 @@ def _calibration_split(task: Task | None) -> Split:
     split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(
-            "calibration needs data and the task has none",
-            where="Static",
+            f"calibration needs data and {'no task was given' if task is None else 'the task has none'}",
+            where="calibration",
             remedy="give the task train= or validation= data; labels are not used",
         )
     return split

@@ -87,7 +87,7 @@ class Static:
         for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):
             if not is_whole(bits, 2) or bits > 8:
                 raise SettingError(
-                    f"{name}={bits} bits can't be used", where="Static", remedy="use 2 to 8; quantize.Binary for 1"
+                    f"{name}={bits!r} bits can't be used", where="Static", remedy="use 2 to 8; quantize.Binary for 1"
                 )
         if self.granularity not in ("channel", "tensor"):
             raise SettingError(

@@ -9,7 +9,7 @@ from torch import nn
 import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph
-from leanly.quantize import Binary, Mixed, Static, WeightsOnly
+from leanly.quantize import Binary, Equalize, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Recipe
 
 FAKE = torch.ops.leanly.fake_quantize.default
@@ -124,6 +124,8 @@ def test_float_nodes_stay_float():
         ({"granularity": "row"}, "granularity 'row'"),
         ({"kernels": "tflite"}, "no integer kernels are known"),
         ({"samples": 0}, "samples is 0"),
+        ({"layer_bits": ("conv2d", 4)}, r"layer_bits is \('conv2d', 4\)"),
+        ({"weight_bits": 4}, "weight_bits is 4"),
     ],
 )
 def test_settings_out_of_range(settings, words):
@@ -148,7 +150,9 @@ def test_integers_are_made_of_float32_alone(method):
         method(leanly.capture(model, example=x), task)
 
 
-@pytest.mark.parametrize("method", [Static(), WeightsOnly(), Binary(), Mixed()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "method", [Static(), WeightsOnly(), Binary(), Mixed(), Smooth(), Equalize()], ids=lambda one: type(one).__name__
+)
 def test_what_is_quantized_already_is_refused(method):
     graph, task = block()
     with pytest.raises(SettingError, match=r"is quantized already.*float graph"):

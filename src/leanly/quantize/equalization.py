@@ -13,6 +13,7 @@ from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.placement import CONVOLUTIONS, WEIGHTED
+from leanly.quantize.quantizers import check_unquantized
 from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -48,8 +49,13 @@ class Equalize:
         check_whole(self.sweeps, 1, name="sweeps", where="Equalize")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
-        """Return a graph that computes the same in eval mode; neither data nor target are needed."""
+        """Return a graph that computes the same in eval mode; neither data nor target are needed.
+
+        Raises:
+            SettingError: weights are quantized already.
+        """
         check_graph(graph, "Equalize")
+        check_unquantized(graph, "Equalize")
         graph = fold_batch_norm(graph)
         pairs = _pairs(graph.module)
         with torch.no_grad():

@@ -13,6 +13,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.quantizers import check_unquantized
 from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -52,8 +53,10 @@ class Smooth:
 
         Raises:
             DataError: the task has no calibration data.
+            SettingError: weights are quantized already.
         """
         check_graph(graph, "Smooth")
+        check_unquantized(graph, "Smooth")
         graph = graph.clone()
         graph.eval()
         groups = _groups(graph.module)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,8 +79,13 @@ class Static:
         observer_named(self.observer)
         for setting in ("layer_bits", "weight_bits"):
             given = getattr(self, setting)
-            pairs = given.items() if isinstance(given, Mapping) else given
-            object.__setattr__(self, setting, tuple((str(name), bits) for name, bits in pairs))
+            try:
+                pairs = tuple((str(name), bits) for name, bits in dict(given).items())
+            except (TypeError, ValueError) as error:
+                raise SettingError(
+                    f"{setting} is {given!r}", where="Static", remedy='give bits by name: {"conv2d_1": 4}'
+                ) from error
+            object.__setattr__(self, setting, pairs)
         ends = (("end_bits", self.end_bits),) if self.end_bits else ()
         all_bits = (("weights", self.weights), ("activations", self.activations), *ends)
         for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):

@@ -23,6 +23,8 @@ INTEGER_OPERATORS = frozenset({
     "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QLinearReduceMean",
     "QLinearWhere",
 })  # fmt: skip
+MOVES = frozenset({"NhwcMaxPool", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
+"""What comes out has the type of what goes in."""
 
 
 class OnnxRuntimeEngine:
@@ -70,7 +72,13 @@ class OnnxRuntimeEngine:
             ort.InferenceSession(str(self._artifact.model), options, providers=["CPUExecutionProvider"])
             model = onnx.load(str(path), load_external_data=False)
         types = {init.name: init.data_type for init in model.graph.initializer}
-        types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+        for value in (*model.graph.input, *model.graph.value_info):
+            types[value.name] = value.type.tensor_type.elem_type
+        for node in model.graph.node:  # what ONNX Runtime put in itself has no types written down
+            if node.op_type in MOVES and node.input[0] in types:
+                types.setdefault(node.output[0], types[node.input[0]])
+            elif node.op_type.startswith("QLinear"):
+                types.setdefault(node.output[0], onnx.TensorProto.UINT8)
         return tuple(
             Kernel(node.name or node.output[0], node.op_type, _precision(node, types), node.domain or "ai.onnx")
             for node in model.graph.node

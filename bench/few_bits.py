@@ -120,23 +120,20 @@ def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bo
 
     whole = right(float_outputs(subject.model(data_dir), (both,)))
     ours = [right(_ours(subject, case, data_dir, calibration, both, seed, quick)) for seed in range(seeds)]
-    theirs: dict[tuple[str, int], np.ndarray] = {}
 
-    def best() -> tuple[str, int]:
-        return max(theirs, key=lambda settings: theirs[settings][:, :count].mean())
-
-    def run(ranges: str, iterations: int) -> None:
+    def theirs(ranges: str, iterations: int) -> tuple[np.ndarray, str, int]:
         settings = ranges, iterations
         runs = [right(_theirs(subject, case, data_dir, calibration, both, settings, seed)) for seed in range(seeds)]
-        theirs[settings] = np.stack(runs)
+        return np.stack(runs), ranges, iterations
 
-    for ranges in RANGES[:1] if quick else RANGES:
-        run(ranges, SHORT)
+    def best(found: list[tuple[np.ndarray, str, int]]) -> tuple[np.ndarray, str, int]:
+        return max(found, key=lambda one: one[0][:, :count].mean())
+
+    peer = best([theirs(ranges, SHORT) for ranges in (RANGES[:1] if quick else RANGES)])
     if not quick:
-        run(best()[0], LONG)
-    ranges, iterations = best()
-    told = f"{ranges} ranges, {iterations} iterations"
-    return Outcome(whole[count:], np.stack(ours)[:, count:], theirs[ranges, iterations][:, count:], told)
+        peer = best([peer, theirs(peer[1], LONG)])
+    told = f"{peer[1]} ranges, {peer[2]} iterations"
+    return Outcome(whole[count:], np.stack(ours)[:, count:], peer[0][:, count:], told)
 
 
 def _ours(

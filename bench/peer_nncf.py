@@ -12,9 +12,6 @@ import nncf  # pyright: ignore[reportMissingImports]
 import numpy as np
 import openvino as ov
 
-FIXES = {"cpu": nncf.OverflowFix.FIRST_LAYER, "spr": nncf.OverflowFix.DISABLE, "half": nncf.OverflowFix.ENABLE}
-"""The first layer's, as the default is; nobody's, for machines with VNNI; everybody's, for those without."""
-
 
 def main() -> None:
     """Quantize one float file with one set of settings and write IR."""
@@ -25,10 +22,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the IR to write")
     parser.add_argument("--preset", choices=("mixed", "performance"), required=True)
     parser.add_argument("--fast-bias-correction", action=argparse.BooleanOptionalAction, required=True)
-    parser.add_argument("--overflow", choices=tuple(FIXES), required=True, help="whose weights have 7 bits")
+    parser.add_argument(
+        "--overflow",
+        choices=("cpu", "spr", "half"),
+        required=True,
+        help="weights of 7 bits: in the first layer, nowhere, everywhere",
+    )
     parser.add_argument("--transformer", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    half = nncf.OverflowFix.ENABLE if options.overflow == "half" else None
     started = time.monotonic()
     ov.Core().set_property("CPU", {"INFERENCE_NUM_THREADS": options.threads})
     arrays = [np.load(path) for path in options.calibration]
@@ -44,7 +47,7 @@ def main() -> None:
         subset_size=len(rows),
         fast_bias_correction=options.fast_bias_correction,
         model_type=nncf.ModelType.TRANSFORMER if options.transformer else None,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=FIXES[options.overflow]),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=half),
     )
     temporary = options.out.with_name(f"writing-{os.getpid()}.xml")
     ov.save_model(quantized, temporary, compress_to_fp16=False)

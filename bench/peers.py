@@ -121,8 +121,7 @@ def nncf(subject: Subject, quick: bool = False) -> Iterator[Peer]:
             continue
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            flags = ["--fast-bias-correction" if fast else "--no-fast-bias-correction"]
-            flags += ["--overflow", overflow]
+            flags = ["--fast-bias-correction" if fast else "--no-fast-bias-correction", "--overflow", overflow]
             flags += ["--transformer"] if subject.name.startswith("minilm") else []
             command = [python(), HERE / "peer_nncf.py", "--model", sources[source], "--preset", preset, *flags]
             command += ["--calibration", *calibration_files(subject), "--inputs", *subject.input_names, "--out", path]

@@ -51,7 +51,7 @@ def check_weights(model: Any) -> None:
             )
         wrong = ~tensor.detach().isfinite() if is_parameter else tensor.detach().isnan()
         if wrong.any():
-            place = _first(wrong)
+            place = first_place(wrong)
             value = float(tensor.detach()[tuple(place)])
             kind = "parameter" if is_parameter else "buffer"
             raise DataError(
@@ -265,7 +265,7 @@ def _check_like(tensor: torch.Tensor, example: torch.Tensor, name: str, dynamic:
 def _check_finite(tensor: torch.Tensor, start: int, what: str, where: str) -> None:
     if not tensor.is_floating_point() or bool(tensor.isfinite().all()):
         return
-    row, *place = _first(~tensor.isfinite())
+    row, *place = first_place(~tensor.isfinite())
     value = float(tensor[(row, *place)])
     told = f"{what} hold {value}" if what.startswith("the") else f"{what} holds {value}"
     raise DataError(
@@ -285,7 +285,7 @@ def _check_labels(targets: torch.Tensor, start: int, classes: int, where: str) -
         )
     # a label of 1.0 is class 1, as binary losses want it; 0.5 is none
     if labels.is_floating_point() and bool((wrong := labels != labels.round()).any()):
-        row = _first(wrong)[0]
+        row = first_place(wrong)[0]
         raise DataError(
             f"the label of row {start + row} is {float(labels[row])}, not a whole number",
             where=f"{where}, row {start + row}",
@@ -293,7 +293,7 @@ def _check_labels(targets: torch.Tensor, start: int, classes: int, where: str) -
         )
     wrong = (labels < 0) | (labels >= classes)
     if bool(wrong.any()):
-        row = _first(wrong)[0]
+        row = first_place(wrong)[0]
         label = int(labels[row])
         remedy = f"number the classes 0 to {classes - 1}, as the model's {classes} outputs do"
         if label == -100:
@@ -306,7 +306,7 @@ def _check_labels(targets: torch.Tensor, start: int, classes: int, where: str) -
     return {int(label) for label in labels.unique()}
 
 
-def _first(wrong: torch.Tensor) -> list[int]:
+def first_place(wrong: torch.Tensor) -> list[int]:
     """Index of the first true entry, one number a dimension."""
     return [int(index) for index in np.unravel_index(int(wrong.reshape(-1).int().argmax()), tuple(wrong.shape))]
 

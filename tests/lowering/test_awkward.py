@@ -25,7 +25,7 @@ def quality(model: nn.Module, x: torch.Tensor, runtime: str, folder, before=()) 
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize(("gamma", "bias"), [(1e-4, 1.0), (1e-6, 0.1), (0.0, 0.5)])
+@pytest.mark.parametrize(("gamma", "bias"), [(1e-4, 1.0), (1e-6, 0.1), (0.0, 0.5), (1e-5, 0.37), (1e-5, 0.9)])
 def test_a_channel_that_is_nothing_beside_its_bias(gamma, bias, runtime, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(

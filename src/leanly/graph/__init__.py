@@ -5,8 +5,8 @@ here.
 """
 
 from leanly.graph.capturing import capture
-from leanly.graph.checking import check_float32, check_graph, check_nodes
+from leanly.graph.checking import check_graph, check_nodes
 from leanly.graph.cost import Cost, NodeCost
 from leanly.graph.graph import Graph
 
-__all__ = ["Cost", "Graph", "NodeCost", "capture", "check_float32", "check_graph", "check_nodes"]
+__all__ = ["Cost", "Graph", "NodeCost", "capture", "check_graph", "check_nodes"]

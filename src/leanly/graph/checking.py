@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
 from leanly.suggest import suggestion
@@ -19,17 +17,6 @@ def check_graph(graph: object, where: str) -> None:
             where=where,
             remedy="give leanly.capture(model, example=...)",
         )
-
-
-def check_float32(graph: Graph, where: str) -> None:
-    """Raise a SettingError where the weights are of another precision than float32."""
-    for name, parameter in graph.module.named_parameters():
-        if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise SettingError(
-                f"weight {name} is {str(parameter.dtype).removeprefix('torch.')}: integers are made of float32",
-                where=where,
-                remedy="capture model.float() with an example in float32",
-            )
 
 
 def check_nodes(graph: Graph, setting: str, names: Iterable[str], where: str) -> None:

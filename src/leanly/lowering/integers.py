@@ -163,12 +163,14 @@ def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     values = _read(module, bias)
     scales = [_read(module, argument(quantizer, "scale")).detach() for quantizer in (source, weight)]
     over = (values.detach().double() * scales[0] * scales[1]).abs() / BIAS_LIMIT
-    if over.numel() and float(over.max()) > 1 and scales[1].ndim == 1:
+    if over.numel() == 0:
+        return
+    if float(over.max()) > 1:
+        if scales[1].ndim == 0 or len(weight.users) > 1:
+            return
         scales[1] = _coarsen(module, weight, over.clamp(min=1))
     scale = (scales[0] * scales[1]).expand(values.shape).clone()
     integers = torch.round(values.detach().double() * scale.double())
-    if integers.numel() == 0 or float(integers.abs().max()) > BIAS_LIMIT + 1:
-        return
     name = f"{bias.target}_int_{node.name}"
     put(module, name, integers.to(torch.int32))
     quantizer = f"quantizers.{node.name}_bias"

@@ -19,11 +19,11 @@ from leanly.errors import LoweringError
 from leanly.graph import Graph
 from leanly.graph.nodes import argument, set_argument
 from leanly.lowering.packing import pack_linear_layers
+from leanly.quantize.quantizers import is_quantizer
 
 OPSET = 21
 op: Any = opset21
 aten = torch.ops.aten
-QUANTIZE = torch.ops.leanly.fake_quantize.default
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
 
 
@@ -241,7 +241,7 @@ def _quiet() -> Iterator[None]:
 def _written_anew(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """Write what exporter or runtime get wrong in another way that means the same."""
     graph = copy.deepcopy(module.graph)
-    quantized = any(node.target is QUANTIZE for node in graph.nodes)
+    quantized = any(is_quantizer(node) for node in graph.nodes)
     for node in list(graph.nodes):
         if node.target is aten.reshape.default:
             _copy_before(node)
@@ -266,7 +266,7 @@ def _squeeze_after(node: torch.fx.Node) -> None:
 
     It gets a mean right that is only quantized, which ONNX Runtime reads as one integer kernel.
     """
-    if node.target is aten.mean.dim and all(user.target is QUANTIZE for user in node.users):
+    if node.target is aten.mean.dim and all(is_quantizer(user) for user in node.users):
         return
     with node.graph.inserting_after(node):
         squeezed = node.graph.call_function(aten.squeeze.dims, (node, argument(node, "dim")))

@@ -91,11 +91,9 @@ def _correct(graph: Graph, walk: Walk, stop: Stop, node: Node) -> None:
 
 def _channel_means(pieces: Iterable[Tensor], node: Node) -> Tensor:
     """Return the mean of each output channel: the last dimension of a linear layer's, the second of a convolution's."""
-    total, count = torch.zeros(()), 0
+    sums, count = [], 0
     for values in pieces:
         channel = values.ndim - 1 if "linear" in str(node.target) else 1
-        total = total.to(values.device) + values.double().sum(
-            [place for place in range(values.ndim) if place != channel]
-        )
+        sums.append(values.double().sum([place for place in range(values.ndim) if place != channel]))
         count += values.numel() // values.shape[channel]
-    return total / count
+    return torch.stack(sums).sum(0) / count

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph, check_float32, check_graph, check_nodes
+from leanly.graph import Graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import CONVOLUTIONS, UNCHANGING, WEIGHTED, root
-from leanly.quantize.quantizers import check_unquantized
+from leanly.quantize.quantizers import check_quantizable
 from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -79,9 +79,7 @@ class Binary:
             SettingError: nothing is left to binarize, weights of another precision than float32, or a float node that
                 does not exist.
         """
-        check_graph(graph, "Binary")
-        check_float32(graph, "Binary")
-        check_unquantized(graph, "Binary")
+        check_quantizable(graph, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)
         if self.activations == 1:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter
 
+from leanly.checks import first_place
 from leanly.errors import DataError, LeanlyWarning
 from leanly.graph import Graph
 from leanly.graph.statistics import Histogram
+from leanly.graph.tensors import dtype_name
 from leanly.quantize.placement import KERNELS, place
 from leanly.training.precision import placed, takes_channels_last
 
@@ -51,7 +53,7 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
 
 def _check(graph: Graph, inputs: list[Tensor], where: str, row: int) -> None:
     for spec, tensor in zip(graph.inputs, inputs, strict=True):
-        shape, dtype = list(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        shape, dtype = list(tensor.shape), dtype_name(tensor)
         if dtype != spec.dtype and "float" in dtype + spec.dtype:
             raise DataError(
                 f"input {spec.name} is {dtype}, and the graph takes {spec.dtype}",
@@ -68,9 +70,9 @@ def _check(graph: Graph, inputs: list[Tensor], where: str, row: int) -> None:
                 remedy="prepare calibration rows as the example; a dimension that varies goes into capture(dynamic=)",
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = ~tensor.isfinite().flatten(1).all(1) if tensor.ndim > 1 else ~tensor.isfinite()
+            bad = row + first_place(~tensor.isfinite())[0]
             raise DataError(
-                f"input {spec.name} holds NaN or infinity in calibration row {row + int(bad.nonzero()[0])}",
+                f"input {spec.name} holds NaN or infinity in calibration row {bad}",
                 where=f"{where}, calibration batch {row // BATCH}",
                 remedy="take that row out; task.check() looks at all",
             )

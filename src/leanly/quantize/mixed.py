@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_float32, check_graph
+from leanly.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import place
-from leanly.quantize.quantizers import check_unquantized
+from leanly.quantize.quantizers import check_quantizable
 from leanly.quantize.static import Static, prepare, weight_affine
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
@@ -73,9 +73,7 @@ class Mixed:
             DataError: no rows, or rows of another shape.
             SettingError: nothing to quantize, or weights of another precision than float32.
         """
-        check_graph(graph, "Mixed")
-        check_float32(graph, "Mixed")
-        check_unquantized(graph, "Mixed")
+        check_quantizable(graph, "Mixed")
         prepared = prepare(graph, self.static.attention)
         placement = place(
             prepared.module.graph,

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operator named below)
 from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.tensors import find, put, read_attr
+from leanly.graph.tensors import dtype_name, find, put, read_attr
 from leanly.quantize.affine import Affine
 
 FAKE = torch.ops.leanly.fake_quantize.default
@@ -26,6 +26,19 @@ def is_quantizer(node: Node) -> bool:
 def of_weight(node: Node) -> bool:
     """Say whether a node is a quantizer of a parameter."""
     return is_quantizer(node) and reads_tensor(argument(node, "x"))
+
+
+def check_quantizable(graph: Graph, where: str) -> None:
+    """Raise a SettingError where something else than a graph was given, or its weights are no float32."""
+    check_graph(graph, where)
+    check_unquantized(graph, where)
+    for name, parameter in graph.module.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            raise SettingError(
+                f"weight {name} is {dtype_name(parameter)}: integers are made of float32",
+                where=where,
+                remedy="capture model.float() with an example in float32",
+            )
 
 
 def check_unquantized(graph: Graph, where: str) -> None:

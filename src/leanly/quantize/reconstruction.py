@@ -14,7 +14,7 @@ from leanly.data import fixed_random
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument
-from leanly.graph.segments import Runner, Segment
+from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
 from leanly.quantize.quantizers import (
     is_quantizer,
@@ -115,6 +115,8 @@ class _Reconstruction:
     def __init__(self, how: Reconstruct, graph: Graph, walk: Walk) -> None:
         self._how, self._module, self._walk = how, graph.module, walk
         self._decided: set[Node] = set()
+        # rows are drawn along the first dimension: where a layer has another one in front, its block is one part
+        self._apart = batched(graph) if how.unit == "layer" else set()
 
     def run(self) -> None:
         for number, stop in enumerate(self._walk):
@@ -126,12 +128,10 @@ class _Reconstruction:
     def _parts(self, stop: Stop) -> Iterator[_Part]:
         nodes = [self._walk.nodes[name] for name in stop.segment.nodes]
         layers = [node for node in nodes if reads_quantized_weight(node)]
-        # rows are drawn along the first dimension: where a layer has another one in front, the block is one part
-        if self._how.unit == "block" or not {node.name for node in layers} <= self._walk.batched:
+        if all(node.name in self._apart for node in layers):
+            yield from (self._layer(node, stop) for node in layers)
+        else:
             yield _Part(*stop)
-            return
-        for node in layers:
-            yield self._layer(node, stop)
 
     def _layer(self, node: Node, stop: Stop) -> _Part:
         """Return one layer, with the quantizer that it reads and the values that it is given."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_float32, check_graph, check_nodes
+from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
@@ -20,7 +20,7 @@ from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, readers
-from leanly.quantize.quantizers import add_quantizer, check_unquantized
+from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.quantize.saturation import adds_in_pairs, largest_pairs
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
@@ -117,9 +117,7 @@ class Static:
             SettingError: nothing to quantize, weights of another precision than float32, or a float node that does
                 not exist.
         """
-        check_graph(graph, "Static")
-        check_float32(graph, "Static")
-        check_unquantized(graph, "Static")
+        check_quantizable(graph, "Static")
         graph = prepare(graph, self.attention)
         self._check_names(graph)
         placement = place(

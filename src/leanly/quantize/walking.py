@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
-from leanly.graph.segments import Runner, Segment, batched, find_segments
+from leanly.graph.segments import Runner, Segment, find_segments
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.quantizers import is_quantizer, of_weight
 from leanly.task import Task
@@ -49,7 +49,6 @@ class Walk:
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
-        self.batched = batched(graph)
         rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
         shapes = graph.shapes(1)
         widest = max((4 * math.prod(shapes[segment.exit]) for segment in self.segments), default=1)

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import Graph, check_float32, check_graph, check_nodes
+from leanly.graph import Graph, check_nodes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
-from leanly.quantize.quantizers import add_quantizer, check_unquantized
+from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.target import Target
 from leanly.task import Task
 
@@ -74,9 +74,7 @@ class WeightsOnly:
             SettingError: no layer can be quantized, weights of another precision than float32, or a float node that
                 does not exist.
         """
-        check_graph(graph, "WeightsOnly")
-        check_float32(graph, "WeightsOnly")
-        check_unquantized(graph, "WeightsOnly")
+        check_quantizable(graph, "WeightsOnly")
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []

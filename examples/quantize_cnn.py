@@ -26,8 +26,9 @@ def main() -> None:
     int8 = leanly.quantize.Static(weights=8, activations=8, kernels="openvino")(graph, task)
     before = leanly.lower(graph, runtime="openvino", to="runs/quantize/float32")
     after = leanly.lower(int8, runtime="openvino", to="runs/quantize/int8")
-    integer = [kernel for kernel in after.kernels() if kernel.precision == "int8"]
-    print(f"{len(integer)} nodes run in integers, {before.bytes:,} bytes before, {after.bytes:,} after")
+    layers = [kernel for kernel in after.kernels() if kernel.operator in ("Convolution", "FullyConnected")]
+    integer = sum(kernel.precision == "int8" for kernel in layers)
+    print(f"{integer} of {len(layers)} layers run in integers, {before.bytes:,} bytes before, {after.bytes:,} after")
     print("int8 (a) against float32 (b):")
     print(leanly.compare(after, before, leanly.Target("cpu", batch_sizes=(1, 16)), task, split="test"))
 

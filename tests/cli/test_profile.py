@@ -73,8 +73,11 @@ def test_weights_of_one_bit_that_no_kernel_multiplies_so_are_called_storage_only
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(16) % 4))
     signs = Binary()(leanly.capture(model, example=x[:2]), task).eval()
     leanly.lower(signs, runtime="openvino", to=tmp_path / "signs")
-    done = run("profile", tmp_path / "signs", "--threads", "1")
+    job = tmp_path / "job.py"
+    job.write_text(SOURCE)
+    done = run("profile", tmp_path / "signs", "--threads", "1", "--task", f"{job}:task")
     assert done.returncode == 0, done.stderr
+    assert "no losses by layer" in done.stdout, "a task is not ignored without a word"
     assert "weights of 1 bit (2 tensors) are stored so and computed in int8: storage only" in done.stdout
 
 

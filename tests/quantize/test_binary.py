@@ -231,6 +231,18 @@ def test_saved_and_opened_it_is_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(opened(x), binary(x))
 
 
+@pytest.mark.parametrize("settings", [{}, {"weights": 32}])
+def test_where_no_kernel_is_integer_the_artifact_says_so(tmp_path: Path, settings: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    x = torch.randn(32, 8)
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.arange(32) % 3))
+    binary = Binary(**settings)(leanly.capture(model, example=(x[:2],)), task)
+    artifact = leanly.lower(binary, runtime="onnxruntime", to=tmp_path / "signs")
+    assert artifact.precision == "float32"
+    assert all(kernel.precision != "int8" for kernel in artifact.kernels() if "Gemm" in kernel.operator)
+
+
 def test_what_can_not_be_asked_for_is_refused() -> None:
     graph, task = residual()
     with pytest.raises(SettingError, match="activations=2 bits"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import leanly
-from leanly.errors import DataError, SettingError
+from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import Graph
 from leanly.quantize import Binary, Equalize, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Recipe
@@ -175,6 +175,44 @@ def test_nothing_to_quantize():
     )
     with pytest.raises(SettingError, match="nothing to quantize"):
         Static()(graph, task)
+
+
+class Upsampling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up, self.head = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.up(self.conv(x))).mean((2, 3)))
+
+
+def test_what_has_no_integer_kernel_is_named():
+    x = torch.randn(8, 3, 8, 8)
+    graph = leanly.capture(Upsampling().eval(), example=(x[:2],))
+    task = leanly.Task(Upsampling().eval(), example=(x[:2],), train=(x, torch.zeros(8, dtype=torch.long)))
+    assert [note for note in Static()(graph, task).notes if "conv_transpose2d (" in note]
+    with pytest.raises(SettingError, match=r"nothing to quantize.*conv_transpose2d.*shorten float_nodes"):
+        Static(float_nodes=("conv2d", "linear"))(graph, task)
+    graph, task = block()
+    assert not Static()(graph, task).notes, "all that multiplies is integer"
+
+
+def test_bits_for_what_has_no_integer_weights_are_refused():
+    graph, task = block()
+    with pytest.raises(SettingError, match=r"layer_bits names 'relu', whose weights are not quantized.*conv2d, "):
+        Static(layer_bits={"relu": 4})(graph, task)
+    with pytest.raises(SettingError, match=r"float_nodes names 'x', which is no node"):
+        Static(float_nodes=("x",))(graph, task)
+
+
+def test_zeros_are_no_calibration_rows():
+    graph, _ = block()
+    rows = torch.zeros(8, 3, 8, 8)
+    zeros = leanly.Task(Block().eval(), example=(rows[:2],), train=(rows, torch.arange(8) % 4))
+    with pytest.warns(LeanlyWarning, match="Input x is zero throughout"):
+        Static()(graph, zeros)
+    with pytest.raises(SettingError, match="a str was given where a Task is needed"):
+        Static()(graph, "rows")  # type: ignore[arg-type]
 
 
 def test_no_data():

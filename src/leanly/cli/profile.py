@@ -74,6 +74,8 @@ def profile(
 
         artifact = replace(artifact, proven=kernels)
         _print_layers(Graph.open(a / "graph"), artifact, seconds, job, batch_size, threads)
+    elif job is not None:
+        print(f"no losses by layer: {a} holds no captured model to quantize; a bundle of leanly optimize does")
 
 
 def _print_layers(

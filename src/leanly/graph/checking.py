@@ -21,9 +21,7 @@ def check_graph(graph: object, where: str) -> None:
 
 def check_nodes(graph: Graph, setting: str, names: Iterable[str], where: str) -> None:
     """Raise a SettingError where a setting names a node that the graph lacks; the nearest ones are shown."""
-    if isinstance(names, str):
-        raise SettingError(f"{setting} is {names!r}", where=where, remedy=f"give a tuple of names: ({names!r},)")
-    nodes = {node.name for node in graph.module.graph.nodes}
+    nodes = {node.name for node in graph.module.graph.nodes if node.op == "call_function"}
     for name in names:
         if name not in nodes:
             raise SettingError(

@@ -10,6 +10,7 @@ import torch
 from leanly.artifact import Artifact
 from leanly.errors import LoweringError
 from leanly.graph import Graph
+from leanly.quantize.binary import OF_VALUES
 from leanly.runtimes import RuntimePredictor, open_artifact
 
 BATCHES = (1, 3, 8)
@@ -30,12 +31,15 @@ def prove(artifact: Artifact, graph: Graph) -> Artifact:
     _compare(predictor, graph)
     _check_size(artifact)
     kernels = predictor.kernels()
-    if artifact.precision == "int8" and not any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels):
-        raise LoweringError(
-            f"no kernel of the int8 model runs in integers in {artifact.runtime}",
-            where=str(artifact.model),
-            remedy="use another runtime or keep the model in float",
-        )
+    in_integers = any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels)
+    if artifact.precision == "int8" and not in_integers:
+        if not any(node.target is OF_VALUES for node in graph.module.graph.nodes):
+            raise LoweringError(
+                f"no kernel of the int8 model runs in integers in {artifact.runtime}",
+                where=str(artifact.model),
+                remedy="use another runtime or keep the model in float",
+            )
+        artifact = replace(artifact, precision="float32")  # signs are stored in a bit each, and multiplied as floats
     return replace(artifact, proven=kernels)
 
 

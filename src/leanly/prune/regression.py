@@ -18,7 +18,7 @@ from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
 from leanly.prune.sparse import check_amount, check_divides, kept_of_every, largest
-from leanly.scalars import check_whole, is_number
+from leanly.scalars import check_whole, is_number, names_of
 from leanly.target import Target
 from leanly.task import Task
 
@@ -51,7 +51,7 @@ class SparseGPT:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "SparseGPT"))
-        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "dense", names_of(self.dense, name="dense", where="SparseGPT"))
         check_whole(self.samples, 1, name="samples", where="SparseGPT")
         if not (is_number(self.damping) and self.damping > 0):
             raise SettingError(f"damping is {self.damping!r}", where="SparseGPT", remedy="give a number above 0")

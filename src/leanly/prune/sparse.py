@@ -15,7 +15,7 @@ from leanly.graph.layers import layer_weights
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import is_number, is_whole, names_of
 from leanly.suggest import suggestion
 from leanly.target import Target
 from leanly.task import Task
@@ -53,7 +53,7 @@ class Sparse:
         object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "Sparse"))
         if self.scope not in SCOPES:
             raise SettingError(f"scope={self.scope!r}", where="Sparse", remedy=suggestion(self.scope, SCOPES))
-        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "dense", names_of(self.dense, name="dense", where="Sparse"))
         object.__setattr__(self, "importance", resolve_importance(self.importance))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from leanly.errors import SettingError
 from leanly.graph.quantizer import along
-from leanly.scalars import is_whole
+from leanly.scalars import check_whole, is_whole
 
 SMALLEST_RANGE = 1e-30
 """A narrower range than this has no float32 scale; a constant tensor gets a range of its own size instead."""
+INT64_LIMIT = 2.0**63
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,11 @@ def from_range(
         axis: channel dimension of the tensor, -1 for one scale.
 
     Raises:
-        SettingError: bits out of their range.
+        SettingError: bits out of their range, or a range without an end.
     """
     low, high = integer_range(bits, signed, narrow)
+    if not bool((minimum.isfinite() & maximum.isfinite()).all()):
+        raise SettingError("a range ends in NaN or infinity", where="from_range", remedy="look for NaN in the values")
     minimum, maximum = minimum.double().clamp(max=0), maximum.double().clamp(min=0)
     if symmetric:
         bound = torch.maximum(-minimum, maximum)
@@ -119,5 +122,17 @@ def from_range(
 
 
 def fixed_point(y: np.ndarray, bits: int) -> np.ndarray:
-    """Return `round(2**bits * y)` as int64: fixed point with `bits` fractional bits."""
-    return np.rint(np.ldexp(np.asarray(y, dtype=np.float64), bits)).astype(np.int64)
+    """Return `round(2**bits * y)` as int64: fixed point with `bits` fractional bits.
+
+    Raises:
+        SettingError: bits that are no whole number, or values that int64 can't hold.
+    """
+    check_whole(bits, 0, name="bits", where="fixed_point")
+    scaled = np.rint(np.ldexp(np.asarray(y, dtype=np.float64), bits))
+    if not bool((np.abs(scaled) < INT64_LIMIT).all()):
+        raise SettingError(
+            f"a value is NaN, infinite or 2**{63 - bits} and more",
+            where="fixed_point",
+            remedy="use fewer bits, or clip the values",
+        )
+    return scaled.astype(np.int64)

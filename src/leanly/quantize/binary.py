@@ -17,7 +17,7 @@ from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import CONVOLUTIONS, UNCHANGING, WEIGHTED, root
 from leanly.quantize.quantizers import check_quantizable
-from leanly.scalars import check_whole
+from leanly.scalars import check_flag, check_whole, names_of
 from leanly.target import Target
 from leanly.task import Task
 
@@ -69,6 +69,8 @@ class Binary:
                 )
         if self.activations == self.weights == 32:
             raise SettingError("nothing is put into one bit", where="Binary", remedy="use weights=1 or activations=1")
+        object.__setattr__(self, "float_nodes", names_of(self.float_nodes, name="float_nodes", where="Binary"))
+        check_flag(self.shortcuts, name="shortcuts", where="Binary")
         check_whole(self.samples, 2, name="samples", where="Binary")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Interpreter
 
 from leanly.checks import first_place
-from leanly.errors import DataError, LeanlyWarning
+from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import Graph
 from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import dtype_name
@@ -135,6 +135,14 @@ def calibrate(
 def _compare_ranges(graph: Graph, task: Task | None) -> None:
     """Warn where calibration rows are scaled otherwise than the rows that accuracy is measured on."""
     seen, validation = _calibration_split(task), task.split("validation") if task is not None else None
+    for spec, tensor in zip(graph.inputs, next(seen.flat_batches(BATCH, BATCH))[0], strict=True):
+        if tensor.is_floating_point() and tensor.numel() and not bool(tensor.any()):
+            warnings.warn(
+                f"Input {spec.name} is zero throughout in the first calibration rows (split {seen.name!r}): ranges "
+                "seen there fit nothing else. What to do: look at how the rows are prepared.",
+                LeanlyWarning,
+                stacklevel=5,
+            )
     if validation is None or validation is seen:
         return
     pairs = zip(*(next(split.flat_batches(BATCH, BATCH))[0] for split in (seen, validation)), strict=True)
@@ -152,6 +160,12 @@ def _compare_ranges(graph: Graph, task: Task | None) -> None:
 
 
 def _calibration_split(task: Task | None) -> Split:
+    if task is not None and not hasattr(task, "seen_split"):
+        raise SettingError(
+            f"a {type(task).__name__} was given where a Task is needed",
+            where="calibration",
+            remedy="give leanly.Task(model, example=..., train=...)",
+        )
     split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(

@@ -11,7 +11,7 @@ from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.layers import layer_weights
 from leanly.graph.tensors import find
-from leanly.scalars import is_whole
+from leanly.scalars import is_whole, names_of
 from leanly.target import Target
 from leanly.task import Task
 
@@ -42,7 +42,7 @@ class Cluster:
     def __post_init__(self) -> None:
         if not is_whole(self.count, 2) or self.count > MOST:
             raise SettingError(f"count is {self.count!r}", where="Cluster", remedy=f"use a whole number, 2 to {MOST}")
-        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "dense", names_of(self.dense, name="dense", where="Cluster"))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return the graph with shared values; neither data nor target are needed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
 from leanly.quantize.calibration import calibration_batches
-from leanly.quantize.placement import place
 from leanly.quantize.quantizers import check_quantizable
 from leanly.quantize.static import Static, prepare, weight_affine
 from leanly.scalars import check_whole, is_number, is_whole
@@ -50,14 +49,19 @@ class Mixed:
     rows: int = 32
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "choices", tuple(sorted(set(self.choices))))
+        if isinstance(self.choices, Iterable) and not isinstance(self.choices, str):
+            object.__setattr__(self, "choices", tuple(self.choices))
         if isinstance(self.static, Mapping):  # as a recipe's JSON holds it
             given: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in self.static.items()
             }
             object.__setattr__(self, "static", Static(**given))
-        if len(self.choices) < 2 or not all(is_whole(bits, 2) and bits <= 8 for bits in self.choices):
+        if not isinstance(self.static, Static):
+            raise SettingError(f"static is {self.static!r}", where="Mixed", remedy="give quantize.Static(...)")
+        fit = isinstance(self.choices, tuple) and all(is_whole(bits, 2) and bits <= 8 for bits in self.choices)
+        if not fit or len(set(self.choices)) < 2:
             raise SettingError(f"choices={self.choices!r}", where="Mixed", remedy="give two or more, each from 2 to 8")
+        object.__setattr__(self, "choices", tuple(sorted(set(self.choices))))
         if not (is_number(self.average) and self.choices[0] <= self.average <= self.choices[-1]):
             raise SettingError(
                 f"average={self.average!r}",
@@ -75,12 +79,7 @@ class Mixed:
         """
         check_quantizable(graph, "Mixed")
         prepared = prepare(graph, self.static.attention)
-        placement = place(
-            prepared.module.graph,
-            kernels=self.static.kernels or "onnxruntime",
-            float_nodes=self.static.float_nodes,
-            products=self.static.attention,
-        )
+        placement = replace(self.static, weight_bits=()).placed(prepared, target)
         layers = _with_own_weights(prepared, placement.weights)
         inputs = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
         chosen = self._chosen(prepared, layers, [tensor.to(prepared.device) for tensor in inputs])

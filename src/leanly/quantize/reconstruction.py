@@ -26,7 +26,7 @@ from leanly.quantize.quantizers import (
 )
 from leanly.quantize.rounding import Rounding, Step
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
-from leanly.scalars import check_whole, is_number
+from leanly.scalars import check_flag, check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
 
@@ -83,6 +83,11 @@ class Reconstruct:
             raise SettingError(f"unit {self.unit!r} is unknown", where="Reconstruct", remedy='use "block" or "layer"')
         for name, least in (("iterations", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
             check_whole(getattr(self, name), least, name=name, where="Reconstruct")
+        check_flag(self.steps, name="steps", where="Reconstruct")
+        if self.progress is not None and not callable(self.progress):
+            raise SettingError(
+                f"progress is {self.progress!r}", where="Reconstruct", remedy="give a function of the share done"
+            )
         if not (is_number(self.drop) and 0 <= self.drop < 1):
             raise SettingError(f"drop is {self.drop!r}", where="Reconstruct", remedy="give a share, 0 to below 1")
         if not (is_number(self.rate) and self.rate > 0):
@@ -98,7 +103,7 @@ class Reconstruct:
         check_graph(graph, "Reconstruct")
         graph = graph.clone().eval()
         weight_quantizers(graph, "Reconstruct")
-        with fixed_random(self.seed):
+        with fixed_random(self.seed), torch.enable_grad():
             _Reconstruction(self, graph, Walk(graph, task, self.samples)).run()
         return graph
 

@@ -22,7 +22,8 @@ from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, readers
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.quantize.saturation import adds_in_pairs, largest_pairs
-from leanly.scalars import check_whole, is_number, is_whole
+from leanly.scalars import check_flag, check_whole, is_number, is_whole, names_of
+from leanly.suggest import suggestion
 from leanly.target import Target
 from leanly.task import Task
 
@@ -105,6 +106,9 @@ class Static:
             raise SettingError(
                 f"percentile={self.percentile!r}", where="Static", remedy="use a number between 50 and 100, say 99.99"
             )
+        object.__setattr__(self, "float_nodes", names_of(self.float_nodes, name="float_nodes", where="Static"))
+        check_flag(self.attention, name="attention", where="Static")
+        check_flag(self.symmetric, name="symmetric", where="Static")
         check_whole(self.draw, 0, name="draw", where="Static")
         check_whole(self.samples, 1, name="samples", where="Static")
 
@@ -119,30 +123,47 @@ class Static:
         """
         check_quantizable(graph, "Static")
         graph = prepare(graph, self.attention)
-        self._check_names(graph)
-        placement = place(
-            graph.module.graph, kernels=self._kernels(target), float_nodes=self.float_nodes, products=self.attention
-        )
+        placement = self.placed(graph, target)
+        left = _left_in_float(graph, {*placement.weights, *placement.products, *self.float_nodes})
         if not placement.weights:
             raise SettingError(
-                "the network has nothing to quantize (no convolution or linear layer is left)",
+                f"the network has nothing to quantize: {left or 'no convolution or linear layer is left'}",
                 where="Static",
-                remedy="shorten float_nodes or keep the model in float",
+                remedy="shorten float_nodes" if self.float_nodes else "keep the model in float",
             )
         histograms = calibrate(graph, placement.activations.values(), task, self.samples, self.draw)
         self._insert(graph, placement, histograms, target)
+        if left:
+            graph.notes = (*graph.notes, f"quantize.Static: {left}")
         return graph
+
+    def placed(self, graph: Graph, target: Target | None) -> Placement:
+        """Return where quantizers go in a prepared graph.
+
+        Raises:
+            SettingError: a setting names a node that does not exist, or gives bits to one that has no integer weights.
+        """
+        check_nodes(graph, "float_nodes", self.float_nodes, "Static")
+        for setting in ("layer_bits", "weight_bits"):
+            check_nodes(graph, setting, [name for name, _ in getattr(self, setting)], "Static")
+        placement = place(
+            graph.module.graph, kernels=self._kernels(target), float_nodes=self.float_nodes, products=self.attention
+        )
+        for setting in ("layer_bits", "weight_bits"):
+            for name, _ in getattr(self, setting):
+                if name not in placement.weights:
+                    raise SettingError(
+                        f"{setting} names {name!r}, whose weights are not quantized",
+                        where="Static",
+                        remedy=suggestion(name, placement.weights),
+                    )
+        return placement
 
     def _kernels(self, target: Target | None) -> str:
         if self.kernels:
             return self.kernels
         allowed = target.allowed() if target is not None else KERNELS
         return next((name for name in allowed if name in KERNELS), KERNELS[0])
-
-    def _check_names(self, graph: Graph) -> None:
-        check_nodes(graph, "float_nodes", self.float_nodes, "Static")
-        for setting in ("layer_bits", "weight_bits"):
-            check_nodes(graph, setting, [name for name, _ in getattr(self, setting)], "Static")
 
     def _insert(
         self, graph: Graph, placement: Placement, histograms: dict[str, Histogram], target: Target | None
@@ -187,6 +208,13 @@ class Static:
             observer = partial(percentile, share=self.percentile / 100)
         low, high = observer(histogram, bits, symmetric)
         return from_range(torch.tensor(low), torch.tensor(high), bits=bits, symmetric=symmetric, signed=symmetric)
+
+
+def _left_in_float(graph: Graph, known: set[str]) -> str:
+    """Say which layers multiply and have no integer kernel, as transposed convolutions and recurrent ones."""
+    left = [node for node in graph.cost().nodes if node.macs and node.name not in known]
+    named = ", ".join(f"{node.name} ({node.operator})" for node in left)
+    return f"no integer kernel is known for {named}" if named else ""
 
 
 def prepare(graph: Graph, attention: bool) -> Graph:

@@ -14,6 +14,7 @@ from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
+from leanly.scalars import check_flag, names_of
 from leanly.target import Target
 from leanly.task import Task
 
@@ -62,10 +63,14 @@ class WeightsOnly:
             ("group", self.group, GROUPS),
             ("range", self.range, RANGES),
         ):
-            if value not in known:
+            if value not in known or type(value) is not type(known[0]):
                 raise SettingError(
                     f"{name} is {value!r}", where="WeightsOnly", remedy=f"use {', '.join(map(str, known))}"
                 )
+
+        check_flag(self.symmetric, name="symmetric", where="WeightsOnly")
+        check_flag(self.embeddings, name="embeddings", where="WeightsOnly")
+        object.__setattr__(self, "float_nodes", names_of(self.float_nodes, name="float_nodes", where="WeightsOnly"))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph with quantizers on weights alone; neither data nor target are needed.
@@ -96,10 +101,11 @@ class WeightsOnly:
             else:
                 add_quantizer(graph, weight, self._grouped(values, self.bits))
         if not any("quantizers." in name for name, _ in graph.module.named_buffers()):
+            named = ", ".join(left[:5]) or "no linear layer is left"
             raise SettingError(
-                f"no layer can be quantized in groups of {self.group}",
+                f"no layer can be quantized in groups of {self.group}: {named}",
                 where="WeightsOnly",
-                remedy=f"use a smaller group; left as they are: {', '.join(left[:5]) or 'no linear layer is there'}",
+                remedy="use a smaller group" if left else "use quantize.Static for convolutions",
             )
         if left:
             graph.notes = (*graph.notes, f"quantize.WeightsOnly left in float: {', '.join(left)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,11 +35,19 @@ class CostTable:
     machine: str = ""
 
     def __post_init__(self) -> None:
-        layers = {name: tuple((float(a), float(b)) for a, b in points) for name, points in self.layers.items()}
+        try:
+            layers = {str(name): tuple((float(a), float(b)) for a, b in points) for name, points in self.layers.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SettingError(
+                f"layers is {self.layers!r}",
+                where="CostTable",
+                remedy='give (MACs, seconds) pairs by layer: {"conv2d": [(1e6, 1e-3)]}',
+            ) from error
         object.__setattr__(self, "layers", layers)
         for name, points in layers.items():
             rising = all(one[0] < other[0] for one, other in itertools.pairwise(points))
-            if not points or not rising or min(seconds for _, seconds in points) < 0:
+            finite = all(math.isfinite(number) for point in points for number in point)
+            if not points or not rising or not finite or min(seconds for _, seconds in points) < 0:
                 raise SettingError(
                     f"the measurements of {name!r} are {points}",
                     where="CostTable",

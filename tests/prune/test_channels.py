@@ -242,7 +242,7 @@ def test_multiples_that_leave_nothing_to_cut_are_told():
 
 
 def test_an_importance_that_says_nothing_is_refused():
-    with pytest.raises(SettingError, match="it returned nothing"):
+    with pytest.raises(SettingError, match="it finds nothing in this network"):
         Channels(0.5, importance=lambda graph, task: {})(graph_of(mlp(6, 8, 3), 6))
 
 

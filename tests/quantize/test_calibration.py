@@ -68,9 +68,7 @@ def test_what_is_no_number_is_told_in_one_line():
     rows = X.clone()
     rows[40, 1] = float("nan")
     odd = task(train=(rows, Y))
-    with pytest.raises(
-        DataError, match=r"NaN or infinity in calibration row 40. Where: split 'train', calibration batch 2"
-    ) as told:
+    with pytest.raises(DataError, match=r"NaN or infinity in row 40. Where: split 'train', batch 2") as told:
         Static()(leanly.capture(odd.model, example=X[:2]), odd)
     assert "\n" not in str(told.value)
 

@@ -65,9 +65,7 @@ def test_what_is_no_number_is_refused_with_its_row(method):
     inputs[21, 1] = float("nan")
     bad = leanly.Task(task.model, example=inputs[:2], train=(inputs, targets), metric="mse")
     given = Static()(graph, task) if isinstance(method, CorrectBias | Reconstruct | GPTQ) else graph
-    with pytest.raises(
-        DataError, match=r"NaN or infinity in calibration row 21. Where: split 'train', calibration bat"
-    ):
+    with pytest.raises(DataError, match=r"NaN or infinity in row 21. Where: split 'train', batch"):
         method(given, bad)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
 from leanly.suggest import suggestion
+from leanly.task import Task
 
 
 def check_graph(graph: object, where: str) -> None:
@@ -16,6 +17,16 @@ def check_graph(graph: object, where: str) -> None:
             f"a {type(graph).__name__} was given where a Graph is needed",
             where=where,
             remedy="give leanly.capture(model, example=...)",
+        )
+
+
+def check_task(task: object, where: str) -> None:
+    """Raise a SettingError where something else than a task, or None, was given, as rows alone."""
+    if task is not None and not isinstance(task, Task):
+        raise SettingError(
+            f"a {type(task).__name__} was given where a Task is needed",
+            where=where,
+            remedy="give leanly.Task(model, example=..., train=...)",
         )
 
 

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from leanly.graph.nodes import argument
 
 aten = torch.ops.aten
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 
 
 def has_columns(node: Node) -> bool:
     """Say whether `columns` knows an operator."""
-    return node.target in (aten.linear.default, aten.conv2d.default)
+    return node.target is aten.linear.default or node.target in CONVOLUTIONS
 
 
 def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
@@ -23,15 +24,28 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     Args:
         values: the layer's input.
         node: the layer.
-        kernel: height and width of its weight; nothing for a linear layer.
+        kernel: height and width of its weight, or its length; nothing for a linear layer.
     """
     if node.target is aten.linear.default:
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
-    groups = argument(node, "groups")
-    window = {name: argument(node, name) for name in ("dilation", "padding", "stride")}
-    unfolded = F.unfold(values, kernel, **window)
+    groups, padding = argument(node, "groups"), argument(node, "padding")
+    dilation, stride = (_each(argument(node, name), kernel) for name in ("dilation", "stride"))
+    if padding == "same":
+        whole = [spread * (size - 1) for spread, size in zip(dilation, kernel, strict=True)]
+        values = F.pad(values, [end for size in reversed(whole) for end in (size // 2, size - size // 2)])
+    pads = (0,) * len(kernel) if isinstance(padding, str) else _each(padding, kernel)
+    if len(kernel) == 1:  # a sequence is an image of one row
+        values, kernel = values.unsqueeze(2), torch.Size((1, *kernel))
+        dilation, pads, stride = (1, *dilation), (0, *pads), (1, *stride)
+    unfolded = F.unfold(values, tuple(kernel), dilation, pads, stride)
     grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
     return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
+def _each(setting: int | list[int], kernel: torch.Size) -> tuple[int, ...]:
+    """Return a setting for each dimension of a kernel."""
+    found = (setting,) if isinstance(setting, int) else tuple(setting)
+    return found * len(kernel) if len(found) == 1 else found
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:

@@ -35,7 +35,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     graph.eval()
     module = graph.module
     for norm in list(module.graph.nodes):
-        if norm.target is not aten.batch_norm.default:
+        if norm.target is not aten.batch_norm.default or not reads_tensor(argument(norm, "running_mean")):
             continue
         layer = norm.args[0]
         if layer.target in FOLDABLE and len(layer.users) == 1 and _own_weights(layer) and not _grouped_transpose(layer):

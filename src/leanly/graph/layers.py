@@ -1,24 +1,40 @@
-"""The weights of convolutions and linear layers, for passes that change them where they are."""
+"""The layers whose weights are learned: convolutions, transposed ones too, and linear layers; and their filters."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
+from torch import Tensor, nn
+from torch.fx import Node
 
 from leanly.graph.checking import check_nodes
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find
 
 aten = torch.ops.aten
-LAYERS = frozenset({
+TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
+LAYERS = TRANSPOSED | {
     aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding,
     aten.conv3d.padding, aten.linear.default,
-})  # fmt: skip
+}  # fmt: skip
 
 
-def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str, str]:
-    """Return the names of the weights of layers, each with the node that reads it, without those of the dense nodes.
+def learned_layers(graph: Graph) -> list[Node]:
+    """Return the layers whose weight is a parameter, in order: fixed filters, which are buffers, are not among them."""
+    return [node for node in graph.module.graph.nodes if node.target in LAYERS and reads_parameter(graph, node)]
+
+
+def reads_parameter(graph: Graph, layer: Node, name: str = "weight") -> bool:
+    """Say whether an argument of a layer is a parameter as it is stored."""
+    value = argument(layer, name)
+    return reads_tensor(value) and isinstance(find(graph.module, str(value.target)), nn.Parameter)
+
+
+def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str, Node]:
+    """Return the layers by the names of their weights, without the dense ones.
 
     Args:
         graph: any.
@@ -29,8 +45,37 @@ def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str,
         SettingError: a dense node does not exist.
     """
     check_nodes(graph, "dense", dense, where)
-    return {
-        str(argument(node, "weight").target): node.name
-        for node in graph.module.graph.nodes
-        if node.target in LAYERS and reads_tensor(argument(node, "weight")) and node.name not in dense
-    }
+    return {str(argument(layer, "weight").target): layer for layer in learned_layers(graph) if layer.name not in dense}
+
+
+def transposed_groups(layer: Node) -> int:
+    """Return the groups of a transposed convolution, whose weight has its inputs in front; 0 for every other layer."""
+    return argument(layer, "groups") if layer.target in TRANSPOSED else 0
+
+
+def filters(weight: Tensor, transposed: int = 0) -> Tensor:
+    """Return a weight as `[outputs, what each reads]`.
+
+    Args:
+        weight: of a layer.
+        transposed: see `transposed_groups`.
+    """
+    if not transposed:
+        return weight.flatten(1)
+    grouped = weight.reshape(transposed, -1, weight.shape[1], math.prod(weight.shape[2:]))
+    return grouped.transpose(1, 2).reshape(transposed * weight.shape[1], -1)
+
+
+def spread_evenly(scores: Tensor, weight: Tensor, transposed: int = 0) -> Tensor:
+    """Give each element of a weight an even part of what its filter scores.
+
+    Args:
+        scores: one an output.
+        weight: in whose shape they are returned.
+        transposed: see `transposed_groups`.
+    """
+    each = scores.to(weight.device) * (len(scores) / weight.numel())
+    if transposed:
+        grouped = each.reshape(transposed, 1, weight.shape[1])
+        each = grouped.expand(transposed, len(weight) // transposed, -1).reshape(weight.shape[:2])
+    return each.reshape(*each.shape, *[1] * (weight.ndim - each.ndim)).expand(weight.shape).contiguous()

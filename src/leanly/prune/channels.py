@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import smallest, take_cheapest
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.removal import WITHIN, Removal
-from leanly.prune.scores import checked, shares
+from leanly.prune.scores import checked, everywhere, shares
 from leanly.prune.uniform import take_share
 from leanly.scalars import is_number, is_whole
 from leanly.target import Target
@@ -62,8 +62,12 @@ class Channels:
                 remedy="give one: fraction=0.5 of every group, macs=0.4 of all multiplications, or latency=0.4 of the "
                 "time with costs=leanly.costs.CostTable(...)",
             )
-        if isinstance(self.costs, Mapping):  # as a recipe's JSON holds it
+        if isinstance(self.costs, Mapping) and "layers" in self.costs:  # as a recipe's JSON holds it
             object.__setattr__(self, "costs", CostTable(**self.costs))
+        if self.costs is not None and not isinstance(self.costs, CostTable):
+            raise SettingError(
+                f"costs is a {type(self.costs).__name__}", where="Channels", remedy="give leanly.costs.CostTable(...)"
+            )
         if (self.latency is None) != (self.costs is None):
             raise SettingError(
                 f"{'costs are' if self.latency is None else 'latency is'} given alone",
@@ -93,8 +97,9 @@ class Channels:
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            removal = Removal(coupling, shares(coupling, saliency), self.multiple)
-            reached = self._choose(coupling, removal)
+            held, silent = everywhere(coupling, shares(coupling, saliency), graph)
+            removal = Removal(coupling, held, self.multiple)
+            reached, coarse = self._choose(coupling, removal)
             try:
                 small = remove(coupling, removal.gone)
             except Unfit as error:
@@ -106,10 +111,13 @@ class Channels:
                     ) from error
                 whole |= error.nodes
                 continue
-            return self._told(small, coupling, reached, unchanged=not removal.gone.any())
+            if silent:
+                told = f"{name} says nothing about {_some(silent)}: magnitude decides there"
+                small.notes = (*small.notes, f"prune.Channels: {told}")
+            return self._told(small, coupling, reached, coarse=coarse, unchanged=not removal.gone.any())
 
-    def _choose(self, coupling: Coupling, removal: Removal) -> float:
-        """Choose what leaves; return the share that was reached of what was asked for."""
+    def _choose(self, coupling: Coupling, removal: Removal) -> tuple[float, bool]:
+        """Choose what leaves; return the share that was reached, and whether what is left goes in too large steps."""
         groups = [
             tuple(axis for axis in group.axes if self.normalized or not axis.changes_statistics)
             for group in coupling.groups
@@ -124,15 +132,15 @@ class Channels:
             )
         if self.fraction is not None:
             take_share(removal, groups, self.fraction)
-            return _share_of_indices(coupling, removal, groups)
+            return _share_of_indices(coupling, removal, groups), False
         name, what = ("macs", "MACs") if self.macs is not None else ("latency", "time")
         asked = getattr(self, name)
         axes = [axis for group in groups for axis in group]
         reached, steps_left = take_cheapest(removal, axes, asked, self.costs)
-        nearest = self.multiple > 1 and reached > 0 and steps_left
-        if reached < asked * (1 - WITHIN) and not (coupling.frozen or nearest):
+        coarse = reached > 0 and steps_left
+        if reached < asked * (1 - WITHIN) and not (coupling.frozen or coarse):
             raise self._out_of_reach(name, what, reached, removal, axes)
-        return reached
+        return reached, coarse
 
     def _out_of_reach(self, name: str, what: str, reached: float, removal: Removal, axes: list[Axis]) -> SettingError:
         """Say why a share can't be reached, and which can."""
@@ -156,14 +164,14 @@ class Channels:
             remedy=", or ".join(remedies) or "leave this network as it is",
         )
 
-    def _told(self, small: Graph, coupling: Coupling, reached: float, *, unchanged: bool) -> Graph:
+    def _told(self, small: Graph, coupling: Coupling, reached: float, *, coarse: bool, unchanged: bool) -> Graph:
         """Add to the notes what was kept whole, and warn where the cut falls short because of it, or is none."""
         held = _listed(coupling)
         if held:
             small.notes = (*small.notes, f"prune.Channels: {held}")
         asked = self.fraction or self.macs or self.latency or 0.0
         what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
-        if held and reached < asked * (1 - WITHIN):
+        if held and reached < asked * (1 - WITHIN) and not coarse:
             told = f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}"
             remedy = "write those lines with other operators, or leave those layers as they are"
         elif unchanged:
@@ -171,10 +179,9 @@ class Channels:
             told = f"Channels removed nothing: {asked:.3g} of each group of units, rounded{rounding}, is none"
             remedy = "use a larger fraction" + (" or a smaller multiple" if rounding else "")
         else:
-            if self.fraction is None and self.multiple > 1 and abs(reached - asked) > WITHIN * asked:
-                told = (
-                    f"{asked:.3g} of the {what} asked for, {reached:.3g} gone: widths are multiples of {self.multiple}"
-                )
+            if self.fraction is None and abs(reached - asked) > WITHIN * asked:
+                why = f"widths are multiples of {self.multiple}" if self.multiple > 1 else "the next step is as large"
+                told = f"{asked:.3g} of the {what} asked for, {reached:.3g} gone: {why}"
                 small.notes = (*small.notes, f"prune.Channels: {told}")
             return small
         warnings.warn(f"{told}. What to do: {remedy}.", LeanlyWarning, stacklevel=4)
@@ -193,9 +200,10 @@ def _share_of_indices(coupling: Coupling, removal: Removal, groups: list[tuple[A
 
 def _listed(coupling: Coupling) -> str:
     """Name the operators without a rule, their lines, and what they keep whole."""
-    told = [
-        f"{item.operator} at {item.source} keeps {', '.join(item.tensors[:3])}"
-        f"{' and others' if len(item.tensors) > 3 else ''} whole"
-        for item in coupling.frozen
-    ]
+    told = [f"{item.operator} at {item.source} keeps {_some(item.tensors)} whole" for item in coupling.frozen]
+    told = list(dict.fromkeys(told))  # a cell that runs step by step is one line
     return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")

@@ -6,6 +6,7 @@ import heapq
 from dataclasses import dataclass
 
 from leanly.costs import CostTable
+from leanly.errors import SettingError
 from leanly.graph.coupling import Axis
 from leanly.prune.removal import WITHIN, Array, Removal, Taken
 from leanly.prune.work import Work
@@ -22,10 +23,16 @@ class _Queue:
     step: int
     place: int = 0
     piece: int = 1
+    idle: int = 0
+    """So many pieces together are known to free nothing."""
 
     def next(self) -> Array:
+        return self.some(self.piece)
+
+    def some(self, pieces: int) -> Array:
         odd = (len(self.units) - self.place) % self.step
-        return self.units[self.place : self.place + (odd or self.piece * self.step)]
+        count = odd + (pieces - 1) * self.step if odd else pieces * self.step
+        return self.units[self.place : self.place + count]
 
 
 def take_cheapest(
@@ -46,8 +53,17 @@ def take_cheapest(
 
     Returns:
         The share that was reached, and whether steps are left that would go too far.
+
+    Raises:
+        SettingError: nothing takes anything: the network multiplies nothing, or the table has none of its layers.
     """
     work = Work(removal.coupling, costs)
+    if not work.total:
+        raise SettingError(
+            "the network multiplies nothing" if costs is None else "no layer of the network takes time in the costs",
+            where="Channels.macs" if costs is None else "Channels.costs",
+            remedy="use fraction=" if costs is None else "measure this network: layers are known by their nodes' names",
+        )
     total, target = work.total, share * work.total
     queues = [_Queue(removal.ordered(axis), removal.step(axis)) for axis in axes]
     heap: list[tuple[float, int]] = []
@@ -67,11 +83,14 @@ def take_cheapest(
         missing = target - (total - work.total)
         nearer = missing if removal.multiple > 1 and queue.piece == 1 else 0.0
         too_much = saved - missing > max(target * WITHIN, nearer)
-        if too_much or not removal.is_legal(taken):
-            if queue.piece > 1:
-                queue.piece //= 2
-            elif too_much:  # and so is every other unit of this axis
+        legal = removal.is_legal(taken)
+        if too_much or not legal:
+            if queue.piece > queue.idle + 1:
+                queue.piece = max(queue.piece // 2, queue.idle + 1)
+            elif legal:  # too much, and so is every other unit of this axis
                 spared.append(taken)
+                continue
+            elif queue.idle:  # fewer free nothing, and these would empty a layer
                 continue
             else:
                 queue.place += len(taken.units)
@@ -84,6 +103,8 @@ def take_cheapest(
         removal.take(taken)
         work.shorten(removal.lengths, taken.dims)
         queue.place += len(taken.units)
+        if queue.idle:
+            queue.piece, queue.idle = 1, 0
         _push(heap, removal, work, queue, number)
     if total - work.total < target * (1 - WITHIN):
         _take_nearest(removal, work, [removal.takes(taken.units) for taken in spared], target - (total - work.total))
@@ -108,13 +129,35 @@ def _take_nearest(removal: Removal, work: Work, spared: list[Taken], missing: fl
 
 
 def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Queue, number: int) -> None:
-    """Queue up the next units of an axis that free anything: what overlaps with others may be gone already."""
+    """Queue up the next units of an axis that free anything: what overlaps with others may be gone already.
+
+    Where a time falls in steps of several units, so many are queued up at once.
+    """
     while queue.place < len(queue.units):
         ratio, saved = _ratio(removal, work, removal.takes(queue.next()))
         if saved > 0:
             heapq.heappush(heap, (ratio, number))
             return
-        queue.place += len(queue.next())
+        if work.in_steps:
+            queue.piece = _fewest(removal, work, queue)
+            queue.idle = queue.piece - 1
+            if not queue.piece:
+                return
+        else:
+            queue.place += len(queue.next())
+
+
+def _fewest(removal: Removal, work: Work, queue: _Queue) -> int:
+    """Return the fewest pieces that free anything together; 0 where all that are left free nothing."""
+    low, high = queue.piece, -(-(len(queue.units) - queue.place) // queue.step) + 1
+    most = high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _ratio(removal, work, removal.takes(queue.some(middle)))[1] > 0:
+            high = middle
+        else:
+            low = middle
+    return high if high < most else 0
 
 
 def _ratio(removal: Removal, work: Work, taken: Taken) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.rows import checked_batches
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of
 from leanly.prune.skipping import skipping
 from leanly.prune.values import activation_entropy, fisher, second_order
@@ -60,7 +61,7 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     graph = graph.clone().eval()
     weights = {name: weight.requires_grad_() for name, weight in graph.named_parameters()}
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    for inputs, targets in split.flat_batches(BATCH, ROWS):
+    for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
         outputs = graph.flat(*(tensor.to(graph.device) for tensor in inputs))
         loss = loss_of(graph, task, split, outputs, targets)
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)

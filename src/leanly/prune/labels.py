@@ -10,6 +10,7 @@ from torch import Tensor
 from leanly.data import Split
 from leanly.errors import DataError
 from leanly.graph import Graph
+from leanly.graph.checking import check_task
 from leanly.structure import build
 from leanly.task import Task
 
@@ -37,6 +38,7 @@ def seen_rows(task: Task | None, told: str, *, where: str, instead: str = "") ->
     Raises:
         DataError: there are none; says what was told, and what can be used instead.
     """
+    check_task(task, where)
     split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(told, where=where, remedy=f"give the task train= or validation= (labels are not used){instead}")
@@ -49,6 +51,7 @@ def labelled(task: Task | None, name: str) -> tuple[Task, Split]:
     Raises:
         DataError: there are none; the criterion is named.
     """
+    check_task(task, name)
     split = task.seen_split() if task is not None else None
     if task is None or split is None:
         raise DataError(

@@ -14,7 +14,9 @@ from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, has_columns
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.layers import learned_layers, reads_parameter
+from leanly.graph.nodes import argument
+from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
@@ -57,7 +59,7 @@ class Refit:
 
         Raises:
             DataError: the task has no rows.
-            SettingError: no layer of the graph is a part of one of the teacher's.
+            SettingError: no layer of the graph is a part of one of the teacher's, or the teacher has lost more.
         """
         check_graph(graph, "Refit")
         split = seen_rows(task, "refitting needs rows, and there are none", where="Refit")
@@ -66,18 +68,22 @@ class Refit:
         mode = graph.training
         graph.eval()
         teacher = find_teacher(self.teacher, task, "Refit", graph.device)
-        pairs = _pairs(graph, teacher)
-        if not pairs:
+        layers = learned_layers(graph)
+        pairs = _pairs(layers, graph, teacher)
+        left = [layer.name for layer in layers if layer not in pairs]
+        left += [layer.name for layer, theirs in pairs.items() if not self._refit(graph, layer, teacher, theirs, split)]
+        if len(left) == len(layers):
             raise SettingError(
                 "no layer of the graph is a part of one of the teacher's",
                 where="Refit",
                 remedy="put it behind prune.Channels, or give the graph that was cut as teacher",
             )
-        for layer, theirs in pairs:
-            self._refit(graph, layer, teacher, theirs, split)
+        if left:
+            graph.notes = (*graph.notes, f"prune.Refit left as they are: {', '.join(left)}")
         return graph.train(mode)
 
-    def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> None:
+    def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> bool:
+        """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
         weight = find(graph.module, str(argument(layer, "weight").target))
         bias = argument(layer, "bias")
         kept = kept_outputs(graph, teacher, layer)
@@ -85,13 +91,16 @@ class Refit:
         wanted = Inside(teacher, [theirs.name])
         squares = products = torch.zeros((), device=graph.device)
         with torch.no_grad():
-            for inputs, _ in split.flat_batches(BATCH, self.samples):
+            for inputs, _ in checked_batches(graph, split, BATCH, self.samples):
                 leaves = [tensor.to(graph.device) for tensor in inputs]
                 (given,), (output,) = ours(*leaves), wanted(*leaves)
                 x = columns(given, layer, weight.shape[2:]).double()
                 if bias is not None:
                     x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-                y = _outputs(output, layer)[kept].reshape(len(x), -1, x.shape[2]).double()
+                y = _outputs(output, layer)[kept].double()
+                if y.shape[1] != x.shape[2]:
+                    return False
+                y = y.reshape(len(x), -1, x.shape[2])
                 squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
             now = weight.double().reshape(len(squares), -1, weight[0].numel())
             if bias is not None:
@@ -101,6 +110,7 @@ class Refit:
                 find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]
             weight.copy_(solved.reshape(weight.shape))
+        return True
 
 
 def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> Tensor:
@@ -110,17 +120,17 @@ def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> T
     return torch.linalg.solve(damped, (products + held[:, None, None] * now).transpose(1, 2)).transpose(1, 2)
 
 
-def _pairs(graph: Graph, teacher: Graph) -> list[tuple[Node, Node]]:
-    """Return the layers that the teacher has too, in the order in which they run."""
-    others = {node.name: node for node in teacher.module.graph.nodes}
-    found = []
-    for node in graph.module.graph.nodes:
-        if not has_columns(node) or not reads_tensor(argument(node, "weight")):
+def _pairs(layers: Sequence[Node], graph: Graph, teacher: Graph) -> dict[Node, Node]:
+    """Return the layers that can be solved and the same ones of the teacher, in the order in which they run."""
+    others = {node.name: node for node in learned_layers(teacher)}
+    found = {}
+    for layer in layers:
+        other, weight = others.get(layer.name), argument(layer, "weight")
+        if other is None or other.target is not layer.target or argument(other, "weight").target != weight.target:
             continue
-        other = others.get(node.name)
-        readers = list(argument(node, "weight").users)
-        if other is not None and other.target is node.target and len(readers) == 1:
-            found.append((node, other))
+        own = len(weight.users) == 1 and (argument(layer, "bias") is None or reads_parameter(graph, layer, "bias"))
+        if own and has_columns(layer):
+            found[layer] = other
     return found
 
 
@@ -131,10 +141,19 @@ def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:
         graph: whose `kept` tells.
         teacher: the graph it was cut out of; what it had lost by then itself is taken into account.
         layer: of the graph.
+
+    Raises:
+        SettingError: the teacher has lost some of them itself.
     """
     name = str(argument(layer, "weight").target)
     ours, theirs = (_indices(held, name) for held in (graph, teacher))
     place = {int(index): position for position, index in enumerate(theirs)}
+    if not all(int(index) in place for index in ours):
+        raise SettingError(
+            f"the teacher has lost filters of {name} that the graph still has",
+            where="teacher",
+            remedy="give the graph that was cut as teacher",
+        )
     return torch.tensor([place[int(index)] for index in ours])
 
 

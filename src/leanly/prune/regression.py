@@ -14,6 +14,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.layers import layer_weights
 from leanly.graph.nodes import argument
+from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
@@ -70,15 +71,18 @@ class SparseGPT:
         mode = graph.training
         graph.eval()
         readers = layer_weights(graph, self.dense, "SparseGPT")
-        layers = [node for node in graph.module.graph.nodes if node.name in readers.values() and has_columns(node)]
+        layers = [layer for layer in readers.values() if has_columns(layer)]
         if not layers:
             raise SettingError(
                 "there is no weight to take from",
                 where="SparseGPT",
-                remedy="shorten dense; it knows linear layers and convolutions of images",
+                remedy="shorten dense; it knows linear layers and convolutions of images and sequences",
             )
         for layer in layers:
             self._thin(graph, layer, split)
+        whole = [layer.name for layer in readers.values() if not has_columns(layer)]
+        if whole:
+            graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")
         return graph.train(mode)
 
     def _thin(self, graph: Graph, layer: Node, split: Split) -> None:
@@ -88,7 +92,7 @@ class SparseGPT:
         run = Inside(graph, [argument(layer, "input").name])
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
-            for inputs, _ in split.flat_batches(BATCH, self.samples):
+            for inputs, _ in checked_batches(graph, split, BATCH, self.samples):
                 (given,) = run(*(tensor.to(graph.device) for tensor in inputs))
                 multiplied = columns(given, layer, weight.shape[2:]).double()
                 hessians = hessians + multiplied @ multiplied.transpose(1, 2)

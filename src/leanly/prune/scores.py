@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from torch import Tensor
 
 from leanly.errors import SettingError
@@ -39,6 +39,28 @@ def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
     return csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
 
 
+def everywhere(coupling: Coupling, held: Matrix, graph: Graph) -> tuple[Matrix, list[str]]:
+    """Return the shares with those of magnitude where a criterion says nothing about all units of an axis.
+
+    Args:
+        held: from `shares`.
+        graph: whose weights are read.
+
+    Returns:
+        The shares, and the parameters along which magnitude decides.
+    """
+    scores = np.asarray((coupling.units @ held).sum(1)).ravel()
+    silent = np.zeros(coupling.classes)
+    for axis in (axis for group in coupling.groups for axis in group.axes):
+        if not scores[axis.units].any():
+            silent[coupling.units[axis.units].indices] = 1
+    if not silent.any():
+        return held, []
+    weights = {name: weight.detach().square().cpu() for name, weight in graph.named_parameters() if weight.ndim > 1}
+    names = [place.name for place in coupling.parameter_dims if silent[place.classes].any()]
+    return held + diags(silent) @ shares(coupling, weights), list(dict.fromkeys(names))
+
+
 def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
     """Return a criterion's answer on the CPU, under all names of each parameter.
 
@@ -46,9 +68,14 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
         SettingError: it is no dict of finite tensors, none negative, in the shapes of parameters.
     """
     remedy = "return {parameter name: tensor of its shape}, finite and not negative"
-    if not isinstance(found, dict) or not found:
-        told = "nothing" if found == {} else f"a {type(found).__name__}"
-        raise SettingError(f"it returned {told}", where=f"importance {name}", remedy=remedy)
+    if isinstance(found, dict) and not found:
+        raise SettingError(
+            "it finds nothing in this network that it can judge",
+            where=f"importance {name}",
+            remedy="use leanly.prune.magnitude, which reads every weight",
+        )
+    if not isinstance(found, dict):
+        raise SettingError(f"it returned a {type(found).__name__}", where=f"importance {name}", remedy=remedy)
     every = tensors.every(graph.module)
     aliases = tensors.names_by_tensor(every)
     result: dict[str, Tensor] = {}

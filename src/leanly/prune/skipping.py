@@ -7,6 +7,7 @@ from torch import Tensor
 
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
+from leanly.graph.rows import checked_batches
 from leanly.graph.shortening import without_blocks
 from leanly.prune.labels import rows_of
 from leanly.task import Task
@@ -30,7 +31,7 @@ def skipping(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         DataError: the task has no rows.
     """
     split = rows_of(task, "skipping")
-    inputs, _ = next(split.flat_batches(ROWS, ROWS))
+    inputs, _ = next(checked_batches(graph, split, ROWS, ROWS))
     inputs = [tensor.to(graph.device) for tensor in inputs]
     graph = graph.clone().eval()
     sizes = {name: parameter.shape for name, parameter in graph.named_parameters()}

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.layers import layer_weights
+from leanly.graph.layers import layer_weights, transposed_groups
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
@@ -79,7 +80,7 @@ class Sparse:
                 find(graph.module, name).masked_fill_(~kept, 0)
         return graph
 
-    def _kept(self, scores: dict[str, Tensor], readers: dict[str, str]) -> dict[str, Tensor]:
+    def _kept(self, scores: dict[str, Tensor], readers: dict[str, Node]) -> dict[str, Tensor]:
         if self.pattern is not None:
             return {name: _of_every(score, *self.pattern, readers[name]) for name, score in scores.items()}
         assert self.sparsity is not None
@@ -109,7 +110,7 @@ def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where:
         raise SettingError(f"sparsity={sparsity!r}", where=where, remedy="use a share between 0 and 1")
     if pattern is None:
         return None
-    numbers = tuple(pattern)
+    numbers = tuple(pattern) if isinstance(pattern, tuple | list) else ()
     if len(numbers) != 2 or not all(is_whole(number, 1) for number in numbers) or numbers[0] >= numbers[1]:
         raise SettingError(f"pattern={pattern!r}", where=where, remedy="use (n, m), n below m: (2, 4)")
     return numbers[0], numbers[1]
@@ -140,7 +141,9 @@ def largest(scores: Tensor, sparsity: float) -> Tensor:
     return kept.reshape(scores.shape)
 
 
-def _of_every(scores: Tensor, n: int, m: int, layer: str) -> Tensor:
+def _of_every(scores: Tensor, n: int, m: int, layer: Node) -> Tensor:
     """Mark the n highest of every m neighbours along the inputs of each output, tap by tap."""
-    check_divides(scores.shape[1], m, layer, "Sparse.pattern")
-    return kept_of_every(scores.movedim(1, -1), n, m).movedim(-1, 1)
+    groups = transposed_groups(layer)
+    inputs = 0 if groups else 1
+    check_divides(scores.shape[inputs] // max(groups, 1), m, layer.name, "Sparse.pattern")
+    return kept_of_every(scores.movedim(inputs, -1), n, m).movedim(-1, inputs)

@@ -10,15 +10,15 @@ from torch.fx import Node
 
 from leanly.graph import Graph
 from leanly.graph.columns import columns, has_columns
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
+from leanly.graph.nodes import argument
+from leanly.graph.rows import checked_batches
 from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
-from leanly.prune.weights import entropies, spread_evenly
+from leanly.prune.weights import entropies
 from leanly.task import Task
 
 aten = torch.ops.aten
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
-LAYERS = CONVOLUTIONS | {aten.linear.default}
 DAMPING = 0.01
 """Share of the mean of a Hessian's diagonal that is added to it."""
 WIDEST = 4608
@@ -43,7 +43,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     inside = Inside(graph, [layer.name for layer in layers])
     means: list[list[Tensor]] = [[] for _ in layers]
     with torch.no_grad():
-        for inputs, _ in split.flat_batches(BATCH, ROWS):
+        for inputs, _ in checked_batches(graph, split, BATCH, ROWS):
             values = inside(*(tensor.to(graph.device) for tensor in inputs))
             for kept, layer, value in zip(means, layers, values, strict=True):
                 kept.append(_channels(layer, value).mean(2))
@@ -55,7 +55,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
         own = (rows - rows.amin(1, keepdim=True)) / (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)).clamp(
             1e-12
         )
-        found[name] = spread_evenly(entropies(own), weight)
+        found[name] = spread_evenly(entropies(own), weight, transposed_groups(layer))
     return found
 
 
@@ -79,20 +79,22 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         parameter.requires_grad_()
     layers = _layers(graph)
     watched = Watched(graph, [layer.name for layer in layers])
-    total = [torch.zeros(_weight(graph, layer)[1].shape[0], dtype=torch.float64) for layer in layers]
-    for inputs, targets in split.flat_batches(BATCH, ROWS):
+    total = [torch.zeros((), dtype=torch.float64) for _ in layers]
+    for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
         outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
         values = outputs[len(graph.outputs) :]
         loss = loss_of(graph, task, split, outputs[: len(graph.outputs)], targets)
         slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
-        for sums, layer, value, slope in zip(total, layers, values, slopes, strict=True):
+        for number, (layer, value, slope) in enumerate(zip(layers, values, slopes, strict=True)):
             if slope is not None:
                 along = _channels(layer, value.detach() * slope).sum(2)
-                sums += along.double().square().sum(0).cpu()
+                total[number] = total[number] + along.double().square().sum(0).cpu()
     found: dict[str, Tensor] = {}
     for sums, layer in zip(total, layers, strict=True):
         name, weight = _weight(graph, layer)
-        found[name] = found.get(name, torch.zeros(())) + spread_evenly(sums, weight)
+        groups = transposed_groups(layer)
+        scores = sums.expand(len(filters(weight, groups)))
+        found[name] = found.get(name, torch.zeros(())) + spread_evenly(scores, weight, groups)
     return found
 
 
@@ -116,7 +118,7 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     inside = Inside(graph, names)
     hessians: dict[str, Tensor] = {}
     with torch.no_grad():
-        for inputs, _ in split.flat_batches(BATCH, ROWS):
+        for inputs, _ in checked_batches(graph, split, BATCH, ROWS):
             values = dict(zip(names, inside(*(tensor.to(graph.device) for tensor in inputs)), strict=True))
             for layer in layers:
                 seen = _hessian(layer, _weight(graph, layer)[1], values[argument(layer, "input").name])
@@ -131,13 +133,9 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
 
 
 def _layers(graph: Graph) -> list[Node]:
-    return [
-        node
-        for node in graph.module.graph.nodes
-        if node.target in LAYERS
-        and reads_tensor(argument(node, "weight"))
-        and isinstance(argument(node, "input"), Node)
-    ]
+    """Return the layers that compute on values of rows: one that reads a single vector has none."""
+    shapes = graph.shapes(2)
+    return [layer for layer in learned_layers(graph) if len(shapes[layer.name]) > 1]
 
 
 def _weight(graph: Graph, layer: Node) -> tuple[str, Tensor]:
@@ -147,9 +145,9 @@ def _weight(graph: Graph, layer: Node) -> tuple[str, Tensor]:
 
 def _channels(layer: Node, value: Tensor) -> Tensor:
     """Return a layer's output as `[rows, channels, places]`."""
-    if layer.target in CONVOLUTIONS:
-        return value.flatten(2)
-    return value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)
+    if layer.target is aten.linear.default:
+        return value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)
+    return value.flatten(2)
 
 
 def _hessian(layer: Node, weight: Tensor, value: Tensor) -> Tensor:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.task import Task
 
 BINS = 32
 """Of the histograms whose entropy is taken."""
 SEED = 0
-NORM = torch.ops.aten.batch_norm.default
+NORM, EMBEDDING = torch.ops.aten.batch_norm.default, torch.ops.aten.embedding.default
 
 
 def magnitude_l1(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -67,7 +67,7 @@ def geometric_median(graph: Graph, task: Task | None = None) -> dict[str, Tensor
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: spread_evenly(_distances(weight.flatten(1)), weight) for name, weight in _weights(graph)}
+    return _by_filter(graph, _distances)
 
 
 def weight_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ def weight_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: spread_evenly(entropies(weight.flatten(1)), weight) for name, weight in _weights(graph)}
+    return _by_filter(graph, entropies)
 
 
 def lamp(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -136,11 +136,17 @@ def _weights(graph: Graph) -> Iterator[tuple[str, Tensor]]:
             yield name, weight.detach()
 
 
+def _by_filter(graph: Graph, score: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Score the filters of each weight; the rows of a table are none."""
+    nodes = graph.module.graph.nodes
+    tables = {str(argument(node, "weight").target) for node in nodes if node.target is EMBEDDING}
+    groups = {str(argument(layer, "weight").target): transposed_groups(layer) for layer in learned_layers(graph)}
+    return {
+        name: spread_evenly(score(filters(weight, groups.get(name, 0))), weight, groups.get(name, 0))
+        for name, weight in _weights(graph)
+        if name in groups or name not in tables
+    }
+
+
 def _distances(filters: Tensor) -> Tensor:
     return torch.cdist(filters.double(), filters.double()).sum(1)
-
-
-def spread_evenly(scores: Tensor, weight: Tensor) -> Tensor:
-    """Give each element an even part of what its filter scores."""
-    each = scores.to(weight.device) / math.prod(weight.shape[1:])
-    return each.reshape(-1, *[1] * (weight.ndim - 1)).expand(weight.shape).contiguous()

@@ -38,6 +38,11 @@ class Work:
                     self.counts.append(count)
 
     @property
+    def in_steps(self) -> bool:
+        """Whether what layers take need not fall with each unit that leaves."""
+        return self._costs is not None
+
+    @property
     def total(self) -> float:
         """What is left."""
         return sum(self.counts)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter
 
-from leanly.checks import first_place
-from leanly.errors import DataError, LeanlyWarning, SettingError
+from leanly.errors import DataError, LeanlyWarning
 from leanly.graph import Graph
+from leanly.graph.checking import check_task
+from leanly.graph.rows import check_rows, checked_batches
 from leanly.graph.statistics import Histogram
-from leanly.graph.tensors import dtype_name
 from leanly.quantize.placement import KERNELS, place
 from leanly.training.precision import placed, takes_channels_last
 
@@ -46,48 +46,16 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
         DataError: the task has neither, the rows are not what the graph takes, or are to be drawn from a stream.
     """
     split = _calibration_split(task)
-    for batch, inputs in enumerate(_drawn(split, samples, draw) if draw else _first(split, samples)):
-        _check(graph, inputs, f"split {split.name!r}", BATCH * batch)
+    if not draw:
+        for inputs, _ in checked_batches(graph, split, BATCH, samples):
+            yield inputs
+        return
+    for batch, (rows, inputs) in enumerate(_drawn(split, samples, draw)):
+        check_rows(graph, inputs, f"split {split.name!r}, batch {batch}", rows)
         yield inputs
 
 
-def _check(graph: Graph, inputs: list[Tensor], where: str, row: int) -> None:
-    for spec, tensor in zip(graph.inputs, inputs, strict=True):
-        shape, dtype = list(tensor.shape), dtype_name(tensor)
-        if dtype != spec.dtype and "float" in dtype + spec.dtype:
-            raise DataError(
-                f"input {spec.name} is {dtype}, and the graph takes {spec.dtype}",
-                where=where,
-                remedy="prepare calibration rows as the example",
-            )
-        fits = len(shape) == len(spec.shape) and all(
-            isinstance(asked, str) or asked == given for asked, given in zip(spec.shape, shape, strict=True)
-        )
-        if not fits:
-            raise DataError(
-                f"input {spec.name} is of shape {shape}, and the graph takes {list(spec.shape)}",
-                where=where,
-                remedy="prepare calibration rows as the example; a dimension that varies goes into capture(dynamic=)",
-            )
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = row + first_place(~tensor.isfinite())[0]
-            raise DataError(
-                f"input {spec.name} holds NaN or infinity in calibration row {bad}",
-                where=f"{where}, calibration batch {row // BATCH}",
-                remedy="take that row out; task.check() looks at all",
-            )
-
-
-def _first(split: Split, samples: int) -> Iterator[list[Tensor]]:
-    left = samples
-    for inputs, _ in split.flat_batches(BATCH):
-        yield [tensor[:left] for tensor in inputs]
-        left -= BATCH
-        if left <= 0:
-            return
-
-
-def _drawn(split: Split, samples: int, draw: int) -> Iterator[list[Tensor]]:
+def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[list[int], list[Tensor]]]:
     if not split.counted:
         raise DataError(
             "calibration rows can't be drawn from a stream",
@@ -95,8 +63,8 @@ def _drawn(split: Split, samples: int, draw: int) -> Iterator[list[Tensor]]:
             remedy="draw=0 takes its first rows; or give arrays or a Dataset that knows its length",
         )
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))[:samples]
-    for start in range(0, len(rows), BATCH):
-        yield split.take(rows[start : start + BATCH])[0]
+    for picked in rows.split(BATCH):
+        yield picked.tolist(), split.take(picked)[0]
 
 
 def calibrate(
@@ -160,12 +128,7 @@ def _compare_ranges(graph: Graph, task: Task | None) -> None:
 
 
 def _calibration_split(task: Task | None) -> Split:
-    if task is not None and not hasattr(task, "seen_split"):
-        raise SettingError(
-            f"a {type(task).__name__} was given where a Task is needed",
-            where="calibration",
-            remedy="give leanly.Task(model, example=..., train=...)",
-        )
+    check_task(task, "calibration")
     split = task.seen_split() if task is not None else None
     if split is None:
         raise DataError(

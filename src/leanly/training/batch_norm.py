@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,15 @@ from torch.fx import Node
 from leanly.data import fixed_random
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_graph, modes
+from leanly.graph.checking import check_task
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.rows import check_rows
 from leanly.graph.tensors import find
 from leanly.scalars import is_whole
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.precision import deterministic, placed, takes_channels_last
-from leanly.training.rows import Rows
+from leanly.training.rows import Rows, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ class BatchNorm:
         """Return the graph with new statistics; one without batch norm comes back as it is.
 
         Raises:
-            DataError: the task has neither training nor validation rows.
+            DataError: the task has neither training nor validation rows, or they are not what the graph takes.
         """
         check_graph(graph, "BatchNorm")
+        check_task(task, "BatchNorm")
         graph = graph.clone()
         norms = {node for node in graph.module.graph.nodes if _follows_batch(node)}
         if not norms:
@@ -71,8 +75,17 @@ class BatchNorm:
             for batch in rows.epoch(0):
                 if batch.number * self.batch_size >= self.rows:
                     break
+                check_rows(graph, batch.inputs, f"split {split.name!r}", _numbers(batch))
                 counting.run(*placed(batch.inputs, graph.device, channels_last))
         return graph.train(training)
+
+
+def _numbers(batch: TrainBatch) -> Sequence[int]:
+    """Return the numbers of a batch's rows; of a stream they are counted."""
+    if batch.rows is not None:
+        return batch.rows.tolist()
+    start = batch.number * len(batch.targets)
+    return range(start, start + len(batch.targets))
 
 
 def _follows_batch(node: Node) -> bool:

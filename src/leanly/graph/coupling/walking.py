@@ -13,6 +13,7 @@ from leanly.graph.coupling.moving import move
 from leanly.graph.coupling.rules import RULES
 from leanly.graph.coupling.rules.elementwise import pointwise
 from leanly.graph.coupling.shrinking import Question, operator_name
+from leanly.graph.coupling.vanishing import vanishes
 from leanly.graph.coupling.variables import FROZEN, Dims
 from leanly.graph.coupling.wiring import Wiring
 from leanly.graph.shapes import propagate
@@ -48,6 +49,8 @@ def wire(graph: Graph, whole: frozenset[str] = frozenset()) -> Wiring:
             wiring.values[node.name] = found if found is not None else _hold(node, wiring)
         elif node.target is not torch.ops.aten.sym_size.int:
             _hold(node, wiring)
+        if node.name in wiring.values and vanishes(node, wiring):
+            wiring.vanishing.add(node.name)
     return wiring
 
 

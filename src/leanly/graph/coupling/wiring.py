@@ -38,6 +38,8 @@ class Wiring:
         """Of grouped convolutions and norms: the variables of the groups themselves."""
         self.moved: dict[str, tuple[Question, list[fx.Node]]] = {}
         """Nodes that rearrange, with the question they stand for and the tensors in its slots."""
+        self.vanishing: set[str] = set()
+        """Nodes whose values are zero where all that is stored of an index is."""
         self._owners: dict[int, Dims] = {}
         self._barriers: dict[str, int] = {}
 
@@ -125,6 +127,11 @@ class Wiring:
         for dim in dims:
             self.variables.freeze(dim, by)
         return by
+
+    def adds_up(self, dim: Array, *factors: fx.Node) -> None:
+        """Note that products, or one factor alone, are summed over a dimension; what is not zero is missed there."""
+        if not any(factor.name in self.vanishing for factor in factors):
+            self.variables.changes_statistics(dim)
 
     def solid(self, node: fx.Node, by: int) -> list[Dims]:
         """Return results that never lose an index."""

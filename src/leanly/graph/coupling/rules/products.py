@@ -22,6 +22,7 @@ def convolution(node: fx.Node, wiring: Wiring) -> list[Dims]:
     by = wiring.hold(node, *x[len(x) - spatial :])
     if groups == 1:
         variables.same(channels, weight[1 - transposed])
+        wiring.adds_up(channels, argument(node, "input"), argument(node, "weight"))
         outputs = weight[int(transposed)]
     else:
         number = variables.fresh(groups)
@@ -44,6 +45,7 @@ def linear(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Couple features with the weight's dimension 1, outputs with its dimension 0."""
     x, weight = wiring.given(node, "input"), wiring.given(node, "weight")
     wiring.variables.same(x[-1], weight[-1])
+    wiring.adds_up(x[-1], argument(node, "input"), argument(node, "weight"))
     if len(weight) == 1:
         return [x[:-1]]
     _bias(node, wiring, weight[0])
@@ -52,15 +54,15 @@ def linear(node: fx.Node, wiring: Wiring) -> list[Dims]:
 
 def matmul(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Multiply matrices: the last dimension of the left against the one before last of the right."""
-    one, other = (wiring.dims(source) for source in wiring.sources(node)[:2])
+    one, other = wiring.sources(node)[:2]
     return [_multiply(one, other, wiring, wiring.shape(node))]
 
 
 def added_matmul(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Multiply matrices and add a third tensor, broadcast."""
-    added, one, other = (wiring.dims(source) for source in wiring.sources(node)[:3])
+    added, one, other = wiring.sources(node)[:3]
     shape = wiring.shape(node)
-    return [wiring.broadcast([_multiply(one, other, wiring, shape), added], shape)]
+    return [wiring.broadcast([_multiply(one, other, wiring, shape), wiring.dims(added)], shape)]
 
 
 def einsum(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
@@ -78,6 +80,9 @@ def einsum(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     if not arrow:
         hidden = "..." if any(isinstance(letter, int) for letter in known) else ""
         right = hidden + "".join(sorted(x for x in known if isinstance(x, str) and left.count(x) == 1))
+    for letter in (letter for letter in known if isinstance(letter, str) and letter not in right):
+        having = [operand for term, operand in zip(left.split(","), operands, strict=True) if letter in term]
+        wiring.adds_up(known[letter], *having)
     return [[known[letter] for letter in _letters(right, len(wiring.shape(node)))]]
 
 
@@ -86,6 +91,7 @@ def attention(node: fx.Node, wiring: Wiring) -> list[Dims]:
     query, key, value = (wiring.given(node, name) for name in ("query", "key", "value"))
     mask, variables = wiring.given(node, "attn_mask"), wiring.variables
     variables.same(query[-1], key[-1])
+    wiring.adds_up(query[-1], argument(node, "query"), argument(node, "key"))
     for length in (query[-2], key[-2], value[-2], *(mask[-2:] if mask else ())):
         variables.freeze(length)
     shape = wiring.shape(node)
@@ -99,7 +105,9 @@ def attention(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return [[*wiring.broadcast(leading, shape[:-2]), query[-2], value[-1]]]
 
 
-def _multiply(one: Dims, other: Dims, wiring: Wiring, shape: tuple[int, ...]) -> Dims:
+def _multiply(left: fx.Node, right: fx.Node, wiring: Wiring, shape: tuple[int, ...]) -> Dims:
+    one, other = wiring.dims(left), wiring.dims(right)
+    wiring.adds_up(one[-1], left, right)
     wiring.variables.same(one[-1], other[-2] if len(other) > 1 else other[0])
     result = [one[-2]] if len(one) > 1 else []
     result += [other[-1]] if len(other) > 1 else []

@@ -13,8 +13,8 @@ from leanly.graph.nodes import argument, argument_names
 
 
 def summed(node: fx.Node, wiring: Wiring) -> list[Dims]:
-    """Add up: what left is missing from the sum, which is all that a cut does."""
-    return _reduced(node, wiring, lambda dim: None)
+    """Add up: what left is missing from the sum, which is all that a cut does where it was zero."""
+    return _reduced(node, wiring, lambda dim: wiring.adds_up(dim, wiring.sources(node)[0]))
 
 
 def averaged(node: fx.Node, wiring: Wiring) -> list[Dims]:

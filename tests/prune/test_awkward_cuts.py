@@ -1,0 +1,303 @@
+"""Awkward cuts: sums over what is not zero, fixed filters, layers that a criterion doesn't know, coarse steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import leanly
+from leanly.costs import CostTable
+from leanly.errors import DataError, SettingError
+from leanly.graph import Graph
+from leanly.graph.coupling import couple
+from leanly.prune import Channels, Refit, Sparse, SparseGPT
+from leanly.training import BatchNorm
+
+
+def task_of(model: nn.Module, *shape: int, rows: int = 24) -> leanly.Task:
+    x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(1))
+    return leanly.Task(model.eval(), example=(x[:2],), train=(x, torch.arange(rows) % 4))
+
+
+def captured(model: nn.Module, *shape: int) -> Graph:
+    return leanly.capture(model.eval(), example=(torch.randn(2, *shape),))
+
+
+class Summed(nn.Module):
+    """Two linear layers with something between that adds up over the features of the first."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.between = nn.Linear(6, 8), nn.Linear(8, 4), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.one(x)
+        return self.two(y * self.between(y))
+
+
+def changes(graph: Graph) -> list[bool]:
+    return [axis.changes_statistics for group in couple(graph).groups for axis in group.axes]
+
+
+@pytest.mark.parametrize(
+    ("between", "changed"),
+    [
+        (lambda y: torch.relu(y).sum(1, keepdim=True), False),
+        (lambda y: (2 * F.gelu(y) * y.sigmoid()).sum(1, keepdim=True), False),
+        (lambda y: (y.unsqueeze(1) @ torch.tanh(y).unsqueeze(2)).squeeze(2), False),
+        (lambda y: torch.sigmoid(y).sum(1, keepdim=True), True),
+        (lambda y: (F.elu(y) + 1).sum(1, keepdim=True), True),
+        (lambda y: (torch.cos(y).unsqueeze(1) @ torch.exp(y).unsqueeze(2)).squeeze(2), True),
+        (lambda y: torch.einsum("bi,bi->b", y.exp(), y.cos()).unsqueeze(1), True),
+        (lambda y: torch.einsum("bi,bi->b", y.exp(), y).unsqueeze(1), False),
+        (lambda y: (y - y.mean(1, keepdim=True)).square().sum(1, keepdim=True), True),
+    ],
+)
+def test_a_sum_over_what_is_not_zero_when_cut_changes_statistics(between, changed):
+    model = Summed(between)
+    graph = captured(model, 6)
+    assert changes(graph) == [changed]
+    if changed:
+        with pytest.raises(SettingError, match="nothing can be removed"):
+            Channels(fraction=0.5, normalized=False)(graph)
+        return
+    small = Channels(fraction=0.5, normalized=False)(graph)
+    kept = small.kept["one.weight"][0]
+    gone = [index for index in range(8) if index not in set(map(int, kept))]
+    assert len(gone) == 4
+    with torch.no_grad():
+        model.one.weight[gone], model.one.bias[gone] = 0, 0
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(small(x), model(x))
+
+
+class Blurred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.norm, self.two = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)
+        self.register_buffer("blur", torch.rand(8, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(torch.relu(self.norm(self.one(x))), self.blur, groups=8)
+        return self.two(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("importance", ["fisher", "activation_entropy", "second_order"])
+def test_fixed_filters_are_read_by_no_criterion_and_changed_by_no_pass(importance):
+    model = Blurred()
+    task, graph = task_of(model, 3, 12, 12), captured(model, 3, 12, 12)
+    small = Channels(fraction=0.5, importance=importance)(graph, task)
+    blur = dict(small.module.named_buffers())["blur"].clone()
+    assert blur.shape == (4, 1, 3, 3)
+    for changed in (Refit()(small, task), SparseGPT(sparsity=0.5)(small, task), Sparse(sparsity=0.5)(small)):
+        assert torch.equal(dict(changed.module.named_buffers())["blur"], blur)
+
+
+@pytest.mark.parametrize("apply", [Refit(), BatchNorm(), SparseGPT(sparsity=0.5)], ids=lambda one: type(one).__name__)
+def test_rows_that_are_no_rows_are_refused_by_every_pass(apply):
+    model = Blurred()
+    graph = captured(model, 3, 12, 12)
+    bad = torch.randn(24, 3, 12, 12)
+    bad[5, 0, 0, 0] = math.nan
+    for rows, said in (
+        (bad, "holds NaN or infinity in row 5"),
+        (torch.randn(24, 3, 12, 12).double(), "is float64, and the graph takes float32"),
+        (torch.randn(24, 3, 10, 10), r"is of shape \[24, 3, 10, 10\]"),
+    ):
+        task = leanly.Task(model, example=(torch.randn(2, 3, 12, 12),), train=(rows, torch.arange(24) % 4))
+        with pytest.raises(DataError, match=said):
+            apply(graph, task)
+    with pytest.raises(SettingError, match="a list was given where a Task is needed"):
+        apply(graph, [bad])
+
+
+@pytest.mark.parametrize("importance", ["fisher", "activation_entropy", "geometric_median", "weight_entropy"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_convolutions_are_judged_by_their_outputs(importance, groups):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 12, 2, 2, groups=groups), nn.ReLU(), nn.Conv2d(12, 4, 3)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    quiet = [1, 2, 4, 7, 9, 10]
+    with torch.no_grad():
+        weight = model[1].weight.reshape(groups, 8 // groups, 12 // groups, 2, 2)
+        for channel in quiet:
+            group, place = divmod(channel, 12 // groups)
+            weight[group, :, place] = 0
+            model[1].bias[channel] = 0
+    task = task_of(model, 3, 8, 8)
+    from leanly.prune.importance import CRITERIA
+
+    found = CRITERIA[importance](captured(model, 3, 8, 8), task)["1.weight"]
+    assert found.shape == model[1].weight.shape
+    by_output = found.reshape(groups, 8 // groups, 12 // groups, 4).sum((1, 3)).flatten()
+    others = [channel for channel in range(12) if channel not in quiet]
+    assert by_output[quiet].max() < by_output[others].min()
+
+
+def test_where_a_criterion_says_nothing_magnitude_decides_and_it_is_told():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv3d(1, 16, 3), nn.ReLU(), nn.Conv3d(16, 4, 3), nn.Flatten(), nn.Linear(32, 4)).eval()
+    with torch.no_grad():
+        model[0].weight[8:] *= 0.01
+    graph = captured(model, 1, 6, 6, 6)
+    small = Channels(fraction=0.5, importance="second_order")(graph, task_of(model, 1, 6, 6, 6))
+    assert list(map(int, small.kept["0.weight"][0])) == list(range(8))
+    assert any("second_order says nothing about 0.weight" in note and "magnitude" in note for note in small.notes)
+    assert not any("says nothing" in note for note in Channels(fraction=0.5)(graph).notes)
+
+
+def test_sequences_and_transposed_layers_get_zeros():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(3, 8, 3, padding="same"), nn.ReLU(), nn.ConvTranspose1d(8, 4, 2), nn.Flatten())
+    task, graph = task_of(model, 3, 10), captured(model, 3, 10)
+
+    def zeros(found: Graph) -> list[float]:
+        return [float((found.module.get_parameter(f"{n}.weight") == 0).float().mean()) for n in (0, 2)]
+
+    assert zeros(Sparse(sparsity=0.5)(graph)) == [0.5, 0.5]
+    thinned = SparseGPT(sparsity=0.5)(graph, task)
+    assert zeros(thinned) == [0.5, 0.0]
+    assert any("SparseGPT left as they are: conv_transpose1d" in note for note in thinned.notes)
+    patterned = Sparse(pattern=(2, 4), dense=("conv1d",))(graph).module.get_parameter("2.weight")
+    assert ((patterned != 0).reshape(2, 4, 4, 2).sum(1) == 2).all(), "of every four neighbouring inputs"
+
+
+@pytest.mark.parametrize("kind", ["plain", "same", "strided", "grouped"])
+def test_sparse_gpt_of_a_sequence_comes_nearer_than_zeros_by_magnitude(kind):
+    torch.manual_seed(0)
+    settings = {
+        "plain": {}, "same": {"padding": "same", "dilation": 2}, "strided": {"stride": 2, "padding": 1},
+        "grouped": {"groups": 2},
+    }[kind]  # fmt: skip
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, **settings), nn.Flatten()).eval()
+    mixing = torch.randn(4, 4)
+    x = torch.einsum("bct,cd->bdt", torch.randn(64, 4, 12), mixing)
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.arange(64) % 4))
+    graph = leanly.capture(model, example=(x[:2],))
+    lost = [
+        float((found(x) - model(x)).detach().square().sum())
+        for found in (SparseGPT(sparsity=0.5)(graph, task), Sparse(sparsity=0.5)(graph))
+    ]
+    assert lost[0] < 0.9 * lost[1]
+
+
+def test_a_coarse_unit_is_taken_or_left_whichever_is_nearer():
+    torch.manual_seed(0)
+    graph = captured(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)), 10)
+    for asked, left in ((0.3, 6), (0.35, 5), (0.9, 1)):
+        small = Channels(macs=asked)(graph)
+        assert small.module.get_parameter("0.weight").shape[0] == left
+    assert any("0.3 of the MACs asked for, 0.25 gone" in note for note in Channels(macs=0.3)(graph).notes)
+
+
+def test_times_that_fall_in_steps_are_used():
+    graph = captured(nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)), 10)
+
+    def steps(macs_of_eight: int) -> tuple[tuple[float, float], ...]:
+        points = [(macs_of_eight * 1e-6, 0.5e-3)]
+        for eights in range(1, 17):
+            points += [(macs_of_eight * eights - 1e-3, eights * 1e-3), (macs_of_eight * eights, eights * 1e-3)]
+            points += [(macs_of_eight * eights + 1e-3, (eights + 1) * 1e-3)]
+        return tuple(points)
+
+    table = CostTable({"linear": steps(80), "linear_1": steps(64), "linear_2": steps(32)})
+    small = Channels(latency=0.3, costs=table)(graph)
+    widths = [small.module.get_parameter(f"{n}.weight").shape[0] for n in (0, 2)]
+    assert min(widths) < 32
+    before, after = (
+        sum(table.seconds(node.name, node.macs) for node in held.cost().nodes if node.macs) for held in (graph, small)
+    )
+    assert after <= 0.75 * before
+
+
+def test_nothing_that_takes_anything_is_told():
+    graph = captured(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)), 10)
+    with pytest.raises(SettingError, match="no layer of the network takes time"):
+        Channels(latency=0.3, costs=CostTable({"other": [(1.0, 1.0)]}))(graph)
+    for costs in ("x", {"conv": 1}):
+        with pytest.raises(SettingError, match=r"give leanly\.costs\.CostTable"):
+            Channels(latency=0.3, costs=costs)
+    for layers in (None, {"a": [1, 2]}, {"a": [(1.0, math.nan)]}):
+        with pytest.raises(SettingError, match=r"CostTable.*\(MACs, seconds\)"):
+            CostTable(layers)
+    with pytest.raises(SettingError, match="pattern=5"):
+        Sparse(pattern=5)
+
+
+class Mixer(nn.Module):
+    """A layer between tokens reads channels as rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.tokens, self.head = nn.Linear(5, 8), nn.Linear(6, 6), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + torch.relu(self.tokens(x.transpose(1, 2))).transpose(1, 2)
+        return self.head(x.mean(1))
+
+
+def test_refit_leaves_what_it_can_not_solve_and_says_so():
+    model = Mixer()
+    task, graph = task_of(model, 6, 5, rows=64), captured(model, 6, 5)
+    small = Channels(fraction=0.5)(graph, task)
+    small = Refit(teacher=graph)(small, task)
+    assert any("Refit left as they are: linear_1" in note for note in small.notes)
+    other = Channels(fraction=0.25, importance="random")(graph, task)
+    with pytest.raises(SettingError, match="the teacher has lost filters"):
+        Refit(teacher=other)(graph, task)
+    stranger = captured(nn.Sequential(nn.Flatten(), nn.Linear(30, 4)), 6, 5)
+    with pytest.raises(SettingError, match="no layer of the graph is a part"):
+        Refit(teacher=stranger)(small, task)
+
+
+class Doubled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.seed_vector, self.made = nn.Parameter(torch.randn(3)), nn.Linear(3, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.one.weight, 2 * self.one.bias) * self.made(self.seed_vector)
+        return self.two(torch.relu(x))
+
+
+@pytest.mark.parametrize("importance", ["fisher", "activation_entropy", "second_order"])
+def test_computed_biases_and_vectors_stop_neither_criteria_nor_refit(importance):
+    model = Doubled()
+    task, graph = task_of(model, 6, rows=64), captured(model, 6)
+    small = Channels(fraction=0.5, importance=importance)(graph, task)
+    refitted = Refit()(small, task)
+    assert any("Refit left as they are: linear_1, linear" in n or "left as they are" in n for n in refitted.notes)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    before, after = (float((held(x) - model(x)).detach().square().sum()) for held in (small, refitted))
+    assert after < before
+
+
+def test_a_criterion_that_finds_nothing_says_so():
+    graph = captured(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)), 10)
+    with pytest.raises(SettingError, match=r"it finds nothing in this network that it can judge.*magnitude"):
+        Channels(fraction=0.5, importance="skipping")(graph, task_of(nn.Sequential(nn.Linear(10, 4)), 10))
+
+
+def test_tables_are_not_compared_row_by_row():
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.one, self.two = nn.Embedding(60_000, 4), nn.Linear(4, 8), nn.Linear(8, 4)
+
+        def forward(self, i: Tensor) -> Tensor:
+            return self.two(torch.relu(self.one(self.table(i)))).mean(1)
+
+    graph = leanly.capture(Words().eval(), example=(torch.randint(0, 9, (2, 5)),))
+    small = Channels(fraction=0.5, importance="geometric_median")(graph)  # 29 GB, row by row
+    assert small.module.get_parameter("one.weight").shape[0] == 4

@@ -128,3 +128,14 @@ def test_an_exported_program_with_a_fixed_batch():
 def test_what_is_no_model():
     with pytest.raises(CaptureError, match="model is a str"):
         capture("model", example=torch.randn(2, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_hook_that_keeps_gradients_is_told_how_to_rest():
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8)), nn.ReLU()).eval()
+    x = torch.randn(2, 6)
+    with pytest.raises(CaptureError, match=r"can't be copied.*run the model once under torch\.no_grad"):
+        capture(model, example=(x,))
+    with torch.no_grad():
+        model(x)
+    torch.testing.assert_close(capture(model, example=(x,))(x), model(x))

@@ -17,6 +17,7 @@ from leanly.graph import Graph
 from leanly.graph.coupling import couple
 from leanly.prune import Channels, Refit, Sparse, SparseGPT
 from leanly.training import BatchNorm
+from tests.prune.surgery import differs, same, scrambled, zeroed
 
 
 def task_of(model: nn.Module, *shape: int, rows: int = 24) -> leanly.Task:
@@ -301,3 +302,68 @@ def test_tables_are_not_compared_row_by_row():
     graph = leanly.capture(Words().eval(), example=(torch.randint(0, 9, (2, 5)),))
     small = Channels(fraction=0.5, importance="geometric_median")(graph)  # 29 GB, row by row
     assert small.module.get_parameter("one.weight").shape[0] == 4
+
+
+class Cells(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.cell, self.head = kind(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(x.shape[0], 8)
+        memory = state
+        for step in range(3):
+            if isinstance(self.cell, nn.LSTMCell):
+                state, memory = self.cell(x[:, step], (state, memory))
+            else:
+                state = self.cell(x[:, step], state)
+        return self.head(state)
+
+
+class Reordered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2, 7, 7, 5, 4]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x)[:, :, self.order])).mean(1)
+
+
+class Pairs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.both, self.two = nn.Linear(6, 8), nn.Bilinear(8, 8, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.one(x))
+        return self.two(self.both(x, x)).mean(1)
+
+
+class Spectral(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 8))
+        self.two = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x))).mean(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda kind=kind: Cells(kind) for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)),
+        Reordered,
+        Pairs,
+        Spectral,
+    ],
+)
+def test_they_are_cut_exactly(make):
+    torch.manual_seed(0)
+    model = scrambled(make())
+    graph = captured(model, 3, 6)
+    small = Channels(fraction=0.5, normalized=False)(graph)
+    assert small.cost().parameters < 0.7 * graph.cost().parameters
+    same(small, zeroed(graph, small))
+    differs(small, graph)

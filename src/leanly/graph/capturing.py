@@ -22,6 +22,8 @@ from leanly.graph.nodes import argument
 from leanly.graph.outputs import output_specs
 from leanly.structure import Structure
 
+AT_REST = "run the model once under torch.no_grad() before: what it keeps of its last run has gradients"
+
 
 def capture(
     model: nn.Module | ExportedProgram,
@@ -54,9 +56,7 @@ def capture(
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
-        raise CaptureError(
-            f"the model can't be copied ({first_line(error)})", where="model", remedy="give a trained module at rest"
-        ) from error
+        raise CaptureError(f"the model can't be copied ({first_line(error)})", where="model", remedy=AT_REST) from error
     training = model.training
     flat = Flat(copied, given.arguments)
     modes_of = {module: module.training for module in copied.modules()}

@@ -14,6 +14,7 @@ from leanly.errors import CaptureError
 from leanly.graph import modes, tensors
 from leanly.graph.explaining import line_of_node, line_of_trace, path_of, shortened
 from leanly.graph.inplace import functional
+from leanly.graph.nodes import reads_tensor
 
 aten = torch.ops.aten
 
@@ -89,7 +90,22 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
             name = constants[id(tensor)]
         node.target = name
     _one_get_attr_each(graph)
+    for node in graph.nodes:
+        _select_by_constants(node, root)
     return tensors.filled(fx.GraphModule(root, graph), root)
+
+
+def _select_by_constants(node: fx.Node, root: nn.Module) -> None:
+    """Call `x[:, order]` by its other name where the order is stored: rules know what that one reads."""
+    if node.target is not aten.index.Tensor:
+        return
+    given = [(place, item) for place, item in enumerate(node.args[1]) if item is not None]  # type: ignore[arg-type]
+    if len(given) != 1 or not reads_tensor(given[0][1]) or reads_tensor(node.args[0]):
+        return
+    ((dim, item),) = given
+    order = tensors.find(root, str(item.target))
+    if order.ndim == 1 and order.dtype == torch.int64 and bool((order >= 0).all()):
+        node.target, node.args = aten.index_select.default, (node.args[0], dim, item)
 
 
 def _remove_guards(graph: fx.Graph) -> None:

@@ -23,10 +23,12 @@ _KEEPING = frozenset({
 })  # fmt: skip
 """Operators that give zero for zero."""
 _SUMS = frozenset({"add", "sub", "rsub", "maximum", "minimum", "where", "lerp"})
-_PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm", "einsum"})
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "dot", "vdot"})
+_OTHER_PRODUCTS = frozenset({"addmm", "addmv", "baddbmm", "einsum"})
 _LAYERS = frozenset({
     "linear", "conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "embedding", "lstm", "gru", "rnn_tanh", "rnn_relu",
+    "embedding", "bilinear", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell",
+    "rnn_relu_cell",
 })  # fmt: skip
 _NORMS = frozenset({
     "batch_norm", "instance_norm", "native_batch_norm", "layer_norm", "native_layer_norm", "rms_norm", "group_norm",
@@ -66,7 +68,9 @@ def vanishes(node: fx.Node, wiring: Wiring) -> bool:
         return all(_is_zero(source, wiring) for source in sources[:3])
     if name in _KEEPING:
         return _is_zero(sources[0], wiring)
-    if name in _PRODUCTS or node.name in wiring.moved:
+    if name in _PRODUCTS:  # a vector gives the product no dimension of its own
+        return all(_is_zero(source, wiring) for source in sources if len(wiring.shape(source)) > 1)
+    if name in _OTHER_PRODUCTS or node.name in wiring.moved:
         return bool(sources) and all(_is_zero(source, wiring) for source in sources)
     return False
 

@@ -52,6 +52,15 @@ def linear(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return [[*x[:-1], weight[0]]]
 
 
+def bilinear(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Couple two inputs with a weight's dimensions 1 and 2, outputs with its dimension 0."""
+    one, other, weight = (wiring.given(node, name) for name in ("input1", "input2", "weight"))
+    wiring.variables.same(one[-1], weight[1])
+    wiring.variables.same(other[-1], weight[2])
+    _bias(node, wiring, weight[0])
+    return [[*wiring.broadcast([one[:-1], other[:-1]], wiring.shape(node)[:-1]), weight[0]]]
+
+
 def matmul(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Multiply matrices: the last dimension of the left against the one before last of the right."""
     one, other = wiring.sources(node)[:2]
@@ -141,7 +150,8 @@ RULES = {
         convolution,
     ),
     "linear": linear,
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), matmul),
+    "bilinear": bilinear,
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot"), matmul),
     **dict.fromkeys(("addmm", "addmv", "baddbmm"), added_matmul),
     "einsum": einsum,
     "scaled_dot_product_attention": attention,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import fx
 
+from leanly.graph.coupling.shrinking import operator_name
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
 from leanly.graph.nodes import argument, argument_names
@@ -49,4 +50,22 @@ def recurrence(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     return [[*(variables.solid(len(dim)) for dim in x[:-1]), outputs], *kept]
 
 
-RULES = dict.fromkeys(_GATES, recurrence)
+def cell(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Do the same for one step of a sequence."""
+    variables, x = wiring.variables, wiring.given(node, "input")
+    states = argument(node, "hx")
+    states = states if isinstance(states, list | tuple) else [states]
+    hidden = wiring.dims(states[0])[-1]
+    inputs, recurrent = wiring.given(node, "w_ih"), wiring.given(node, "w_hh")
+    rows = np.tile(hidden, _GATES[operator_name(node.target).removesuffix("_cell")])
+    variables.same(inputs[1], x[-1])
+    variables.same(recurrent[1], hidden)
+    biases = [bias for name in ("b_ih", "b_hh") if (bias := wiring.given(node, name)) is not None]
+    for rowed in (inputs[0], recurrent[0], *(bias[0] for bias in biases)):
+        variables.same(rowed, rows)
+    for state in states[1:]:
+        variables.same(wiring.dims(state)[-1], hidden)
+    return [[*x[:-1], hidden] for _ in wiring.shapes(node)]
+
+
+RULES = {**dict.fromkeys(_GATES, recurrence), **dict.fromkeys([f"{name}_cell" for name in _GATES], cell)}

@@ -1,0 +1,102 @@
+"""How well a table of costs foresees the time of a narrower network: `Channels(latency=)` against the lowered model."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import leanly
+from bench import peers
+from bench.contest import Settings, lay_ground, race
+from bench.entrants import BATCHES, Entrant
+from bench.lowered import TARGET, Bench, lowered, open_bench
+from bench.models.subjects import subject_named
+from bench.rows import Row, print_lines
+from leanly.artifact import Artifact
+from leanly.costs import NodeTimes
+from leanly.families.allocation import Timed, error_of, foreseen, measure_costs
+from leanly.graph import Graph
+from leanly.measurement import profile
+from leanly.measurement.attribution import layer_seconds
+from leanly.measurement.records import Interval
+from leanly.prune import Channels
+from leanly.quantize import Static
+from leanly.recipe import Pass, Recipe
+
+NETWORKS = ("resnet56", "lite0", "minilm")
+KINDS = (("onnxruntime", "float32"), ("openvino", "float32"), ("openvino", "int8"))
+SHARES = (0.2, 0.35, 0.5)
+MULTIPLE = 8
+WITHIN = 0.1
+"""Median error that is aimed at."""
+
+
+def rows(data_dir: Path, quick: bool) -> list[Row]:
+    """Return the error over all networks, runtimes and shares."""
+    found = [one for name in NETWORKS[: 1 if quick else None] for one in _network(name, data_dir)]
+    lines = [[label, f"{one:.3f}", f"{other:.3f}", f"{abs(one / other - 1):.1%}"] for label, one, other in found]
+    headings = ("network, runtime, precision, share", "foreseen", "measured", "error")
+    print_lines("time of a narrower network over the whole one's, mean of batch 1 and 16", headings, lines)
+    errors = [abs(one / other - 1) for _, one, other in found]
+    median = error_of([(one, other) for _, one, other in found])
+    low, high = np.quantile(errors, (0.25, 0.75))
+    return [
+        Row(
+            name=f"time foreseen for narrower networks against measured, median of {len(found)} cuts",
+            reached=Interval(100 * median, 100 * float(low), 100 * float(high)),
+            unit="% (the middle half of the cuts)",
+            aim=f"<= {WITHIN:.0%}",
+            peer="",
+            seeds=1,
+            outcome="ok" if median <= WITHIN else "short",
+            note=f"largest {max(errors):.0%}",
+            facts={"cuts": [[label, one, other] for label, one, other in found]},
+        )
+    ]
+
+
+def _network(name: str, data_dir: Path) -> Iterator[tuple[str, float, float]]:
+    """Yield for each runtime and share what was foreseen and what was measured, as shares of the whole network."""
+    subject = subject_named(name)
+    peers.prepare(subject, data_dir)
+    bench = open_bench(lay_ground(subject, data_dir), data_dir, subject.calibration(data_dir))
+    for runtime, precision in KINDS:
+        yield from _kind(bench, runtime, precision)
+
+
+def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, float, float]]:
+    integer: tuple[Pass, ...] = (Static(kernels=runtime),) if precision == "int8" else ()
+    whole = lowered(bench, Recipe(integer), runtime, precision)
+
+    def make(graph: Graph) -> Artifact:
+        quantized = Recipe(integer)(graph, bench.task, TARGET)
+        return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = measure_costs(bench.graph, bench.task, TARGET, make, _timed(bench), multiple=MULTIPLE)
+    assert table is not None, "both runtimes tell what nodes take"
+    for number, share in enumerate(SHARES):
+        cut = Channels(latency=share, costs=table, multiple=MULTIPLE)
+        small = lowered(bench, Recipe((cut, *integer)), runtime, precision)
+        expected = foreseen(table, bench.outcome(Recipe((cut,)))) / foreseen(table, bench.graph)
+        measured = _measured(bench, whole, small, number)
+        yield f"{bench.ground.subject.name}, {runtime}, {precision}, {share:.0%}", expected, measured
+
+
+def _timed(bench: Bench) -> Timed:
+    def timed(graph: Graph, artifact: Artifact, size: int) -> NodeTimes:
+        seconds = profile(artifact, bench.task, batch_size=size, threads=TARGET.threads)
+        names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
+        return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
+
+    return timed
+
+
+def _measured(bench: Bench, whole: Entrant, small: Entrant, seed: int) -> float:
+    latencies = race(bench.ground, [whole, small], Settings(), seed)
+    ratios = [latencies[small.label][size].median / latencies[whole.label][size].median for size in BATCHES]
+    return math.prod(ratios) ** (1 / len(ratios))

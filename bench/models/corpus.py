@@ -256,7 +256,7 @@ def _images() -> list[Architecture]:
             },
             image(),
         ),
-        Architecture("CvtModel", {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 1, 1]}, image(64)),
+        Architecture("CvtModel", {"embed_dim": [16, 32, 64], "num_heads": [1, 2, 4], "depth": [1, 2, 3]}, image(64)),
         Architecture("TextNetModel", {}, image(64)),
     ]
 

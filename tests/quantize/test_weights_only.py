@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import leanly
+from leanly.artifact import Artifact
 from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.quantize import GPTQ, WeightsOnly
@@ -92,15 +93,18 @@ def test_gptq_behind_it_loses_less_than_the_nearest() -> None:
     assert lost(graph, rounded) < lost(graph, nearest)
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return leanly.lower(reader()[0], runtime=request.param, to=tmp_path_factory.mktemp("whole") / "whole")
+
+
 @pytest.mark.parametrize(("bits", "symmetric", "table"), [(4, True, 8), (4, False, 4), (4, True, 4), (8, False, 8)])
 def test_the_file_holds_few_bits_and_does_what_the_graph_does(
-    runtime: str, bits: int, symmetric: bool, table: int, tmp_path: Path
+    whole: Artifact, bits: int, symmetric: bool, table: int, tmp_path: Path
 ) -> None:
     graph, _ = reader()
     few = WeightsOnly(bits=bits, symmetric=symmetric, embedding_bits=table)(graph)
-    artifact = leanly.lower(few, runtime=runtime, to=tmp_path / "few")
-    whole = leanly.lower(graph, runtime=runtime, to=tmp_path / "whole")
+    artifact = leanly.lower(few, runtime=whole.runtime, to=tmp_path / "few")
     assert artifact.precision == "float32", "the products are float"
     stored = {name: width for name, (width, _) in artifact.storage_bits.items()}
     assert stored["one.weight_int"] == bits and stored["table.weight_int"] == table

@@ -10,6 +10,7 @@ from leanly.errors import BundleError
 from leanly.files import folder_bytes, inside, read_json, write_json
 from leanly.structure import Structure, TensorSpec
 
+DESCRIPTION = "artifact.json"
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 FORMAT = 1
 
@@ -102,7 +103,7 @@ class Artifact:
         content = asdict(replace(self, folder=Path()))
         del content["folder"]
         content["plans"] = {str(batch): asdict(plan) for batch, plan in self.plans.items()}
-        write_json(self.folder / "artifact.json", {"format": FORMAT, **content})
+        write_json(self.folder / DESCRIPTION, {"format": FORMAT, **content})
 
     @staticmethod
     def open(folder: str | Path) -> Artifact:
@@ -112,7 +113,7 @@ class Artifact:
             BundleError: it is missing, torn, of a newer format, or names files outside its folder.
         """
         folder = Path(folder)
-        path = folder / "artifact.json"
+        path = folder / DESCRIPTION
         content = read_json(path)
         try:
             version = content.pop("format")

@@ -75,6 +75,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+def check_replaceable(path: Path, mark: str, what: str) -> None:
+    """Raise a RunError where a folder is to be written over something else than a folder of the same kind.
+
+    Args:
+        path: of the folder; it need not exist, and may be empty.
+        mark: the file that every folder of this kind holds.
+        what: the kind, for the message.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    ours = path.is_dir() and not path.is_symlink()
+    if not ours or (any(path.iterdir()) and not (path / mark).is_file()):
+        raise RunError(
+            f"there is something that is not {what}", where=str(path), remedy="name a folder that does not exist yet"
+        )
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or nothing."""
     with replacing(path) as temporary:

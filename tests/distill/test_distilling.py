@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 import leanly
 from leanly.distill import Distill, teachers
-from leanly.errors import DataError, LeanlyWarning, SettingError, TrainingError
+from leanly.errors import DataError, LeanlyWarning, RunError, SettingError, TrainingError
 from leanly.training import Progress, Settings
 from leanly.training.pace import Pace
 from leanly.training.teachers import find_teacher
@@ -263,3 +263,28 @@ def test_settings_out_of_range(wrong):
     (name,) = wrong
     with pytest.raises(SettingError, match=name):
         Distill(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cross_entropy", lambda o, t: functional.cross_entropy(o, t, label_smoothing=0.1)),
+        (lambda o, t: functional.cross_entropy(2 * o, t), lambda o, t: functional.cross_entropy(3 * o, t)),
+        (
+            partial(functional.cross_entropy, label_smoothing=0.1),
+            partial(functional.cross_entropy, label_smoothing=0.2),
+        ),
+    ],
+)
+def test_what_was_learned_by_another_loss_is_not_taken_for_this_one(tmp_path, one, other):
+    about = image_task()
+    tasks = [
+        leanly.Task(about.model, example=about.example, train=about.train, metric="accuracy", loss=loss)
+        for loss in (one, one, other)
+    ]
+    graph = leanly.capture(about.model, example=about.example)
+    teach = Distill(epochs=1, alpha=0.5, settings=HOW, folder=tmp_path / "run")
+    first = teach(graph, tasks[0])
+    assert equal(weights(first), weights(teach(graph, tasks[1]))), "the same loss goes on"
+    with pytest.raises(RunError, match="checkpoint of another run"):
+        teach(graph, tasks[2])

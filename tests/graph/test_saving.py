@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from leanly.errors import BundleError
+import leanly
+from leanly.errors import BundleError, RunError
 from leanly.files import digest, sha256
 from leanly.graph import Graph, capture
 from tests.graph.models import Normalized, close
@@ -215,3 +216,19 @@ def test_nothing_is_pickled(folder):
     for path in folder.iterdir():
         assert path.suffix in (".json", ".safetensors")
         assert b"PK\x03\x04" not in path.read_bytes()[:4] and path.read_bytes()[:1] != b"\x80"
+
+
+def test_what_is_no_graph_is_not_written_over(tmp_path):
+    graph = capture(nn.Linear(3, 2).eval(), example=torch.randn(2, 3))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for place in ("mine", "file"):
+        with pytest.raises(RunError, match=r"not a graph.*name a folder that does not exist"):
+            graph.save(tmp_path / place)
+        with pytest.raises(RunError, match="not an artifact"):
+            leanly.lower(graph, to=tmp_path / place)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):  # an older graph is replaced
+        graph.save(tmp_path / "empty")

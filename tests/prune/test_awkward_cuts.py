@@ -367,3 +367,24 @@ def test_they_are_cut_exactly(make):
     assert small.cost().parameters < 0.7 * graph.cost().parameters
     same(small, zeroed(graph, small))
     differs(small, graph)
+
+
+class Added(nn.Module):
+    """As GPT-2 writes its linear layers: inputs in front, the bias first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(8))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(torch.addmm(self.bias, x, self.weight)))
+
+
+def test_what_else_multiplies_and_was_left_is_named():
+    task, graph = task_of(Added(), 6), captured(Added(), 6)
+    for change in (Sparse(sparsity=0.5), SparseGPT(sparsity=0.5)):
+        assert any("left as they are: addmm" in note for note in change(graph, task).notes)
+    small = Channels(fraction=0.5)(graph, task)
+    assert any("left as they are: addmm" in note for note in Refit(teacher=graph)(small, task).notes)

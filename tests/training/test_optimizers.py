@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from leanly.graph import capture
+from leanly.graph.attention import expand_attention
 from leanly.training import Settings
 from leanly.training.optimizers import make_optimizer
 from tests.training.models import Net
@@ -23,5 +24,6 @@ def test_norms_and_biases_do_not_decay(name, rate, decay):
 def test_attention_is_trained_more_gently():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     graph = capture(layer, example=torch.randn(2, 5, 8))
-    assert make_optimizer(graph, Settings()).param_groups[0]["lr"] == 1e-4
+    for one in (graph, expand_attention(graph)):
+        assert make_optimizer(one, Settings()).param_groups[0]["lr"] == 1e-4
     assert make_optimizer(graph, Settings(learning_rate=1e-3)).param_groups[0]["lr"] == 1e-3

@@ -14,8 +14,8 @@ from leanly.bundle.manifest import MANIFEST, SIGNATURE, of_files
 from leanly.bundle.payload import write_compact
 from leanly.bundle.signing import Key, hex_of, read_private, sign
 from leanly.bundle.verifying import DOCUMENT, walk
-from leanly.errors import RunError, SettingError
-from leanly.files import replacing_folder, write_json
+from leanly.errors import SettingError
+from leanly.files import check_replaceable, replacing_folder, write_json
 
 FORMAT = 1
 
@@ -53,7 +53,7 @@ def save(
         raise SettingError("there is no artifact to save", where=str(path), remedy="save a result that has a best")
     private = None if key is None else read_private(key)
     path = Path(path)
-    _check_place(path)
+    check_replaceable(path, MANIFEST, "a bundle")
     with replacing_folder(path) as folder:
         places = _copy_artifacts(folder, artifacts)
         if graph is not None:
@@ -112,13 +112,3 @@ def _flush(path: Path) -> None:
     path.chmod(0o644)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _check_place(path: Path) -> None:
-    if not path.exists() and not path.is_symlink():
-        return
-    ours = path.is_dir() and not path.is_symlink()
-    if not ours or (any(path.iterdir()) and not (path / MANIFEST).is_file()):
-        raise RunError(
-            "there is something that is not a bundle", where=str(path), remedy="name a folder that does not exist yet"
-        )

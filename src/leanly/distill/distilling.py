@@ -24,7 +24,7 @@ from leanly.training.padding import find_padding
 from leanly.training.progress import Listener, Progress
 from leanly.training.settings import Settings
 from leanly.training.stepping import Objective
-from leanly.training.supervised import supervised
+from leanly.training.supervised import supervised, told_apart
 from leanly.training.teachers import check_teacher, find_teacher
 
 HARDLY = 0.01
@@ -97,7 +97,7 @@ class Distill:
         split = training_rows(task)
         assert task is not None
         begun = time.monotonic()
-        about: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha}
+        about: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha, "loss": told_apart(task.loss)}
         listener = self.progress
         objective: Objective = supervised(graph, task)
         hidden: tuple[str, ...] = ()

@@ -27,10 +27,21 @@ def learned_layers(graph: Graph) -> list[Node]:
     return [node for node in graph.module.graph.nodes if node.target in LAYERS and reads_parameter(graph, node)]
 
 
+def other_layers(graph: Graph) -> list[str]:
+    """Return the names of what else multiplies with parameters, as recurrent layers and GPT-2's `addmm` do."""
+    known = {layer.name for layer in learned_layers(graph)}
+    nodes = {node.name: node for node in graph.module.graph.nodes}
+    names = [node.name for node in graph.cost().nodes if node.macs and node.name not in known]
+    return [name for name in names if any(_is_parameter(graph, one) for one in nodes[name].all_input_nodes)]
+
+
 def reads_parameter(graph: Graph, layer: Node, name: str = "weight") -> bool:
     """Say whether an argument of a layer is a parameter as it is stored."""
-    value = argument(layer, name)
-    return reads_tensor(value) and isinstance(find(graph.module, str(value.target)), nn.Parameter)
+    return _is_parameter(graph, argument(layer, name))
+
+
+def _is_parameter(graph: Graph, value: object) -> bool:
+    return reads_tensor(value) and isinstance(find(graph.module, str(value.target)), nn.Parameter)  # type: ignore[attr-defined]
 
 
 def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str, Node]:

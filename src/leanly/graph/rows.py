@@ -28,8 +28,9 @@ def checked_batches(
         limit: rows in all; None reads all there are.
 
     Raises:
-        DataError: rows of another shape or dtype than the graph takes, or with NaN or infinity.
+        DataError: rows of another shape, dtype or order than the graph takes, or with NaN or infinity.
     """
+    split.check_order([spec.name for spec in graph.inputs])
     for batch, (inputs, targets) in enumerate(split.flat_batches(size, limit)):
         check_rows(graph, inputs, f"split {split.name!r}, batch {batch}", range(size * batch, size * (batch + 1)))
         yield inputs, targets

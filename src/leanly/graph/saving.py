@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, fx, nn
 
 from leanly.errors import BundleError, LeanlyError, RunError
-from leanly.files import digest, read_json, replacing_folder, sha256, write_json
+from leanly.files import check_replaceable, digest, read_json, replacing_folder, sha256, write_json
 from leanly.graph import modes, tensors
 from leanly.graph.encoding import decode, encode, name_of, target_named
 from leanly.graph.nodes import argument_names
@@ -66,7 +66,12 @@ def describe(graph: Graph, *, sources: bool = True) -> dict[str, Any]:
 
 
 def save(graph: Graph, folder: Path) -> None:
-    """Write a graph into a folder, which is there whole or not at all."""
+    """Write a graph into a folder, which is there whole or not at all.
+
+    Raises:
+        RunError: the folder can't be written, or holds something else than a graph.
+    """
+    check_replaceable(Path(folder), DESCRIPTION, "a graph")
     content = {"format": FORMAT, **describe(graph), "training": graph.training, "notes": list(graph.notes)}
     every = tensors.every(graph.module)
     doubles = {name for _, *others in content["shared"] for name in others}

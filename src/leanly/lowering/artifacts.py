@@ -6,10 +6,10 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from leanly.artifact import RUNTIMES, Artifact, Plan
+from leanly.artifact import DESCRIPTION, RUNTIMES, Artifact, Plan
 from leanly.compact import saved_bytes
 from leanly.errors import LoweringError, SettingError
-from leanly.files import replacing_folder
+from leanly.files import check_replaceable, replacing_folder
 from leanly.graph import Graph
 from leanly.lowering.integers import computes_in_integers, store_integers
 from leanly.lowering.proof import prove
@@ -49,6 +49,7 @@ def lower(
         SettingError: a runtime or precision that does not exist or doesn't fit the graph.
         MissingExtra: the runtime is not installed.
         LoweringError: the exporter failed, or the artifact differs from the graph.
+        RunError: the folder holds something else than an artifact.
     """
     if graph.device.type != "cpu":
         graph = graph.clone().to("cpu")
@@ -59,6 +60,7 @@ def lower(
     if precision == "binary":
         _check_signs(graph)
     to = Path(to)
+    check_replaceable(to, DESCRIPTION, "an artifact")
     with replacing_folder(to) as folder:
         if runtime == "torch":
             graph.save(folder / "graph")

@@ -14,7 +14,7 @@ from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, has_columns
-from leanly.graph.layers import learned_layers, reads_parameter
+from leanly.graph.layers import learned_layers, other_layers, reads_parameter
 from leanly.graph.nodes import argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
@@ -72,14 +72,16 @@ class Refit:
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
         left += [layer.name for layer, theirs in pairs.items() if not self._refit(graph, layer, teacher, theirs, split)]
+        others = other_layers(graph)
         if len(left) == len(layers):
+            unknown = f"; it does not know {', '.join(others[:3])}" if others else ""
             raise SettingError(
-                "no layer of the graph is a part of one of the teacher's",
+                f"no layer of the graph is a part of one of the teacher's{unknown}",
                 where="Refit",
                 remedy="put it behind prune.Channels, or give the graph that was cut as teacher",
             )
-        if left:
-            graph.notes = (*graph.notes, f"prune.Refit left as they are: {', '.join(left)}")
+        if left or others:
+            graph.notes = (*graph.notes, f"prune.Refit left as they are: {', '.join([*left, *others])}")
         return graph.train(mode)
 
     def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> bool:

@@ -12,7 +12,7 @@ from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
-from leanly.graph.layers import layer_weights
+from leanly.graph.layers import layer_weights, other_layers
 from leanly.graph.nodes import argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
@@ -80,7 +80,7 @@ class SparseGPT:
             )
         for layer in layers:
             self._thin(graph, layer, split)
-        whole = [layer.name for layer in readers.values() if not has_columns(layer)]
+        whole = [layer.name for layer in readers.values() if not has_columns(layer)] + other_layers(graph)
         if whole:
             graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")
         return graph.train(mode)

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.layers import layer_weights, transposed_groups
+from leanly.graph.layers import layer_weights, other_layers, transposed_groups
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
@@ -78,6 +78,8 @@ class Sparse:
         with torch.no_grad():
             for name, kept in self._kept(held, weights).items():
                 find(graph.module, name).masked_fill_(~kept, 0)
+        if left := other_layers(graph):
+            graph.notes = (*graph.notes, f"prune.Sparse left as they are: {', '.join(left)}")
         return graph
 
     def _kept(self, scores: dict[str, Tensor], readers: dict[str, Node]) -> dict[str, Tensor]:

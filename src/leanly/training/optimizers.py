@@ -76,7 +76,9 @@ def make_optimizer(graph: Graph, settings: Settings) -> Optimizer:
 
 def default_rate(graph: Graph, optimizer: str) -> float:
     """Return the learning rate of an optimizer where none is given."""
-    attends = any("scaled_dot_product_attention" in str(node.target) for node in graph.module.graph.nodes)
+    called = " ".join(str(node.target) for node in graph.module.graph.nodes)
+    # attention is one operator, or written out as quantizers and eager models have it
+    attends = "scaled_dot_product_attention" in called or ("softmax" in called and "matmul" in called)
     return ATTENTION_RATE if optimizer == "adamw" and attends else RATES[optimizer]
 
 

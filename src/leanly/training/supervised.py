@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from hashlib import sha256
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
 from torch import Tensor
 
@@ -53,7 +57,6 @@ def train(
     split = training_rows(task)
     graph = graph if graph is not None else original(task)
     check_graph(graph, "train")
-    loss = task.loss if isinstance(task.loss, str) else getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
     return fit(
         graph,
         task,
@@ -64,7 +67,7 @@ def train(
         target=target,
         folder=folder,
         progress=progress,
-        about={"loss": loss},
+        about={"loss": told_apart(task.loss)},
         padding=find_padding((graph,), split),
     )
 
@@ -82,3 +85,26 @@ def supervised(graph: Graph, task: Task) -> Objective:
 def original(task: Task) -> Graph:
     """Return the task's model as a graph."""
     return capture(task.model, example=task.example, dynamic=task.dynamic, static=tuple(task.static))
+
+
+def told_apart(function: Any) -> str:
+    """Return a text that differs where two losses do: their names, their code, what they are set to."""
+    if isinstance(function, str):
+        return function
+    if isinstance(function, functools.partial):
+        return f"{told_apart(function.func)}{function.args}{sorted(function.keywords.items())}"
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        bound = [cell.cell_contents for cell in function.__closure__ or ()]
+        return f"{function.__qualname__} {sha256(_content(code)).hexdigest()[:16]} {list(filter(_is_plain, bound))}"
+    settings = {name: value for name, value in getattr(function, "__dict__", {}).items() if _is_plain(value)}
+    return f"{type(function).__qualname__} {settings}"
+
+
+def _content(code: CodeType) -> bytes:
+    inner = (_content(one) if isinstance(one, CodeType) else repr(one).encode() for one in code.co_consts)
+    return b"|".join([code.co_code, repr(code.co_names).encode(), *inner])
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool | None)

@@ -45,7 +45,7 @@ KEPT = {
     "aten.cumsum.default": lambda x: x.cumsum(-1),
     "aten.softmax.int": lambda x: x.softmax(-1),
     "aten.sort.default": lambda x: x.sort(-1)[0],
-    "aten.index.Tensor": lambda x: x[:, ORDER],
+    "aten.index.Tensor": lambda x: x[:, ORDER - 16],
     "aten.gather.default": lambda x: x.gather(1, x.argsort(-1)),
     "aten.fft_fft.default": lambda x: torch.fft.fft(x).real,
     "aten.diff.default": lambda x: torch.cat([x.diff(), x[:, :1]], 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 from collections.abc import Iterator
@@ -17,11 +18,9 @@ from bench.lowered import TARGET, Bench, lowered, open_bench
 from bench.models.subjects import subject_named
 from bench.rows import Row, print_lines
 from leanly.artifact import Artifact
-from leanly.costs import NodeTimes
-from leanly.families.allocation import Timed, error_of, foreseen, measure_costs
+from leanly.families.allocation import error_of, foreseen, measure_costs
 from leanly.graph import Graph
-from leanly.measurement import profile
-from leanly.measurement.attribution import layer_seconds
+from leanly.measurement.attribution import node_times
 from leanly.measurement.records import Interval
 from leanly.prune import Channels
 from leanly.quantize import Static
@@ -77,7 +76,8 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
         return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
 
     with tempfile.TemporaryDirectory() as folder:
-        table = measure_costs(bench.graph, bench.task, TARGET, make, _timed(bench), multiple=MULTIPLE)
+        timed = functools.partial(node_times, bench.task, TARGET)
+        table = measure_costs(bench.graph, bench.task, TARGET, make, timed, multiple=MULTIPLE)
     assert table is not None, "both runtimes tell what nodes take"
     for number, share in enumerate(SHARES):
         cut = Channels(latency=share, costs=table, multiple=MULTIPLE)
@@ -85,15 +85,6 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
         expected = foreseen(table, bench.outcome(Recipe((cut,)))) / foreseen(table, bench.graph)
         measured = _measured(bench, whole, small, number)
         yield f"{bench.ground.subject.name}, {runtime}, {precision}, {share:.0%}", expected, measured
-
-
-def _timed(bench: Bench) -> Timed:
-    def timed(graph: Graph, artifact: Artifact, size: int) -> NodeTimes:
-        seconds = profile(artifact, bench.task, batch_size=size, threads=TARGET.threads)
-        names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
-        return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
-
-    return timed
 
 
 def _measured(bench: Bench, whole: Entrant, small: Entrant, seed: int) -> float:

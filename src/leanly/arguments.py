@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from leanly.errors import DataError
-from leanly.structure import Structure, build, flatten
+from leanly.structure import Structure, TensorSpec, build, flatten
 
 
 class Arguments:
@@ -132,6 +132,21 @@ class Arguments:
         for index, tensor in zip(self._batched, rows, strict=True):
             tensors[index] = tensor
         return tensors
+
+    def check_order(self, specs: Iterable[TensorSpec], where: str) -> None:
+        """Raise a DataError where something takes these inputs in another order than they are given.
+
+        Args:
+            specs: the inputs of a graph or an artifact.
+            where: for the message.
+        """
+        taken = [spec.name for spec in specs]
+        if taken != list(self.names) and sorted(taken) == sorted(self.names):
+            raise DataError(
+                f"rows give {', '.join(self.names)} and the graph takes {', '.join(taken)}: another order",
+                where=where,
+                remedy="capture with Task.example, or write the example in the order of the capture",
+            )
 
     def bind(self, tensors: list[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return flat tensors as arguments `(args, kwargs)`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,20 +70,6 @@ class Split:
     @property
     def _rows(self) -> int | None:
         return self._scanned.count if self._scanned else self._source.count
-
-    def check_order(self, names: Sequence[str]) -> None:
-        """Raise a DataError where a graph or an artifact takes the same inputs in another order than rows give them.
-
-        Args:
-            names: of the inputs, as it takes them.
-        """
-        given = list(self.arguments.names)
-        if given != list(names) and sorted(given) == sorted(names):
-            raise DataError(
-                f"rows give {', '.join(given)} and the graph takes {', '.join(names)}: another order",
-                where=f"split {self.name!r}",
-                remedy="capture with Task.example, or write the example in the order of the capture",
-            )
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield batches of at most `size` rows, always in the same order.

@@ -55,9 +55,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it becomes `path` (an older one is removed) when the block ends well."""
+def replacing_folder(path: Path, mark: str, what: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; it becomes `path` (an older one is removed) when the block ends well.
+
+    Args:
+        path: of the folder; it need not exist, and may be empty.
+        mark: the file that every folder of this kind holds: one that holds anything else is not written over.
+        what: the kind, for the message.
+
+    Raises:
+        RunError: there is something else.
+    """
     path = Path(path)
+    _check_replaceable(path, mark, what)
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -75,14 +85,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
-def check_replaceable(path: Path, mark: str, what: str) -> None:
-    """Raise a RunError where a folder is to be written over something else than a folder of the same kind.
-
-    Args:
-        path: of the folder; it need not exist, and may be empty.
-        mark: the file that every folder of this kind holds.
-        what: the kind, for the message.
-    """
+def _check_replaceable(path: Path, mark: str, what: str) -> None:
     if not path.exists() and not path.is_symlink():
         return
     ours = path.is_dir() and not path.is_symlink()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from leanly.budget import Budget
-from leanly.costs import NodeTimes
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.files import write_bytes
 from leanly.machine import busy_share
@@ -34,7 +33,6 @@ from leanly.search.sentence import verdict_sentence
 from leanly.target import Target
 
 if TYPE_CHECKING:
-    from leanly.artifact import Artifact
     from leanly.bundle.signing import Key
     from leanly.graph import Graph
     from leanly.task import Task
@@ -199,6 +197,7 @@ def _run(
     smaller: bool,
 ) -> Result:
     from leanly.families.networks import Networks
+    from leanly.measurement.attribution import node_times
     from leanly.search.instruments import Bench
 
     metric = task.metric.name
@@ -218,7 +217,7 @@ def _run(
                     past=past,
                     max_drop=budget.max_drop,
                     confidence=budget.confidence,
-                    timed=functools.partial(_node_times, task, target),
+                    timed=functools.partial(node_times, task, target),
                 ),
                 instruments=bench.instruments(),
                 budget=budget,
@@ -254,16 +253,6 @@ def _captured(task: Task, folder: RunFolder) -> Graph:
     if not folder.graph.exists():
         graph.save(folder.graph)
     return graph
-
-
-def _node_times(task: Task, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:
-    """Time the nodes of an artifact."""
-    from leanly.measurement import profile
-    from leanly.measurement.attribution import layer_seconds
-
-    seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
-    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
-    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
 
 
 def _certifying(task: Task) -> CertifyingSplit | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leanly.artifact import Artifact
+from leanly.artifact import DESCRIPTION, Artifact
 from leanly.budget import Budget
 from leanly.errors import LoweringError
 from leanly.files import replacing_folder
@@ -116,7 +116,7 @@ class World:
         if idea.fails:
             raise LoweringError("the exporter failed", where=idea.name)
         spec = (TensorSpec("x", "float32", ("batch", 4)),)
-        with replacing_folder(to) as folder:
+        with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
             (folder / "model").write_bytes(b"m" * int(idea.latency * 1e6))
             artifact = Artifact(folder, "onnxruntime", idea.precision, ("model",), spec, spec, 0, 0, notes=(idea.name,))
             artifact.save()

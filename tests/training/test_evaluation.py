@@ -49,6 +49,8 @@ class Two(nn.Module):
     [
         lambda graph, task: evaluate(graph, task, task.split("train")),
         lambda graph, task: quantize.Static()(graph, task),
+        lambda graph, task: quantize.Static(draw=1)(graph, task),
+        lambda graph, task: prune.Refit(teacher=graph)(leanly.capture(task.model, example=task.example), task),
         lambda graph, task: prune.SparseGPT(sparsity=0.5)(graph, task),
         lambda graph, task: distill.Distill(epochs=1)(graph, task),
     ],

@@ -15,7 +15,7 @@ from leanly.bundle.payload import write_compact
 from leanly.bundle.signing import Key, hex_of, read_private, sign
 from leanly.bundle.verifying import DOCUMENT, walk
 from leanly.errors import SettingError
-from leanly.files import check_replaceable, replacing_folder, write_json
+from leanly.files import replacing_folder, write_json
 
 FORMAT = 1
 
@@ -53,8 +53,7 @@ def save(
         raise SettingError("there is no artifact to save", where=str(path), remedy="save a result that has a best")
     private = None if key is None else read_private(key)
     path = Path(path)
-    check_replaceable(path, MANIFEST, "a bundle")
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, MANIFEST, "a bundle") as folder:
         places = _copy_artifacts(folder, artifacts)
         if graph is not None:
             _put(graph, folder / "graph")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leanly.artifact import Artifact, Plan
+from leanly.artifact import DESCRIPTION, Artifact, Plan
 from leanly.families.candidate import INTEGER_RUNTIMES, Candidate, parts
 from leanly.families.keeping import Kept
 from leanly.files import replacing_folder
@@ -106,7 +106,7 @@ class Maker:
 
 def _run_otherwise(artifact: Artifact, plans: dict[int, Plan], to: Path) -> Artifact:
     """Copy an artifact's files and say that they are run by other plans."""
-    with replacing_folder(to) as folder:
+    with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         for name in artifact.files:
             source = artifact.folder / name
             if source.is_dir():

@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
+from leanly.graph.layers import CONVOLUTIONS, window_of
 from leanly.graph.nodes import argument
 
 aten = torch.ops.aten
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 
 
 def has_columns(node: Node) -> bool:
@@ -28,24 +28,15 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     """
     if node.target is aten.linear.default:
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
-    groups, padding = argument(node, "groups"), argument(node, "padding")
-    dilation, stride = (_each(argument(node, name), kernel) for name in ("dilation", "stride"))
-    if padding == "same":
-        whole = [spread * (size - 1) for spread, size in zip(dilation, kernel, strict=True)]
-        values = F.pad(values, [end for size in reversed(whole) for end in (size // 2, size - size // 2)])
-    pads = (0,) * len(kernel) if isinstance(padding, str) else _each(padding, kernel)
+    groups, window = argument(node, "groups"), window_of(node, kernel)
+    sides = zip(reversed(window.before), reversed(window.after), strict=True)
+    values = F.pad(values, [end for pair in sides for end in pair])
+    dilation, stride = window.dilation, window.stride
     if len(kernel) == 1:  # a sequence is an image of one row
-        values, kernel = values.unsqueeze(2), torch.Size((1, *kernel))
-        dilation, pads, stride = (1, *dilation), (0, *pads), (1, *stride)
-    unfolded = F.unfold(values, tuple(kernel), dilation, pads, stride)
+        values, kernel, dilation, stride = values.unsqueeze(2), torch.Size((1, *kernel)), (1, *dilation), (1, *stride)
+    unfolded = F.unfold(values, tuple(kernel), dilation, 0, stride)
     grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
     return grouped.permute(1, 2, 0, 3).flatten(2)
-
-
-def _each(setting: int | list[int], kernel: torch.Size) -> tuple[int, ...]:
-    """Return a setting for each dimension of a kernel."""
-    found = (setting,) if isinstance(setting, int) else tuple(setting)
-    return found * len(kernel) if len(found) == 1 else found
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,40 @@ from leanly.graph.tensors import find
 
 aten = torch.ops.aten
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
-LAYERS = TRANSPOSED | {
-    aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv1d.padding, aten.conv2d.padding,
-    aten.conv3d.padding, aten.linear.default,
-}  # fmt: skip
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
+LAYERS = CONVOLUTIONS | TRANSPOSED | {aten.conv3d.default, aten.conv3d.padding, aten.linear.default}
+
+
+class Window(NamedTuple):
+    """How the kernel of a convolution slides, each with a number for each of its dimensions."""
+
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]
+    """Zeros put in front of each dimension, and `after` behind it."""
+    after: tuple[int, ...]
+
+
+def window_of(layer: Node, kernel: Sequence[int]) -> Window:
+    """Return how a convolution slides.
+
+    Args:
+        layer: the convolution.
+        kernel: the size of its kernel in each dimension.
+    """
+
+    def each(setting: int | list[int]) -> tuple[int, ...]:
+        found = (setting,) if isinstance(setting, int) else tuple(setting)
+        return found * len(kernel) if len(found) == 1 else found
+
+    stride, dilation = (each(argument(layer, name)) for name in ("stride", "dilation"))
+    padding = argument(layer, "padding")
+    if padding == "same":
+        whole = [spread * (size - 1) for spread, size in zip(dilation, kernel, strict=True)]
+        before = tuple(size // 2 for size in whole)
+        return Window(stride, dilation, before, tuple(size - first for size, first in zip(whole, before, strict=True)))
+    pads = each(0 if padding == "valid" else padding)
+    return Window(stride, dilation, pads, pads)
 
 
 def learned_layers(graph: Graph) -> list[Node]:

@@ -30,20 +30,20 @@ def checked_batches(
     Raises:
         DataError: rows of another shape, dtype or order than the graph takes, or with NaN or infinity.
     """
-    split.check_order([spec.name for spec in graph.inputs])
+    split.arguments.check_order(graph.inputs, f"split {split.name!r}")
     for batch, (inputs, targets) in enumerate(split.flat_batches(size, limit)):
         check_rows(graph, inputs, f"split {split.name!r}, batch {batch}", range(size * batch, size * (batch + 1)))
         yield inputs, targets
 
 
-def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequence[int]) -> None:
+def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequence[int] | Tensor | None) -> None:
     """Raise a DataError where a batch is not what the graph takes: its shape, its dtype, finite numbers.
 
     Args:
         graph: takes it.
         inputs: flat, rows in front.
         where: the split and the batch, for messages.
-        rows: the number of each row, for messages.
+        rows: the number of each row, for messages; None where they have none, as in a stream that is mixed.
     """
     for spec, tensor in zip(graph.inputs, inputs, strict=True):
         shape, dtype = list(tensor.shape), dtype_name(tensor)
@@ -63,8 +63,10 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
                 remedy="prepare the rows as the example; a dimension that varies goes into capture(dynamic=)",
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            place = first_place(~tensor.isfinite())[0]
+            told = f"row {int(rows[place])}" if rows is not None else f"row {place} of the batch"
             raise DataError(
-                f"input {spec.name} holds NaN or infinity in row {rows[first_place(~tensor.isfinite())[0]]}",
+                f"input {spec.name} holds NaN or infinity in {told}",
                 where=where,
                 remedy="take that row out; task.check() looks at all",
             )

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, fx, nn
 
 from leanly.errors import BundleError, LeanlyError, RunError
-from leanly.files import check_replaceable, digest, read_json, replacing_folder, sha256, write_json
+from leanly.files import digest, read_json, replacing_folder, sha256, write_json
 from leanly.graph import modes, tensors
 from leanly.graph.encoding import decode, encode, name_of, target_named
 from leanly.graph.nodes import argument_names
@@ -71,14 +71,13 @@ def save(graph: Graph, folder: Path) -> None:
     Raises:
         RunError: the folder can't be written, or holds something else than a graph.
     """
-    check_replaceable(Path(folder), DESCRIPTION, "a graph")
     content = {"format": FORMAT, **describe(graph), "training": graph.training, "notes": list(graph.notes)}
     every = tensors.every(graph.module)
     doubles = {name for _, *others in content["shared"] for name in others}
     weights = {name: _plain(tensor) for name, tensor in every.items() if name not in doubles}
     example = {str(position): _plain(tensor) for position, tensor in enumerate(graph.example)}
     try:
-        with replacing_folder(folder) as temporary:
+        with replacing_folder(folder, DESCRIPTION, "a graph") as temporary:
             content["files"] = {}
             for name, group in ((WEIGHTS, weights), (EXAMPLE, example)):
                 safetensors.torch.save_file(group, temporary / name)

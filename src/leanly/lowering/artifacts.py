@@ -9,7 +9,7 @@ from pathlib import Path
 from leanly.artifact import DESCRIPTION, RUNTIMES, Artifact, Plan
 from leanly.compact import saved_bytes
 from leanly.errors import LoweringError, SettingError
-from leanly.files import check_replaceable, replacing_folder
+from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering.integers import computes_in_integers, store_integers
 from leanly.lowering.proof import prove
@@ -60,8 +60,7 @@ def lower(
     if precision == "binary":
         _check_signs(graph)
     to = Path(to)
-    check_replaceable(to, DESCRIPTION, "an artifact")
-    with replacing_folder(to) as folder:
+    with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         if runtime == "torch":
             graph.save(folder / "graph")
             files: tuple[str, ...] = ("graph",)

@@ -18,7 +18,7 @@ from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.lowering.signs import pack_layers, store_signs
 from leanly.quantize.affine import Affine
 from leanly.quantize.binary import OF_VALUES, has_signs
-from leanly.quantize.placement import root
+from leanly.quantize.placement import WEIGHTED, root
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 
 aten = torch.ops.aten
@@ -26,9 +26,6 @@ DEQUANTIZE = torch.ops.leanly.dequantize.default
 PACKED_LINEAR = torch.ops.leanly.packed_linear.default
 PACKED_EMBEDDING = torch.ops.leanly.packed_embedding.default
 GROUPED_EMBEDDING = torch.ops.leanly.grouped_embedding.default
-BIASED = frozenset({
-    aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding, aten.linear.default,
-})  # fmt: skip
 Bits = dict[str, tuple[int, int]]
 """Bits and elements of each stored tensor."""
 Widths = dict[str, int]
@@ -64,7 +61,7 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
                 else:
                     _pack_weight(module, node, bits)
     for node in list(module.graph.nodes):
-        if node.target in BIASED:
+        if node.target in WEIGHTED:
             _store_bias(module, node, bits)
     module.graph.eliminate_dead_code()
     drop_unread(module)

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph.binarizer import split_weight
+from leanly.graph.layers import window_of
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find, put, read_attr
 from leanly.packing import pack
@@ -94,8 +95,9 @@ def _pack(module: GraphModule, layer: Node, bits: dict[str, tuple[int, int]]) ->
             new = module.graph.call_function(torch.ops.leanly.binary_linear.default, values_read)
         else:
             kernel = list(values.shape[2:])
-            strides, dilations = (list(_pair(argument(layer, setting))) for setting in ("stride", "dilation"))
-            geometry = (kernel, strides, _pads(layer, kernel, dilations), dilations)
+            window = window_of(layer, kernel)
+            pads = [*window.before, *window.after]
+            geometry = (kernel, list(window.stride), pads, list(window.dilation))
             new = module.graph.call_function(torch.ops.leanly.binary_convolution.default, (*values_read, *geometry))
     new.meta = dict(layer.meta)
     layer.replace_all_uses_with(new)
@@ -110,20 +112,3 @@ def pack_signs(sign: Tensor) -> Tensor:
     """
     taps = (sign > 0).reshape(*sign.shape[:2], -1).transpose(1, 2)
     return torch.from_numpy(pack(taps.to(torch.uint8).contiguous().numpy(), 1))
-
-
-def _pair(value: int | list[int]) -> list[int]:
-    found = [value] if isinstance(value, int) else list(value)
-    return found * 2 if len(found) == 1 else found
-
-
-def _pads(layer: Node, kernel: list[int], dilation: list[int]) -> list[int]:
-    """Top, left, bottom, right."""
-    padding = argument(layer, "padding")
-    if padding == "valid":
-        return [0, 0, 0, 0]
-    if padding == "same":
-        whole = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        before = [size // 2 for size in whole]
-        return [*before, *(size - first for size, first in zip(whole, before, strict=True))]
-    return _pair(padding) * 2

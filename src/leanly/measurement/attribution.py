@@ -6,12 +6,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from leanly.artifact import Kernel
+from leanly.artifact import Artifact, Kernel
+from leanly.costs import NodeTimes
+from leanly.measurement.profiling import profile
+from leanly.target import Target
 
 if TYPE_CHECKING:
     from torch.fx import Node
 
     from leanly.graph import Graph
+    from leanly.task import Task
 
 MULTIPLIES = re.compile(
     r"conv|matmul|gemm|fullyconnected|attention|(?<!quantize)linear|lstm|addmm|einsum", re.IGNORECASE
@@ -43,6 +47,21 @@ def layer_seconds(
     nodes = {node.name: node for node in graph.module.graph.nodes}
     found = {name: kernel_of(graph, nodes[name], kernels) for name in layers}
     return {name: seconds[kernel.name] for name, kernel in found.items() if kernel and kernel.name in seconds}
+
+
+def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:
+    """Time the nodes of an artifact; those that are layers of its graph are known by name.
+
+    Args:
+        task: gives the rows; made up where None.
+        target: says how many threads.
+        graph: that the artifact was made of.
+        artifact: in a runtime that tells of its nodes.
+        batch_size: rows in a call.
+    """
+    seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
+    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
+    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
 
 
 def _aliases(graph: Graph, node: Node) -> list[str]:

@@ -169,7 +169,7 @@ def predict_rows(worker: Worker, split: Split, batch_size: int = PREDICT_ROWS) -
         WorkerError: the process dies, or gives another number of rows than it got.
         DataError: the outputs of different batches don't fit together.
     """
-    split.check_order([spec.name for spec in worker.artifact.inputs])
+    split.arguments.check_order(worker.artifact.inputs, f"split {split.name!r}")
     specs = worker.artifact.outputs
     parts: list[list[np.ndarray]] = [[] for _ in specs]
     for tensors, targets in split.flat_batches(batch_size):

@@ -13,6 +13,7 @@ from leanly.errors import SettingError
 from leanly.graph import Graph, tensors
 from leanly.graph.coupling import Coupling
 from leanly.graph.coupling.units import Matrix
+from leanly.prune.importance import magnitude
 
 
 def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
@@ -56,8 +57,8 @@ def everywhere(coupling: Coupling, held: Matrix, graph: Graph) -> tuple[Matrix, 
             silent[coupling.units[axis.units].indices] = 1
     if not silent.any():
         return held, []
-    weights = {name: weight.detach().square().cpu() for name, weight in graph.named_parameters() if weight.ndim > 1}
     names = [place.name for place in coupling.parameter_dims if silent[place.classes].any()]
+    weights = checked(graph, magnitude(graph), magnitude.__name__)
     return held + diags(silent) @ shares(coupling, weights), list(dict.fromkeys(names))
 
 

@@ -79,22 +79,21 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         parameter.requires_grad_()
     layers = _layers(graph)
     watched = Watched(graph, [layer.name for layer in layers])
-    total = [torch.zeros((), dtype=torch.float64) for _ in layers]
+    outputs_of = [len(filters(_weight(graph, layer)[1], transposed_groups(layer))) for layer in layers]
+    total = [torch.zeros(count, dtype=torch.float64) for count in outputs_of]
     for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
         outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
         values = outputs[len(graph.outputs) :]
         loss = loss_of(graph, task, split, outputs[: len(graph.outputs)], targets)
         slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
-        for number, (layer, value, slope) in enumerate(zip(layers, values, slopes, strict=True)):
+        for sums, layer, value, slope in zip(total, layers, values, slopes, strict=True):
             if slope is not None:
                 along = _channels(layer, value.detach() * slope).sum(2)
-                total[number] = total[number] + along.double().square().sum(0).cpu()
+                sums += along.double().square().sum(0).cpu()
     found: dict[str, Tensor] = {}
     for sums, layer in zip(total, layers, strict=True):
         name, weight = _weight(graph, layer)
-        groups = transposed_groups(layer)
-        scores = sums.expand(len(filters(weight, groups)))
-        found[name] = found.get(name, torch.zeros(())) + spread_evenly(scores, weight, groups)
+        found[name] = found.get(name, torch.zeros(())) + spread_evenly(sums, weight, transposed_groups(layer))
     return found
 
 

@@ -12,10 +12,11 @@ from torch.fx import GraphModule, Interpreter, Node
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
+from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
-from leanly.quantize.placement import CONVOLUTIONS, UNCHANGING, WEIGHTED, root
+from leanly.quantize.placement import UNCHANGING, WEIGHTED, root
 from leanly.quantize.quantizers import check_quantizable
 from leanly.scalars import check_flag, check_whole, names_of
 from leanly.target import Target

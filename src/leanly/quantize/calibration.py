@@ -50,12 +50,13 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
         for inputs, _ in checked_batches(graph, split, BATCH, samples):
             yield inputs
         return
+    split.arguments.check_order(graph.inputs, f"split {split.name!r}")
     for batch, (rows, inputs) in enumerate(_drawn(split, samples, draw)):
         check_rows(graph, inputs, f"split {split.name!r}, batch {batch}", rows)
         yield inputs
 
 
-def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[list[int], list[Tensor]]]:
+def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     if not split.counted:
         raise DataError(
             "calibration rows can't be drawn from a stream",
@@ -64,7 +65,7 @@ def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[list[int], l
         )
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))[:samples]
     for picked in rows.split(BATCH):
-        yield picked.tolist(), split.take(picked)[0]
+        yield picked, split.take(picked)[0]
 
 
 def calibrate(
@@ -103,7 +104,8 @@ def calibrate(
 def _compare_ranges(graph: Graph, task: Task | None) -> None:
     """Warn where calibration rows are scaled otherwise than the rows that accuracy is measured on."""
     seen, validation = _calibration_split(task), task.split("validation") if task is not None else None
-    for spec, tensor in zip(graph.inputs, next(seen.flat_batches(BATCH, BATCH))[0], strict=True):
+    first = next(seen.flat_batches(BATCH, BATCH))[0]
+    for spec, tensor in zip(graph.inputs, first, strict=True):
         if tensor.is_floating_point() and tensor.numel() and not bool(tensor.any()):
             warnings.warn(
                 f"Input {spec.name} is zero throughout in the first calibration rows (split {seen.name!r}): ranges "
@@ -113,8 +115,8 @@ def _compare_ranges(graph: Graph, task: Task | None) -> None:
             )
     if validation is None or validation is seen:
         return
-    pairs = zip(*(next(split.flat_batches(BATCH, BATCH))[0] for split in (seen, validation)), strict=True)
-    for spec, tensors in zip(graph.inputs, pairs, strict=True):
+    other = next(validation.flat_batches(BATCH, BATCH))[0]
+    for spec, *tensors in zip(graph.inputs, first, other, strict=True):
         if not all(tensor.is_floating_point() and tensor.numel() for tensor in tensors):
             continue
         ours, theirs = (float(tensor.abs().max()) for tensor in tensors)

@@ -10,9 +10,10 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph, check_graph
 from leanly.graph.folding import fold_batch_norm
+from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
-from leanly.quantize.placement import CONVOLUTIONS, WEIGHTED
+from leanly.quantize.placement import WEIGHTED
 from leanly.quantize.quantizers import check_unquantized
 from leanly.scalars import check_whole
 from leanly.target import Target

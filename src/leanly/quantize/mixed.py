@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,10 +51,7 @@ class Mixed:
         if isinstance(self.choices, Iterable) and not isinstance(self.choices, str):
             object.__setattr__(self, "choices", tuple(self.choices))
         if isinstance(self.static, Mapping):  # as a recipe's JSON holds it
-            given: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in self.static.items()
-            }
-            object.__setattr__(self, "static", Static(**given))
+            object.__setattr__(self, "static", Static(**self.static))
         if not isinstance(self.static, Static):
             raise SettingError(f"static is {self.static!r}", where="Mixed", remedy="give quantize.Static(...)")
         fit = isinstance(self.choices, tuple) and all(is_whole(bits, 2) and bits <= 8 for bits in self.choices)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 
 KERNELS = ("onnxruntime", "openvino")
 """Runtimes whose integer kernels are known."""
 
 aten = torch.ops.aten
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 WEIGHTED = CONVOLUTIONS | {aten.linear.default}
 PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default})
 SUMS = frozenset({aten.add.Tensor})

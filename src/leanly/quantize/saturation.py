@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
+from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument
-from leanly.quantize.placement import CONVOLUTIONS
 
 
 def adds_in_pairs(layer: Node, weight: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from leanly.scalars import is_whole
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.precision import deterministic, placed, takes_channels_last
-from leanly.training.rows import Rows, TrainBatch
+from leanly.training.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class BatchNorm:
                 where="BatchNorm",
                 remedy="give the task train= or validation= data; labels are not used. Without it the old ones stay",
             )
+        split.arguments.check_order(graph.inputs, f"split {split.name!r}")
         channels_last, training = takes_channels_last(graph), graph.training
         counting = _Counting(graph.eval().module, norms)
         rows = Rows(split, self.batch_size, seed=0)
@@ -75,17 +75,9 @@ class BatchNorm:
             for batch in rows.epoch(0):
                 if batch.number * self.batch_size >= self.rows:
                     break
-                check_rows(graph, batch.inputs, f"split {split.name!r}", _numbers(batch))
+                check_rows(graph, batch.inputs, f"split {split.name!r}", batch.rows)
                 counting.run(*placed(batch.inputs, graph.device, channels_last))
         return graph.train(training)
-
-
-def _numbers(batch: TrainBatch) -> Sequence[int]:
-    """Return the numbers of a batch's rows; of a stream they are counted."""
-    if batch.rows is not None:
-        return batch.rows.tolist()
-    start = batch.number * len(batch.targets)
-    return range(start, start + len(batch.targets))
 
 
 def _follows_batch(node: Node) -> bool:

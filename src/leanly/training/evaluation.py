@@ -41,7 +41,7 @@ def evaluate_first(
     """
     split = task.split("validation")
     assert split is not None, "who asks looks first"
-    split.check_order([spec.name for spec in graph.inputs])
+    split.arguments.check_order(graph.inputs, f"split {split.name!r}")
     parts, targets = [], []
     with torch.no_grad():
         for number, (inputs, labels) in enumerate(split.flat_batches(ROWS, rows)):
@@ -62,7 +62,7 @@ def outputs_of(graph: Graph, split: Split, padding: Padding | None = None) -> li
     Raises:
         DataError: the outputs of different batches don't fit together.
     """
-    split.check_order([spec.name for spec in graph.inputs])
+    split.arguments.check_order(graph.inputs, f"split {split.name!r}")
     training, channels_last = graph.training, takes_channels_last(graph)
     parts: list[list[Tensor]] = [[] for _ in graph.outputs]
     graph.eval()

@@ -80,7 +80,7 @@ def fit(
     check_whole(epochs, 1, name="epochs", where="training")
     seconds = None if time is None else read_time(time)
     split = training_rows(task)
-    split.check_order([spec.name for spec in graph.inputs])
+    split.arguments.check_order(graph.inputs, f"split {split.name!r}")
     checkpoints = None
     if folder is not None:
         dtype = str(chosen_dtype(graph, settings.precision, target))

@@ -40,8 +40,10 @@ def find_teacher(teacher: Any, task: Task, where: str, device: torch.device) -> 
     Raises:
         SettingError: only its hash is known.
         CaptureError: a module that can't be captured.
+        DataError: it takes its inputs in another order than the task gives them.
     """
     found = _teacher(teacher, task, where)
+    task.arguments.check_order(found.inputs, f"{where}.teacher")
     return found if found.device == device else found.clone().to(device)
 
 

@@ -57,10 +57,12 @@ def vanishes(node: fx.Node, wiring: Wiring) -> bool:
         return reads_tensor(scale) and all(one is None or _is_zero(one, wiring) for one in (scale, offset))
     if name == "mul":
         return any(_is_zero(source, wiring) and _spans(source, node, wiring) for source in sources)
+    if name == "pow" and not (isinstance(node.args[1], int | float) and node.args[1] > 0):
+        return False
     if name in ("div", "pow"):
-        return bool(sources) and _is_zero(node.args[0], wiring) and _spans(sources[0], node, wiring)
+        return _is_zero(node.args[0], wiring) and _spans(sources[0], node, wiring)
     if name in _SUMS:
-        whole = all(not isinstance(item, int | float) or item == 0 for item in node.args[:2])
+        whole = all(not isinstance(item, int | float) or item == 0 for item in node.args)
         return whole and all(
             _is_zero(source, wiring) and _spans(source, node, wiring) for source in _added(node, sources)
         )

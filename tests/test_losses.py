@@ -26,6 +26,14 @@ def test_each_name_gives_a_scalar_with_a_gradient():
         assert logits.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.float32])
+def test_class_numbers_of_any_dtype_and_in_a_column_are_the_same_labels(dtype):
+    labels = torch.tensor([0, 2, 1, 1])
+    expected = LOSSES["cross_entropy"](LOGITS, labels)
+    assert LOSSES["cross_entropy"](LOGITS, labels.to(dtype)) == expected
+    assert LOSSES["cross_entropy"](LOGITS, labels.to(dtype)[:, None]) == expected
+
+
 def test_kl_of_a_distribution_from_itself_is_zero():
     assert LOSSES["kl"](LOGITS, LOGITS.softmax(1)).abs() < 1e-6
 

@@ -107,12 +107,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or torn one is a BundleError that names it."""
+    """Read a JSON file; one that is missing, torn or can't be read is a BundleError that names it."""
     try:
         return json.loads(Path(path).read_text())
     except FileNotFoundError as error:
         raise BundleError("a file is missing", where=str(path), remedy="copy the folder again, whole") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        remedy = "name the folder that was written, and see that you may read it"
+        raise BundleError(f"it can't be read ({error.strerror})", where=str(path), remedy=remedy) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BundleError(
             f"a file is not valid JSON ({error})", where=str(path), remedy="copy the folder again, whole"
         ) from error

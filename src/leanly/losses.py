@@ -28,10 +28,11 @@ def resolve_loss(loss: str | Callable[[Any, Any], Any]) -> Callable[[Any, Any], 
 
 
 def cross_entropy(outputs: Any, targets: Any) -> Any:
-    """Cross-entropy of logits (rows, classes) against class numbers or class probabilities."""
+    """Cross-entropy of logits (rows, classes) against class numbers of any dtype or class probabilities."""
     from torch.nn import functional
 
-    return functional.cross_entropy(first_output(outputs), targets)
+    logits = first_output(outputs)
+    return functional.cross_entropy(logits, _class_numbers(logits, targets))
 
 
 def binary_cross_entropy(outputs: Any, targets: Any) -> Any:
@@ -64,6 +65,13 @@ def kl(outputs: Any, targets: Any) -> Any:
 
     logits = first_output(outputs)
     return functional.kl_div(logits.log_softmax(dim=-1), targets.to(logits.dtype), reduction="batchmean")
+
+
+def _class_numbers(logits: Any, targets: Any) -> Any:
+    """Targets as int64 without a last dimension of 1, as torch wants them; probabilities stay as they are."""
+    if targets.is_floating_point() and targets.shape == logits.shape:
+        return targets
+    return (targets.squeeze(1) if targets.ndim == logits.ndim and targets.shape[1] == 1 else targets).long()
 
 
 def _like(values: Any, targets: Any) -> Any:

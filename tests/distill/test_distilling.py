@@ -169,6 +169,39 @@ def test_embeddings_in_a_dict_are_matched_by_value():
     assert functional.mse_loss(learned(x=new)["pooled"][0], expected["pooled"][0]) < 0.5
 
 
+class Swapped(nn.Module):
+    """Gives what another does, under the same names in another order."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return dict(reversed(self.inner(x).items()))
+
+
+class TwoHeads(nn.Module):
+    """Two outputs of one shape, told apart by their names alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 3), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return {"near": self.one(x), "far": self.two(x)}
+
+
+def test_outputs_of_the_same_names_teach_each_other_in_any_order():
+    torch.manual_seed(0)
+    x, teacher = torch.randn(64, 5), TwoHeads().eval()
+    task = leanly.Task(TwoHeads().eval(), example=x[:2], train=(x, torch.zeros(64)), metric="mse")
+    learned = [
+        weights(Distill(one, epochs=2, alpha=1.0, settings=HOW)(leanly.capture(task.model, example=x[:2]), task))
+        for one in (teacher, Swapped(teacher).eval())
+    ]
+    assert equal(*learned)
+
+
 def test_a_regression_with_labels():
     torch.manual_seed(0)
     x = torch.randn(128, 5)

@@ -73,6 +73,8 @@ def test_one_logit_is_compared_as_a_chance():
     [
         (lambda y: y, LABELS, {}, classes),
         (lambda y: y, LABELS, {"metric": lambda a, b: 0.0}, classes),
+        (lambda y: y, LABELS, {"metric": lambda a, b: 0.0, "loss": lambda a, b: a.sum()}, classes),
+        (lambda y: y, LABELS // 2, {"metric": lambda a, b: 0.0, "loss": lambda a, b: a.sum()}, values),
         (lambda y: y, REAL, {"metric": "mse", "loss": "mse"}, values),
         (lambda y: y, REAL, {"metric": lambda a, b: 0.0}, values),
         (lambda y: y, REAL.softmax(1), {"metric": "mse", "loss": "kl"}, classes),
@@ -101,7 +103,7 @@ def test_teacher_and_labels_are_mixed_and_other_outputs_compared_by_value(alpha)
         assert alpha > 0, "nobody asks the teacher"
         return teacher
 
-    objective = taught(graph, task, teach, temperature=2.0, alpha=alpha)
+    objective = taught(graph, task, teach, (0, 1, 2), temperature=2.0, alpha=alpha)
     found = objective(student, TrainBatch(0, 0, [], LABELS, None))
     expected = alpha * (classes(student[0], teacher[0], 2.0) + functional.mse_loss(student[1], teacher[1]))
     expected = expected + (1 - alpha) * functional.cross_entropy(student[0], LABELS)
@@ -110,6 +112,6 @@ def test_teacher_and_labels_are_mixed_and_other_outputs_compared_by_value(alpha)
 
 def test_labels_are_not_read_where_only_the_teacher_counts():
     graph, task = task_of(lambda y: y, LABELS)
-    objective = taught(graph, task, lambda batch: (REAL,), temperature=1.0, alpha=1.0)
+    objective = taught(graph, task, lambda batch: (REAL,), (0,), temperature=1.0, alpha=1.0)
     found = objective((REAL + 1,), TrainBatch(0, 0, [], torch.full((12,), 99), None))
     assert float(found) == pytest.approx(0, abs=1e-5)

@@ -218,6 +218,14 @@ def test_nothing_is_pickled(folder):
         assert b"PK\x03\x04" not in path.read_bytes()[:4] and path.read_bytes()[:1] != b"\x80"
 
 
+def test_a_file_in_place_of_the_folder_and_endless_brackets_are_refused(folder):
+    with pytest.raises(BundleError, match=r"can't be read .*name the folder"):
+        leanly.Graph.open(folder / "graph.json")
+    (folder / "graph.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(BundleError, match="not valid JSON"):
+        leanly.Graph.open(folder)
+
+
 def test_what_is_no_graph_is_not_written_over(tmp_path):
     graph = capture(nn.Linear(3, 2).eval(), example=torch.randn(2, 3))
     (tmp_path / "mine").mkdir()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import leanly
-from leanly.errors import DataError
+from leanly.errors import DataError, SettingError
 from leanly.measurement.cut import examine_cut
 from leanly.prune import Channels, Layers, batch_norm_scale, gradient, magnitude
 from leanly.training.evaluation import evaluate
@@ -90,3 +90,43 @@ def test_rows_are_asked_for(graph: leanly.Graph) -> None:
 
 def graph_model() -> nn.Module:
     return nn.Linear(8, 3).eval()
+
+
+class Recurrent(nn.Module):
+    """Weights that no argument calls `weight`: those of an LSTM, and one that is multiplied by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.matrix = nn.LSTM(4, 5, batch_first=True), nn.Parameter(torch.randn(5, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0][:, -1] @ self.matrix
+
+
+def test_weights_under_any_name_and_zeros_that_stay_are_shown() -> None:
+    torch.manual_seed(0)
+    model = Recurrent().eval()
+    x, y = torch.randn(40, 6, 4), torch.arange(40) % 3
+    own = leanly.Task(model, example=x[:2], train=(x, y), validation=(x, y))
+    graph = leanly.capture(model, example=x[:2]).eval()
+    small = graph.clone()
+    with torch.no_grad():
+        dict(small.named_parameters())["matrix"][0] = 0
+    report = examine_cut(graph, small, own, [magnitude], max_drop="1%")
+    zeros = {layer.before: layer.zeros for layer in report.layers}
+    assert set(zeros) == {(20, 4), (20, 5), (5, 3)}
+    assert zeros[5, 3] == pytest.approx(0.2) and zeros[20, 4] == 0.0 and report.max_drop == 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        (lambda graph, small, task: (small, graph, task, [magnitude]), "the whole network first"),
+        (lambda graph, small, task: (graph, task, small, [magnitude]), "a Task was given where a Graph"),
+        (lambda graph, small, task: (graph, small, task, ["magnitude"]), "give functions of leanly.prune"),
+    ],
+)
+def test_arguments_in_another_order_and_names_of_criteria_are_refused(graph, task, wrong, told) -> None:
+    small = Channels(fraction=0.5)(graph, task)
+    with pytest.raises(SettingError, match=told):
+        examine_cut(*wrong(graph, small, task))

@@ -131,8 +131,11 @@ def test_what_is_left_in_float_is_said() -> None:
     narrow, _ = reader(24)
     some = WeightsOnly(group=32)(narrow)
     assert any("one.weight (24 wide)" in note and "two.weight" not in note for note in some.notes)
-    with pytest.raises(SettingError, match=r"groups of 256.*two.weight"):
+    with pytest.raises(SettingError, match=r"groups of 256.*two.weight.*use group=64"):
         WeightsOnly(group=256, embeddings=False)(reader()[0])
+    odd = leanly.capture(nn.Linear(9, 4).eval(), example=torch.zeros(2, 9))
+    with pytest.raises(SettingError, match=r"weight \(9 wide\).*use quantize.Static"):
+        WeightsOnly(group=16)(odd)
 
 
 def test_a_table_takes_four_bits_where_groups_fit() -> None:

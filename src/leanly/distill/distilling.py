@@ -12,7 +12,7 @@ from typing import Any
 from leanly.budget import read_time
 from leanly.distill.hidden import Pair, hidden_pairs
 from leanly.distill.objectives import taught
-from leanly.distill.teachers import Teacher, check_alike
+from leanly.distill.teachers import Teacher, matched
 from leanly.errors import LeanlyWarning, SettingError
 from leanly.graph import Graph, check_graph
 from leanly.scalars import check_whole, is_number
@@ -102,9 +102,10 @@ class Distill:
         objective: Objective = supervised(graph, task)
         hidden: tuple[str, ...] = ()
         teacher: Graph | None = None
+        order: tuple[int, ...] = ()
         if self.alpha > 0 or self.features > 0:
             teacher = find_teacher(self.teacher, task, "Distill", graph.device)
-            check_alike(graph, teacher)
+            order = matched(graph, teacher)
         padding = find_padding([graph] if teacher is None else [graph, teacher], split)
         if teacher is not None:
             seconds = None if self.time is None else read_time(self.time)
@@ -116,6 +117,7 @@ class Distill:
                 graph,
                 task,
                 teach,
+                order,
                 temperature=self.temperature,
                 alpha=self.alpha,
                 features=self.features,

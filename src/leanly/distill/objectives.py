@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from leanly.checks import class_count
+from leanly.data import Split
 from leanly.distill.hidden import Pair
 from leanly.graph import Graph
 from leanly.metrics import first_output
@@ -61,8 +62,16 @@ def comparison(graph: Graph, task: Task) -> Compare:
         return classes
     count = class_count(build(graph.returns, [output.detach() for output in outputs]), task.metric, task.loss, split)
     if count is None:
-        return values
+        return classes if callable(task.loss) and split is not None and _number_classes(main, split) else values
     return classes if main.ndim == 2 and main.shape[1] > 1 else binary
+
+
+def _number_classes(logits: Tensor, split: Split) -> bool:
+    """Say whether the labels are numbers of classes that end where the logits `(rows, classes)` do."""
+    targets = split.targets
+    if logits.ndim != 2 or logits.shape[1] < 2 or targets.ndim != 1 or targets.dtype.kind not in "iu":
+        return False
+    return int(targets.min()) >= 0 and int(targets.max()) == logits.shape[1] - 1
 
 
 def main_output(graph: Graph) -> int:
@@ -74,6 +83,7 @@ def taught(
     graph: Graph,
     task: Task,
     teach: Callable[[TrainBatch], tuple[Tensor, ...]],
+    order: Sequence[int],
     *,
     temperature: float,
     alpha: float,
@@ -88,6 +98,7 @@ def taught(
         graph: the student, whose structure of outputs the loss is given.
         task: its loss compares with the labels.
         teach: gives the teacher's flat outputs of a batch, behind them its values of the pairs.
+        order: for each output of the student the position of the teacher's.
         temperature: by which logits are divided before they are compared.
         alpha: the teacher's share, 0 to 1.
         features: what the mean error of the pairs counts.
@@ -104,7 +115,7 @@ def taught(
         wanted = teach(batch) if alpha > 0 or pairs else ()
         if alpha > 0:
             parts += [
-                alpha * (compare if index == main else values)(outputs[index], wanted[index], temperature)
+                alpha * (compare if index == main else values)(outputs[index], wanted[order[index]], temperature)
                 for index in floats
             ]
         if alpha < 1:

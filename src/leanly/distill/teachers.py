@@ -27,10 +27,18 @@ SHARE = 0.25
 _OUTPUTS: WeakKeyDictionary[Split, tuple[str, list[Tensor]]] = WeakKeyDictionary()
 
 
-def check_alike(student: Graph, teacher: Graph) -> None:
-    """Raise a SettingError where the two take other inputs or give other outputs."""
+def matched(student: Graph, teacher: Graph) -> tuple[int, ...]:
+    """Return for each output of the student the position of the teacher's: by name where both have the same names.
+
+    Raises:
+        SettingError: the two take other inputs or give other outputs.
+    """
+    names = [spec.name for spec in teacher.outputs]
+    order = range(len(names))
+    if sorted(names) == sorted(spec.name for spec in student.outputs):
+        order = tuple(names.index(spec.name) for spec in student.outputs)
     for what, ours, theirs in (
-        ("outputs", student.outputs, teacher.outputs),
+        ("outputs", student.outputs, [teacher.outputs[position] for position in order]),
         ("inputs", student.inputs, teacher.inputs),
     ):
         told = [", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) for specs in (ours, theirs)]
@@ -42,6 +50,7 @@ def check_alike(student: Graph, teacher: Graph) -> None:
                 where="Distill.teacher",
                 remedy=f"give a teacher with the student's {what}, or wrap one of them in a module that has them",
             )
+    return tuple(order)
 
 
 def _fit(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from leanly.errors import DataError, LeanlyError
+from leanly.budget import read_fraction
+from leanly.errors import DataError, LeanlyError, SettingError
 from leanly.measurement.constancy import says_the_same
 from leanly.measurement.records import PairedDrop
 from leanly.measurement.statistics import paired_drop, paired_drop_exact
@@ -36,6 +37,7 @@ class LayerCut:
         name: of the node.
         source: the user's line.
         before, after: the shape of its weight; `after` is empty where the layer is gone.
+        zeros: the share of what is left that is zero.
         taken: by criterion, the share of what it scores the weight that left; a criterion that says nothing of this
             weight is left out.
     """
@@ -44,6 +46,7 @@ class LayerCut:
     source: str
     before: tuple[int, ...]
     after: tuple[int, ...]
+    zeros: float
     taken: Mapping[str, float]
 
     @property
@@ -75,7 +78,8 @@ class CutReport:
         classes: where targets are class numbers.
         layers: in the order they run.
         criteria: names of those that scored, in order.
-        untrained: by criterion, the metric on validation rows after channels with as many MACs left by it, batch norm
+        scored_on: the split whose rows `untrained` is about.
+        untrained: by criterion, the metric on those rows after channels with as many MACs left by it, batch norm
             taken anew and nothing trained; empty where the cut took no MACs.
         macs, parameters: before and after, of a row.
         notes: criteria that could not score, and why; what the passes noted.
@@ -90,6 +94,7 @@ class CutReport:
     classes: tuple[ClassDrop, ...]
     layers: tuple[LayerCut, ...]
     criteria: tuple[str, ...]
+    scored_on: str
     untrained: Mapping[str, float]
     macs: tuple[int, int]
     parameters: tuple[int, int]
@@ -97,7 +102,7 @@ class CutReport:
 
 
 def examine_cut(
-    graph: Graph, small: Graph, task: Task, criteria: Sequence[Criterion], *, max_drop: float = 0.01
+    graph: Graph, small: Graph, task: Task, criteria: Sequence[Criterion], *, max_drop: float | str = 0.01
 ) -> CutReport:
     """Score what a cut took, and compare both networks on rows that neither was trained on.
 
@@ -106,17 +111,38 @@ def examine_cut(
         small: after it, trained on or not.
         task: `test` is predicted, `validation` where there is none.
         criteria: of `leanly.prune`, or own ones of that signature; they score the whole network.
-        max_drop: of the metric, that is tested.
+        max_drop: of the metric, that is tested: 0.01 or "1%".
 
     Raises:
         DataError: the task has neither `test` nor `validation`.
+        SettingError: something else than a graph, a task or a criterion was given, or the smaller graph as the first.
     """
+    from leanly.graph.checking import check_graph, check_task
     from leanly.training.evaluation import outputs_of
 
+    check_graph(graph, "the graph before the cut")
+    check_graph(small, "the graph after the cut")
+    check_task(task, "the task of a cut")
+    for criterion in criteria:
+        if not callable(criterion):
+            raise SettingError(
+                f"the criterion {criterion!r} can't be called",
+                where="criteria",
+                remedy="give functions of leanly.prune, as criteria=(prune.magnitude, prune.gradient)",
+            )
+    max_drop = read_fraction("max_drop", max_drop)
     split = task.split("test") or task.split("validation")
     if split is None:
         raise DataError(
             "a cut is verified on rows, and there are none", where="Task", remedy="give test=(inputs, targets)"
+        )
+    costs = [one.cost(1) for one in (graph, small)]
+    if costs[1].parameters > costs[0].parameters:
+        raise SettingError(
+            f"the network after the cut has {costs[1].parameters:,} parameters, the one before it "
+            f"{costs[0].parameters:,}",
+            where="the graph after the cut",
+            remedy="give the whole network first, then the smaller one",
         )
     predictions = [build(one.returns, [output.numpy() for output in outputs_of(one, split)]) for one in (graph, small)]
     targets = np.asarray(split.targets)
@@ -126,12 +152,12 @@ def examine_cut(
         for which, one in zip(("whole", "smaller"), predictions, strict=True)
         if says_the_same(one, task.metric)
     ]
-    costs = [one.cost(1) for one in (graph, small)]
+    tried = task.split("validation") or split
     gone = 1 - costs[1].macs / costs[0].macs
     untrained: dict[str, float] = {}
     if 0 < gone < 1:
         known = [criterion for criterion in criteria if _name(criterion) in scored]
-        untrained, said = _untrained(graph, task, gone, known, task.split("validation") or split)
+        untrained, said = _untrained(graph, task, gone, known, tried)
         notes += said
     return CutReport(
         metric=task.metric.name,
@@ -143,6 +169,7 @@ def examine_cut(
         classes=_classes(task, predictions, targets, max_drop),
         layers=tuple(_layers(graph, small, scored)),
         criteria=tuple(scored),
+        scored_on=tried.name,
         untrained=untrained,
         macs=(costs[0].macs, costs[1].macs),
         parameters=(costs[0].parameters, costs[1].parameters),
@@ -187,26 +214,30 @@ def _untrained(
 
 
 def _layers(graph: Graph, small: Graph, scored: Mapping[str, Mapping[str, Tensor]]) -> list[LayerCut]:
-    from leanly.graph.nodes import argument, argument_names, reads_tensor
+    from leanly.graph.nodes import argument_names, reads_tensor
 
-    left = {name: tuple(parameter.shape) for name, parameter in small.named_parameters()}
-    shapes = {name: tuple(parameter.shape) for name, parameter in graph.named_parameters()}
+    left, whole = dict(small.named_parameters()), dict(graph.named_parameters())
+    multiplies = {node.name for node in graph.cost().nodes if node.macs}
     found: list[LayerCut] = []
     seen: set[str] = set()
     for node in graph.module.graph.nodes:
-        if not hasattr(node.target, "_schema") or "weight" not in argument_names(node):
+        if node.name not in multiplies and not (hasattr(node.target, "_schema") and "weight" in argument_names(node)):
             continue
-        weight = argument(node, "weight")
-        name = str(weight.target) if reads_tensor(weight) else ""
-        if name in seen or len(shapes.get(name, ())) < 2:
-            continue
-        seen.add(name)
-        taken = {
-            criterion: _taken(scores[name], graph.kept.get(name), small.kept.get(name)) if name in left else 1.0
-            for criterion, scores in scored.items()
-            if name in scores
-        }
-        found.append(LayerCut(node.name, graph.source(node), shapes[name], left.get(name, ()), taken))
+        read = [str(one.target) for one in node.all_input_nodes if reads_tensor(one)]
+        weights = [name for name in read if name in whole and whole[name].ndim > 1]
+        for name in weights:
+            if name in seen:
+                continue
+            seen.add(name)
+            taken = {
+                criterion: _taken(scores[name], graph.kept.get(name), small.kept.get(name)) if name in left else 1.0
+                for criterion, scores in scored.items()
+                if name in scores
+            }
+            after = tuple(left[name].shape) if name in left else ()
+            zeros = float((left[name] == 0).float().mean()) if name in left else 0.0
+            called = node.name if len(weights) == 1 else f"{node.name}, {name}"
+            found.append(LayerCut(called, graph.source(node), tuple(whole[name].shape), after, zeros, taken))
     return found
 
 

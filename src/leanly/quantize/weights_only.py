@@ -83,6 +83,7 @@ class WeightsOnly:
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []
+        widths: list[int] = []
         done: set[Node] = set()
         for node in list(graph.module.graph.nodes):
             weight = argument(node, "weight") if node.target in (aten.linear.default, aten.embedding.default) else None
@@ -97,15 +98,18 @@ class WeightsOnly:
                     few = self.embedding_bits < 8 and values.shape[1] % self.group == 0
                     add_quantizer(graph, weight, self._grouped(values, self.embedding_bits) if few else _rows(values))
             elif values.shape[1] % self.group:
+                widths.append(values.shape[1])
                 left.append(f"{weight.target} ({values.shape[1]} wide)")
             else:
                 add_quantizer(graph, weight, self._grouped(values, self.bits))
         if not any("quantizers." in name for name, _ in graph.module.named_buffers()):
             named = ", ".join(left[:5]) or "no linear layer is left"
+            group = max(GROUPS, key=lambda one: (sum(width % one == 0 for width in widths), one))
+            fits = any(width % group == 0 for width in widths)
             raise SettingError(
                 f"no layer can be quantized in groups of {self.group}: {named}",
                 where="WeightsOnly",
-                remedy="use a smaller group" if left else "use quantize.Static for convolutions",
+                remedy=f"use group={group}" if fits else "use quantize.Static",
             )
         if left:
             graph.notes = (*graph.notes, f"quantize.WeightsOnly left in float: {', '.join(left)}")

@@ -26,7 +26,7 @@ def pruning(
     path: str | Path,
     *,
     criteria: Sequence[Callable[..., dict[str, Any]]] = (),
-    max_drop: float = 0.01,
+    max_drop: float | str = 0.01,
 ) -> CutReport:
     """Write a cut down as one HTML page that fetches nothing, and return what it shows.
 
@@ -36,10 +36,11 @@ def pruning(
         task: `test` verifies, `validation` where there is none; criteria read `train`.
         path: of the page.
         criteria: that the heat map shows; `prune.magnitude` and `prune.gradient` where none are given.
-        max_drop: of the metric, that is tested.
+        max_drop: of the metric, that is tested: 0.01 or "1%".
 
     Raises:
         DataError: the task has no rows to verify on.
+        SettingError: something else than a graph, a task or a criterion was given, or the smaller graph as the first.
         MissingExtra: jinja2 is not installed.
     """
     if not criteria:

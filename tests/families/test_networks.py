@@ -217,8 +217,17 @@ def test_smaller_networks_come_before_variants_of_the_whole_one_where_trials_are
     assert variants and (min(variants) < smaller) == variants_first
 
 
+@pytest.fixture(params=[False, True], ids=["no bfloat16", "bfloat16"])
+def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The precisions of a machine with bfloat16, and of one without."""
+    monkeypatch.setattr(Target, "bf16", property(lambda target: request.param))
+    return {"float32", "int8", *(["bfloat16"] if request.param else [])}
+
+
 @pytest.mark.parametrize("form", ["float32", "int8"])
-def test_smaller_networks_are_run_in_the_form_that_suits_them(graph: Graph, taught: Task, form: str) -> None:
+def test_smaller_networks_are_run_in_the_form_that_suits_them(
+    graph: Graph, taught: Task, form: str, forms: set[str]
+) -> None:
     def judge(candidate: Candidate) -> Trial:
         whole = judged(candidate).medians[1]
         small = 0.1 if candidate.precision == form else 0.3
@@ -230,27 +239,29 @@ def test_smaller_networks_are_run_in_the_form_that_suits_them(graph: Graph, taug
         t.candidate for t in ask(Networks(graph, taught, Target(threads=1)), judge, limit=200) if t.candidate.network
     ]
     first = next(place for place, candidate in enumerate(found) if candidate.training)
-    assert {candidate.precision for candidate in found[:first]} == {"float32", "int8"}
+    assert {candidate.precision for candidate in found[:first]} == forms
     assert len({candidate.network for candidate in found[:4] if candidate.precision != form}) == 1, "one is enough"
     assert found[first].precision == form
     winners = {candidate.precision for candidate in found if Distill in map(type, candidate.recipe.passes)}
-    assert winners == {"float32", "int8"}
+    assert winners == forms
 
 
 @pytest.mark.parametrize("form", ["float32", "int8"])
-def test_the_form_that_suits_is_kept_once_there_is_no_time_to_compare(graph: Graph, taught: Task, form: str) -> None:
+def test_the_form_that_suits_is_kept_once_there_is_no_time_to_compare(
+    graph: Graph, taught: Task, form: str, forms: set[str]
+) -> None:
     def judge(candidate: Candidate) -> Trial:
         seconds = 0.1 if candidate.network and candidate.precision == form else judged(candidate).medians[1]
         return replace(judged(candidate, outcome="fail" if candidate.network else "pass"), medians={1: seconds})
 
     def left(trials: list[Trial]) -> float:
         smaller = {trial.candidate.precision for trial in trials if trial.candidate.network}
-        return 100.0 if len(smaller) < 2 else 8.0
+        return 100.0 if len(smaller) < len(forms) else 8.0
 
     found = ask(Networks(graph, taught, Target(threads=1)), lambda one: replace(judge(one), seconds=1.0), left=left)
     smaller = [trial.candidate for trial in found if trial.candidate.network]
     compared = next(n for n, one in enumerate(smaller) if one.network != smaller[0].network)
-    assert {one.precision for one in smaller[:compared]} == {"float32", "int8"}
+    assert {one.precision for one in smaller[:compared]} == forms
     assert smaller[compared].precision == form
 
 

@@ -166,11 +166,14 @@ class Networks:
         if "torch" in self._target.allowed():
             yield Candidate("float32 torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
 
-    def _floats(self) -> Iterator[Candidate]:
-        for runtime in self._runtimes:
-            yield Candidate(f"float32 {runtime}", Recipe(), runtime, "float32")
+    def _floats(self, network: str = "", passes: tuple[Pass, ...] = ()) -> Iterator[Candidate]:
+        """A network without integers, in each runtime and in bfloat16 where the machine multiplies in it."""
+        forms = [(runtime, "float32") for runtime in self._runtimes]
         if "openvino" in self._runtimes and self._target.bf16:
-            yield Candidate("bfloat16 openvino", Recipe(), "openvino", "bfloat16")
+            forms.append(("openvino", "bfloat16"))
+        for runtime, precision in forms:
+            label = f"{network}, {precision} {runtime}" if network else f"{precision} {runtime}"
+            yield Candidate(label, Recipe(passes), runtime, precision, network=network)
 
     def _smaller(self, trials: Sequence[Seen], seconds: float) -> Iterator[Candidate]:
         """Smaller networks, taught by the original, as the fastest artifact inside the budget is quantized and run."""
@@ -193,7 +196,8 @@ class Networks:
         yield from self._ladder.ideas(trials, mean_latency(whole), each, seconds)
         for winner in self._ladder.winners(trials)[:1]:
             yield from self._other_integers(winner.candidate)
-            yield from self._in_float(winner.candidate)
+            # in a small network the nodes that round may take longer than they save
+            yield from self._floats(winner.candidate.network, parts(winner.candidate.recipe)[0])
 
     def _forms(self, trials: Sequence[Seen], whole: Seen) -> list[Candidate]:
         """The best way to run the whole network in each runtime and precision: another may suit a smaller one."""
@@ -228,18 +232,6 @@ class Networks:
                     network=winner.network,
                     after=passes[place + 1 :],
                 )
-
-    def _in_float(self, winner: Candidate) -> Iterator[Candidate]:
-        """The smaller network without integers: in a small one the nodes that round may take longer than they save."""
-        taught, _ = parts(winner.recipe)
-        for runtime in self._runtimes:
-            yield Candidate(
-                f"{winner.network}, float32 {runtime}",
-                Recipe(taught),
-                runtime,
-                "float32",
-                network=winner.network,
-            )
 
     def _fastest_whole(self, trials: Sequence[Seen]) -> Seen | None:
         """The fastest artifact of the whole network inside the budget, run in its runtime's own way."""

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 import leanly
 from bench import peers
 from bench.data import CACHE
 from bench.entrants import THREADS, outputs_of
+from bench.models.plain_lite import plain
 from bench.models.subjects import SUBJECTS, Subject, float_outputs, spread
 from bench.rows import Row, cached, code_version, versions
 from leanly.files import replacing
@@ -29,11 +31,16 @@ SAMPLES = 1024
 """Training rows, without their labels, that leanly and the peer see alike."""
 SEEDS = 3
 DRAWS = 2000
-BLOCKS = {"resnet20": 3, "resnet56": 9}
+BLOCKS = {"resnet20": 3, "resnet56": 9, "lite0": 0}
+"""Of a stage of the CIFAR ResNets, as the peer's script asks; 0 is EfficientNet-Lite0."""
+FEWER = {"lite0": 10}
+"""By what both sides' steps are divided, where images of 224 x 224 make each take as much longer."""
 RANGES, SHORT, LONG = ("stats", "mse"), 1000, 10_000
 """How the peer finds its ranges, and how long it learns a layer's roundings: with the better ranges long as well, and
 the best on validation stands for it."""
 ITERATIONS = 4000
+KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**35)}
+"""glibc would give large tensors back to the system after each step, which takes longer than the step itself."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,19 @@ class Case:
     weights: int
     activations: int
     ends: int
+    networks: tuple[str, ...] = ("resnet20", "resnet56")
     share: float = 0.5
 
 
-CASES = (Case("W4A8", 4, 8, 4), Case("W3A8", 3, 8, 8), Case("W4A4", 4, 4, 8))
+CASES = (Case("W4A8", 4, 8, 4, tuple(BLOCKS)), Case("W3A8", 3, 8, 8), Case("W4A4", 4, 4, 8))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one network and case: whether each test row is right, in float, for leanly's seeds and for the peer's."""
+    """Of one network and case: whether each test row is right, in float, for leanly's seeds and for the peer's.
+
+    Where rows have no labels of their own, right is what float says.
+    """
 
     whole: np.ndarray
     ours: np.ndarray
@@ -79,7 +90,7 @@ def _row(case: Case, subjects: Sequence[Subject], found: Sequence[Outcome], seed
     return Row(
         name=f"{case.name} after training, mean of {', '.join(subject.title for subject in subjects)}",
         reached=Interval(100 * ours.value, 100 * ours.low, 100 * ours.high, 0.95),
-        unit="points of accuracy lost",
+        unit="points lost",
         aim=f"<= {case.share:g} of the peer's: {100 * case.share * theirs.value:.2f}",
         peer=f"brevitas ({'; '.join(dict.fromkeys(part.peer for part in found))}): {100 * theirs.value:.2f}",
         seeds=seeds,
@@ -90,11 +101,14 @@ def _row(case: Case, subjects: Sequence[Subject], found: Sequence[Outcome], seed
 
 
 def _drops(found: Sequence[Outcome], name: str) -> np.ndarray:
-    """The mean drop over networks of the test rows as they are, then of rows drawn anew, in pairs."""
-    generator = np.random.default_rng(0)
-    picks = [slice(None), *(generator.integers(0, len(found[0].whole), len(found[0].whole)) for _ in range(DRAWS))]
-    lost = [part.whole - getattr(part, name).mean(0) for part in found]
-    return np.array([np.mean([each[pick].mean() for each in lost]) for pick in picks])
+    """The mean drop over networks of the test rows as they are, then of rows drawn anew."""
+    return np.mean([_drawn(part.whole - getattr(part, name).mean(0)) for part in found], axis=0)
+
+
+def _drawn(lost: np.ndarray) -> np.ndarray:
+    # the same seed: networks that share their rows share what is drawn
+    picks = np.random.default_rng(0).integers(0, len(lost), (DRAWS, len(lost)))
+    return np.concatenate([[lost.mean()], lost[picks].mean(1)])
 
 
 def _drop(part: Outcome, right: np.ndarray) -> float:
@@ -107,19 +121,21 @@ def _interval(drawn: np.ndarray) -> tuple[float, float, float]:
 
 
 def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bool) -> Outcome:
-    assert subject.train is not None
-    train, validation, test = subject.train(data_dir), subject.validation(data_dir), subject.test(data_dir)
-    picked = spread(len(train), SAMPLES)
-    calibration = train.inputs[0][picked]
+    rows = (subject.train or subject.calibration)(data_dir)
+    calibration = rows.inputs[0][spread(len(rows), SAMPLES)]
+    validation, test = subject.validation(data_dir), subject.test(data_dir)
     both = np.concatenate([validation.inputs[0], test.inputs[0]])
+    model, count, fewer = subject.model(data_dir), len(validation), FEWER.get(subject.name, 1)
     labels = np.concatenate([validation.targets, test.targets])
-    count = len(validation)
+    floats = float_outputs(model, (both,))
+    if subject.measure == "agreement":
+        labels = floats.argmax(1)
 
     def right(outputs: np.ndarray) -> np.ndarray:
         return (outputs.argmax(1) == labels).astype(np.float64)
 
-    whole = right(float_outputs(subject.model(data_dir), (both,)))
-    ours = [right(_ours(subject, case, data_dir, calibration, both, seed, quick)) for seed in range(seeds)]
+    iterations = (200 if quick else ITERATIONS) // fewer
+    ours = [right(_ours(subject, case, data_dir, calibration, both, seed, iterations)) for seed in range(seeds)]
 
     def theirs(ranges: str, iterations: int) -> tuple[np.ndarray, str, int]:
         settings = ranges, iterations
@@ -129,17 +145,22 @@ def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bo
     def best(found: list[tuple[np.ndarray, str, int]]) -> tuple[np.ndarray, str, int]:
         return max(found, key=lambda one: one[0][:, :count].mean())
 
-    peer = best([theirs(ranges, SHORT) for ranges in (RANGES[:1] if quick else RANGES)])
+    peer = best([theirs(ranges, SHORT // fewer) for ranges in (RANGES[:1] if quick else RANGES)])
     if not quick:
-        peer = best([peer, theirs(peer[1], LONG)])
+        peer = best([peer, theirs(peer[1], LONG // fewer)])
     told = f"{peer[1]} ranges, {peer[2]} iterations"
-    return Outcome(whole[count:], np.stack(ours)[:, count:], peer[0][:, count:], told)
+    return Outcome(right(floats)[count:], np.stack(ours)[:, count:], peer[0][:, count:], told)
 
 
 def _ours(
-    subject: Subject, case: Case, data_dir: Path, calibration: np.ndarray, both: np.ndarray, seed: int, quick: bool
+    subject: Subject,
+    case: Case,
+    data_dir: Path,
+    calibration: np.ndarray,
+    both: np.ndarray,
+    seed: int,
+    iterations: int,
 ) -> np.ndarray:
-    iterations = 200 if quick else ITERATIONS
     recipe = Recipe((
         Static(weights=case.weights, activations=case.activations, end_bits=case.ends, samples=SAMPLES),
         Reconstruct(iterations=iterations, samples=SAMPLES, seed=seed),
@@ -182,7 +203,7 @@ def brevitas(
     """Run brevitas in its own environment, once, and return the outputs on the rows named "test".
 
     Args:
-        subject: a CIFAR ResNet.
+        subject: one of `BLOCKS`.
         data_dir: where its weights are.
         arrays: rows by the option of the peer's script that they are given as.
         path: where the outputs are kept.
@@ -193,7 +214,7 @@ def brevitas(
         script = Path(__file__).parent / "peer_brevitas.py"
         asked = {
             "root": script.parent.parent,
-            "weights-file": data_dir / f"cifar10-{subject.name}.safetensors",
+            "weights-file": _weights(subject, data_dir),
             "blocks": BLOCKS[subject.name],
             "out": path,
             "threads": THREADS,
@@ -203,13 +224,28 @@ def brevitas(
         command = [peers.python("brevitas"), script]
         command += [part for name, given in asked.items() for part in (f"--{name}", given)]
         done = subprocess.run(
-            [str(part) for part in command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""}
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **KEEPS_MEMORY, "PYTHONPATH": ""},
         )
         if done.returncode:
             raise SystemExit(f"brevitas fails on {path.name}: {done.stderr[-2000:]}")
         facts = json.loads(done.stdout.strip().splitlines()[-1])
         print(f"{subject.name}: {path.stem} in {facts['seconds']:.0f} s", flush=True)
     return np.load(path)
+
+
+def _weights(subject: Subject, data_dir: Path) -> Path:
+    """The file of tensors that the peer loads into its own copy of the network."""
+    if BLOCKS[subject.name]:
+        return data_dir / f"cifar10-{subject.name}.safetensors"
+    path = folder_of(subject) / "plain.safetensors"
+    if not path.exists():
+        tensors = plain(list(subject.model(data_dir).state_dict().values())).state_dict()
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+    return path
 
 
 def _kept(folder: Path, name: str, array: np.ndarray) -> Path:

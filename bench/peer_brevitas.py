@@ -53,7 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds bench/")
     parser.add_argument("--weights-file", type=Path, required=True)
-    parser.add_argument("--blocks", type=int, required=True, help="of a stage of the CIFAR ResNet")
+    parser.add_argument(
+        "--blocks", type=int, required=True, help="of a stage of the CIFAR ResNet; 0: EfficientNet-Lite0"
+    )
     parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -98,14 +100,17 @@ def _network(root: Path, blocks: int, weights: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     from bench.models.cifar_resnet import CifarResNet
+    from bench.models.plain_lite import PlainLite
 
-    model = CifarResNet(blocks)
+    model = CifarResNet(blocks) if blocks else PlainLite()
     model.load_state_dict(load_file(weights))
     return model.eval()
 
 
 def _quantized(model: nn.Module, loader: list[tuple[Tensor, Tensor]], options: argparse.Namespace) -> nn.Module:
-    model = preprocess_for_quantize(model, equalize_iters=20, merge_bn=True)
+    # where activations end at 6, what its default makes of them is another network
+    unlimited = not any(isinstance(module, nn.ReLU6) for module in model.modules())
+    model = preprocess_for_quantize(model, relu6_to_relu=unlimited, equalize_iters=20, merge_bn=True)
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     ends = {id(layers[0]), id(layers[-1])}
 

@@ -39,7 +39,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
         EIGHT: partial(eight_bits.rows, data_dir, networks or list(eight_bits.NETWORKS), quick),
     }
     for case in few_bits.CASES:
-        some = networks or (["resnet20"] if quick else list(few_bits.BLOCKS))
+        some = networks or (case.networks[:1] if quick else case.networks)
         found[case.name] = partial(few_bits.rows, case, data_dir, some, 1 if quick else options.seeds, quick)
     for name in trained_bits.AIMS:
         found[name] = partial(trained_bits.rows, name, data_dir, scaled(trained_bits.EPOCHS, scale))

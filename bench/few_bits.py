@@ -163,7 +163,10 @@ def _ours(
 ) -> np.ndarray:
     recipe = Recipe((
         Static(weights=case.weights, activations=case.activations, end_bits=case.ends, samples=SAMPLES),
-        Reconstruct(iterations=iterations, samples=SAMPLES, seed=seed),
+        Reconstruct(
+            iterations=iterations, samples=SAMPLES, seed=seed,
+            progress=lambda share: print(f"{subject.name}, {case.name}: {share:.0%} reconstructed", flush=True),
+        ),
     ))  # fmt: skip
     key = {"recipe": recipe.to_json(), "code": code_version(__file__), "versions": versions("torch", "onnxruntime")}
     path = folder_of(subject) / f"ours-{case.name}-{seed}-{iterations}.npy"

@@ -8,6 +8,7 @@ import torch
 from leanly.errors import DataError, SettingError
 from leanly.quantize import Reconstruct, Static
 from leanly.quantize.quantizers import of_weight, read_affine
+from leanly.quantize.reconstruction import _mixed
 from leanly.recipe import Recipe
 from tests.quantize.networks import error, off_grid, perceptron, residual
 
@@ -98,3 +99,16 @@ def test_shared_weights_are_rounded_once():
     task = leanly.Task(model, example=(x[:2],), train=(x, torch.zeros(64)))
     rounded = Reconstruct(**QUICK)(Static(weights=4)(leanly.capture(model, example=(x[:2],)), task), task)
     assert off_grid(rounded) < 1e-3
+
+
+@pytest.mark.parametrize("drop", [0.25, 0.5, 0.999])
+def test_the_share_that_stays_exact_is_drawn_evenly(drop: float) -> None:
+    torch.manual_seed(0)
+    quantized, exact = torch.full((40, 9, 37), 2.0, requires_grad=True), torch.full((40, 9, 37), 5.0)
+    mixed = _mixed(quantized, exact, drop)
+    assert set(mixed.unique().tolist()) == {2.0, 5.0}
+    for dim in range(3):
+        shares = (mixed == 5.0).double().mean([other for other in range(3) if other != dim])
+        assert shares.mean().item() == pytest.approx(drop, abs=0.02) and shares.std() < 0.05
+    mixed.sum().backward()
+    assert torch.equal(quantized.grad, (mixed == 2.0).float())

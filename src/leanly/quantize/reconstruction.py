@@ -208,10 +208,13 @@ def _relaxed(
 
 
 def _mixed(quantized: Tensor, exact: Tensor, drop: float) -> Tensor:
-    """Return the quantized values, a share of them replaced by the exact ones at random."""
+    """Return the quantized values, a share of them (to a 256th) replaced by the exact ones at random."""
     if drop == 0:
         return quantized
-    return torch.where(torch.rand_like(quantized) < drop, exact, quantized)
+    # a byte a value and `lerp` take a tenth of the time of `rand_like` and `where`
+    words = torch.empty(-(-quantized.numel() // 8), dtype=torch.int64, device=quantized.device)
+    chances = words.random_(-(2**63), None).view(torch.uint8)[: quantized.numel()].view(quantized.shape)
+    return torch.lerp(quantized, exact, (chances < int(256 * drop)).to(quantized.dtype))
 
 
 def _error(output: Tensor, wanted: Tensor) -> Tensor:

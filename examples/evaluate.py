@@ -27,7 +27,7 @@ def artifact(name: str, model: nn.Module) -> tuple[leanly.Artifact, leanly.Task]
 
 def main() -> None:
     (a, task), (b, _) = artifact("wide", wide), artifact("deep", deep)
-    found = leanly.compare(a, b, leanly.Target("cpu", batch_sizes=(1, 16)), task)
+    found = leanly.compare(a, b, leanly.Target("cpu", batch_sizes=(1, 16)), task, seconds=1.0)
     for size, ratio in found.ratio.items():
         print(f"batch {size}: wide takes {ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f}) the time of deep")
     if found.drop is not None:

@@ -31,7 +31,7 @@ def main() -> None:
     leanly.report.pruning(graph, small, task, "runs/prune/report.html", criteria=criteria)
     print("pruned (a) against whole (b):")
     artifacts = [leanly.lower(g, runtime="onnxruntime", to=f"runs/prune/{i}") for i, g in enumerate((small, graph))]
-    print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task))
+    print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task, seconds=1.0))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
     integer = sum(kernel.precision == "int8" for kernel in layers)
     print(f"{integer} of {len(layers)} layers run in integers, {before.bytes:,} bytes before, {after.bytes:,} after")
     print("int8 (a) against float32 (b):")
-    print(leanly.compare(after, before, leanly.Target("cpu", batch_sizes=(1, 16)), task, split="test"))
+    print(leanly.compare(after, before, leanly.Target("cpu", batch_sizes=(1, 16)), task, split="test", seconds=1.0))
 
 
 if __name__ == "__main__":

@@ -213,6 +213,8 @@ def test_zeros_are_no_calibration_rows():
         Static()(graph, zeros)
     with pytest.raises(SettingError, match="a str was given where a Task is needed"):
         Static()(graph, "rows")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="a str was given where a Target is needed"):
+        Static()(graph, zeros, "cpu")  # type: ignore[arg-type]
 
 
 def test_no_data():

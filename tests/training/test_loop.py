@@ -216,6 +216,13 @@ def test_a_module_is_no_graph():
         leanly.train(image_task(), Net().eval())  # type: ignore[arg-type]
 
 
+def test_rows_are_no_task_and_a_device_no_target():
+    with pytest.raises(SettingError, match="a tuple was given where a Task is needed"):
+        leanly.train(images(8))  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="a str was given where a Target is needed"):
+        leanly.train(image_task(), target="cpu")  # type: ignore[arg-type]
+
+
 def test_labels_that_the_loss_refuses_name_the_rows():
     x, y = images(32)
     task = leanly.Task(Net().eval(), example=x[:2], train=(x, y + 2))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
 from leanly.suggest import suggestion
+from leanly.target import Target
 from leanly.task import Task
 
 
@@ -27,6 +28,16 @@ def check_task(task: object, where: str) -> None:
             f"a {type(task).__name__} was given where a Task is needed",
             where=where,
             remedy="give leanly.Task(model, example=..., train=...)",
+        )
+
+
+def check_target(target: object, where: str) -> None:
+    """Raise a SettingError where something else than a target, or None, was given, as a device alone."""
+    if target is not None and not isinstance(target, Target):
+        raise SettingError(
+            f"a {type(target).__name__} was given where a Target is needed",
+            where=where,
+            remedy='give leanly.Target("cpu"), or leave it out',
         )
 
 

@@ -12,6 +12,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
+from leanly.graph.checking import check_target
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
 from leanly.graph.statistics import Histogram
@@ -122,6 +123,7 @@ class Static:
                 not exist.
         """
         check_quantizable(graph, "Static")
+        check_target(target, "Static")
         graph = prepare(graph, self.attention)
         placement = self.placed(graph, target)
         left = _left_in_float(graph, {*placement.weights, *placement.products, *self.float_nodes})

@@ -16,6 +16,7 @@ from leanly.data import Split, fixed_random
 from leanly.errors import DataError, LeanlyWarning, TrainingError
 from leanly.files import digest
 from leanly.graph import Graph
+from leanly.graph.checking import check_target, check_task
 from leanly.graph.modes import dropout
 from leanly.scalars import check_whole
 from leanly.structure import build
@@ -78,6 +79,7 @@ def fit(
     """
     settings = settings or Settings()
     check_whole(epochs, 1, name="epochs", where="training")
+    check_target(target, "training")
     seconds = None if time is None else read_time(time)
     split = training_rows(task)
     split.arguments.check_order(graph.inputs, f"split {split.name!r}")
@@ -111,6 +113,7 @@ def training_rows(task: Task | None) -> Split:
     Raises:
         DataError: there is none; it says what can be done without.
     """
+    check_task(task, "training")
     split = None if task is None else task.split("train")
     if split is None:
         raise DataError(

@@ -24,6 +24,7 @@ from bench.rows import Row, at_most
 from leanly.measurement.records import Interval
 from leanly.quantize import GPTQ, WeightsOnly
 from leanly.recipe import Recipe
+from leanly.target import Target
 
 GROUPS = (64, 128)
 METHODS = ("plain", "awq", "gptq", "scale_estimation", "awq+scale_estimation", "awq+gptq")
@@ -38,10 +39,12 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     bench = open_bench(ground, data_dir, subject.calibration(data_dir))
     theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]
     peers_best = _best([(score(bench, entrant), entrant) for entrant in theirs], subject.margin)
-    mine = []
+    mine, forms = [], [("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")]
+    if Target("cpu").bf16:
+        forms.append(("openvino", "bfloat16"))
     for group, symmetric in itertools.product(GROUPS, (False, True)):
         recipe = Recipe((WeightsOnly(bits=4, group=group, symmetric=symmetric, embedding_bits=4), GPTQ()))
-        for runtime, precision in (("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")):
+        for runtime, precision in forms:
             mine.append(lowered(bench, recipe, runtime, precision))
     ours_best = _best([(score(bench, entrant), entrant) for entrant in mine], subject.margin)
     latencies = race(ground, [*peers_best, *ours_best], Timing(quick=quick), 0)

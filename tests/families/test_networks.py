@@ -151,15 +151,25 @@ def test_smaller_networks_are_mended_as_the_whole_one_is(graph: Graph, taught: T
     assert smaller and all(isinstance(candidate.recipe.passes[-1], CorrectBias) for candidate in smaller)
 
 
-def test_packed_weights_are_tried_where_most_of_the_network_is_linear(graph: Graph, task: Task) -> None:
+@pytest.fixture(params=[False, True], ids=["no bfloat16", "bfloat16"])
+def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The precisions of a machine with bfloat16, and of one without."""
+    monkeypatch.setattr(Target, "bf16", property(lambda target: request.param))
+    return {"float32", "int8", *(["bfloat16"] if request.param else [])}
+
+
+def test_packed_weights_are_tried_where_most_of_the_network_is_linear(
+    graph: Graph, task: Task, forms: set[str]
+) -> None:
     found = labels(ask(Networks(graph, task, Target(threads=1)), judged))
     assert not any("-bit weights" in name for name in found)
     x = torch.randn(40, 64)
     wide = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
     rows = Task(wide, example=(x[:2],), validation=(x, torch.arange(40) % 3))
     found = labels(ask(Networks(capture(wide, example=(x[:2],)).eval(), rows, Target(threads=1)), judged))
+    ways = ["onnxruntime", "openvino", *(["bfloat16 openvino"] if "bfloat16" in forms else [])]
     assert {name for name in found if "-bit weights" in name} == {
-        f"{bits}-bit weights {runtime}" for bits in (4, 8) for runtime in ("onnxruntime", "openvino")
+        f"{bits}-bit weights {way}" for bits in (4, 8) for way in ways
     }
 
 
@@ -215,13 +225,6 @@ def test_smaller_networks_come_before_variants_of_the_whole_one_where_trials_are
     smaller = next(place for place, candidate in enumerate(found) if candidate.network)
     variants = [place for place, one in enumerate(found) if not one.network and "quantizers as" in one.label]
     assert variants and (min(variants) < smaller) == variants_first
-
-
-@pytest.fixture(params=[False, True], ids=["no bfloat16", "bfloat16"])
-def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The precisions of a machine with bfloat16, and of one without."""
-    monkeypatch.setattr(Target, "bf16", property(lambda target: request.param))
-    return {"float32", "int8", *(["bfloat16"] if request.param else [])}
 
 
 @pytest.mark.parametrize("form", ["float32", "int8"])

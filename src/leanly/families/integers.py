@@ -219,9 +219,11 @@ class Integers:
         if self._linear_share < MOSTLY:
             return
         for bits in (8, 4):
+            recipe = Recipe((WeightsOnly(bits=bits),))
             for runtime in self._runtimes:
-                recipe = Recipe((WeightsOnly(bits=bits),))
                 yield Candidate(f"{bits}-bit weights {runtime}", recipe, runtime, "float32")
+            if "openvino" in self._runtimes and self._target.bf16:
+                yield Candidate(f"{bits}-bit weights bfloat16 openvino", recipe, "openvino", "bfloat16")
 
     @functools.cached_property
     def _linear_share(self) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 import leanly
 from leanly.artifact import Plan
 from leanly.errors import LoweringError, SettingError
+from leanly.lowering import signs
 from leanly.lowering.proof import sqnr
 from leanly.quantize import Binary, Static
 from leanly.runtimes import compiling, open_artifact
@@ -80,8 +81,17 @@ def wide() -> leanly.Graph:
     return Binary(shortcuts=False)(leanly.capture(model, example=x[:2]), task).eval()
 
 
+@pytest.mark.parametrize(("vnni", "layers"), [(False, 3), (True, 1)])
+def test_linear_layers_that_vnni_multiplies_faster_are_left_to_it(
+    vnni: bool, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leanly.Target, "vnni", property(lambda target: vnni))
+    assert len(signs.kernel_layers(wide())) == layers
+
+
 @needs_compiler
-def test_the_kernel_of_signs_gives_what_the_graph_gives(tmp_path: Path) -> None:
+def test_the_kernel_of_signs_gives_what_the_graph_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signs, "least_columns", lambda: 512)
     graph = wide()
     artifact = leanly.lower(graph, runtime="openvino", precision="binary", to=tmp_path / "a")
     fixed = artifact.with_plans({rows: Plan(static=True) for rows in (1, 3, 8)})

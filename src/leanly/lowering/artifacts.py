@@ -13,7 +13,7 @@ from leanly.files import replacing_folder
 from leanly.graph import Graph
 from leanly.lowering.integers import computes_in_integers, store_integers
 from leanly.lowering.proof import prove
-from leanly.lowering.signs import LEAST_CHANNELS, LEAST_COLUMNS, kernel_layers
+from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
 from leanly.quantize.binary import is_binarized
 from leanly.quantize.quantizers import of_weight
 from leanly.runtimes.torch import EAGER
@@ -147,7 +147,7 @@ def _check_signs(graph: Graph) -> None:
     if not kernel_layers(graph):
         raise SettingError(
             f"no layer that multiplies signs is a convolution of {LEAST_CHANNELS} input channels or more, or a linear "
-            f"layer of {LEAST_COLUMNS}: the kernel of signs would be no faster than bytes",
+            f"layer of {least_columns()}: the kernel of signs would be no faster than bytes",
             where="lower",
             remedy="leave precision out: the signs run as bytes, and take a bit each in a bundle",
         )

@@ -14,14 +14,15 @@ from leanly.graph.nodes import argument
 from leanly.graph.tensors import find, put, read_attr
 from leanly.packing import pack
 from leanly.quantize.binary import OF_WEIGHT, is_binarized
+from leanly.target import Target
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
 LINEAR = aten.linear.default
 LAYERS = (aten.conv2d.default, aten.conv2d.padding, LINEAR)
-LEAST_CHANNELS, LEAST_COLUMNS = 64, 512
-"""Inputs of a convolution and of a linear layer from which on the kernel of signs is the faster one; narrower layers
-run as bytes."""
+LEAST_CHANNELS, LEAST_COLUMNS, LEAST_COLUMNS_VNNI = 64, 512, 2048
+"""Inputs of a convolution and of a linear layer from which on the kernel of signs is the faster one, as
+`bench.quantize` measures it; narrower layers run as bytes, which VNNI multiplies far faster."""
 LEAST = 1e-12
 """A channel of zeros has a scale of zero, whose reciprocal no file could hold."""
 
@@ -70,10 +71,15 @@ def kernel_layers(graph: Graph) -> list[Node]:
     return [node for node in graph.module.graph.nodes if node.target in LAYERS and _suits(graph.module, node)]
 
 
+def least_columns() -> int:
+    """Return the inputs from which on a linear layer is multiplied by the kernel of signs on this machine."""
+    return LEAST_COLUMNS_VNNI if Target("cpu").vnni else LEAST_COLUMNS
+
+
 def _suits(module: GraphModule, layer: Node) -> bool:
     if not is_binarized(layer) or (layer.target is not LINEAR and argument(layer, "groups") != 1):
         return False
-    least = LEAST_COLUMNS if layer.target is LINEAR else LEAST_CHANNELS
+    least = least_columns() if layer.target is LINEAR else LEAST_CHANNELS
     return find(module, str(argument(argument(layer, "weight"), "weight").target)).shape[1] >= least
 
 

@@ -13,31 +13,25 @@ from leanly.task import Task
 
 def check_graph(graph: object, where: str) -> None:
     """Raise a SettingError where something else was given, as the module itself."""
-    if not isinstance(graph, Graph):
-        raise SettingError(
-            f"a {type(graph).__name__} was given where a Graph is needed",
-            where=where,
-            remedy="give leanly.capture(model, example=...)",
-        )
+    _check_kind(graph, Graph, where, "give leanly.capture(model, example=...)")
 
 
 def check_task(task: object, where: str) -> None:
     """Raise a SettingError where something else than a task, or None, was given, as rows alone."""
-    if task is not None and not isinstance(task, Task):
-        raise SettingError(
-            f"a {type(task).__name__} was given where a Task is needed",
-            where=where,
-            remedy="give leanly.Task(model, example=..., train=...)",
-        )
+    if task is not None:
+        _check_kind(task, Task, where, "give leanly.Task(model, example=..., train=...)")
 
 
 def check_target(target: object, where: str) -> None:
     """Raise a SettingError where something else than a target, or None, was given, as a device alone."""
-    if target is not None and not isinstance(target, Target):
+    if target is not None:
+        _check_kind(target, Target, where, 'give leanly.Target("cpu"), or leave it out')
+
+
+def _check_kind(given: object, kind: type, where: str, remedy: str) -> None:
+    if not isinstance(given, kind):
         raise SettingError(
-            f"a {type(target).__name__} was given where a Target is needed",
-            where=where,
-            remedy='give leanly.Target("cpu"), or leave it out',
+            f"a {type(given).__name__} was given where a {kind.__name__} is needed", where=where, remedy=remedy
         )
 
 

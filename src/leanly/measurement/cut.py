@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from leanly.data import Split
-    from leanly.graph import Graph
+    from leanly.graph import Cost, Graph
     from leanly.task import Task
 
 Criterion = Callable[..., dict[str, Any]]
@@ -167,7 +167,7 @@ def examine_cut(
         max_drop=max_drop,
         split=split.name,
         classes=_classes(task, predictions, targets, max_drop),
-        layers=tuple(_layers(graph, small, scored)),
+        layers=tuple(_layers(graph, small, costs[0], scored)),
         criteria=tuple(scored),
         scored_on=tried.name,
         untrained=untrained,
@@ -213,11 +213,11 @@ def _untrained(
     return found, notes
 
 
-def _layers(graph: Graph, small: Graph, scored: Mapping[str, Mapping[str, Tensor]]) -> list[LayerCut]:
+def _layers(graph: Graph, small: Graph, cost: Cost, scored: Mapping[str, Mapping[str, Tensor]]) -> list[LayerCut]:
     from leanly.graph.nodes import argument_names, reads_tensor
 
     left, whole = dict(small.named_parameters()), dict(graph.named_parameters())
-    multiplies = {node.name for node in graph.cost().nodes if node.macs}
+    multiplies = {node.name for node in cost.nodes if node.macs}
     found: list[LayerCut] = []
     seen: set[str] = set()
     for node in graph.module.graph.nodes:

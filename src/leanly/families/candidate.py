@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -126,3 +126,11 @@ def parts(recipe: Recipe) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     passes = recipe.passes
     place = next((place for place, step in enumerate(passes) if isinstance(step, Smooth | Static)), len(passes))
     return passes[:place], passes[place:]
+
+
+def float_forms(runtimes: Iterable[str], target: Target) -> list[tuple[str, str]]:
+    """Return the runtimes and precisions that compute without integers; bfloat16 where the machine multiplies in it."""
+    forms = [(runtime, "float32") for runtime in runtimes]
+    if ("openvino", "float32") in forms and target.bf16:
+        forms.append(("openvino", "bfloat16"))
+    return forms

@@ -17,6 +17,7 @@ from leanly.families.candidate import (
     INTEGER_RUNTIMES,
     Candidate,
     Seen,
+    float_forms,
     integer_runtimes,
     labelled,
     mean_latency,
@@ -220,10 +221,9 @@ class Integers:
             return
         for bits in (8, 4):
             recipe = Recipe((WeightsOnly(bits=bits),))
-            for runtime in self._runtimes:
-                yield Candidate(f"{bits}-bit weights {runtime}", recipe, runtime, "float32")
-            if "openvino" in self._runtimes and self._target.bf16:
-                yield Candidate(f"{bits}-bit weights bfloat16 openvino", recipe, "openvino", "bfloat16")
+            for runtime, precision in float_forms(self._runtimes, self._target):
+                way = runtime if precision == "float32" else f"{precision} {runtime}"
+                yield Candidate(f"{bits}-bit weights {way}", recipe, runtime, precision)
 
     @functools.cached_property
     def _linear_share(self) -> float:

@@ -19,6 +19,7 @@ from leanly.families.candidate import (
     INTEGER_RUNTIMES,
     Candidate,
     Seen,
+    float_forms,
     integer_runtimes,
     mean_latency,
     parts,
@@ -167,11 +168,8 @@ class Networks:
             yield Candidate("float32 torch.compile", Recipe(), "torch", "float32", prior=COMPILE_SECONDS)
 
     def _floats(self, network: str = "", passes: tuple[Pass, ...] = ()) -> Iterator[Candidate]:
-        """A network without integers, in each runtime and in bfloat16 where the machine multiplies in it."""
-        forms = [(runtime, "float32") for runtime in self._runtimes]
-        if "openvino" in self._runtimes and self._target.bf16:
-            forms.append(("openvino", "bfloat16"))
-        for runtime, precision in forms:
+        """A network without integers, in each runtime and precision."""
+        for runtime, precision in float_forms(self._runtimes, self._target):
             label = f"{network}, {precision} {runtime}" if network else f"{precision} {runtime}"
             yield Candidate(label, Recipe(passes), runtime, precision, network=network)
 

@@ -67,15 +67,17 @@ def _unused(outputs: object, targets: object) -> float:
     return 0.0
 
 
-def lowered(bench: Bench, recipe: Recipe, runtime: str, precision: str) -> Entrant:
+def lowered(bench: Bench, recipe: Recipe, runtime: str, precision: str, rest: str = "float32") -> Entrant:
     """Apply a recipe and lower the outcome; files that are there for this code are used again."""
-    key = digest({"recipe": recipe.to_json(), "runtime": runtime, "precision": precision, "code": code_version()})
+    settings = {"runtime": runtime, "precision": precision, "rest": rest}
+    key = digest({"recipe": recipe.to_json(), **settings, "code": code_version()})
     folder = work(bench.ground.subject) / "recipes" / key[:16]
     if not (folder / "artifact.json").exists():
-        leanly.lower(bench.outcome(recipe), runtime=runtime, to=folder, precision=precision)
+        leanly.lower(bench.outcome(recipe), runtime=runtime, to=folder, precision=precision, rest=rest)
     plans = {size: Plan(threads=THREADS, static=runtime == "openvino") for size in BATCHES}
-    names = "+".join(str(step["pass"]).partition(".")[2] for step in recipe.to_json())
-    return Entrant(FAMILY, f"{names or 'float32'}, {runtime}", Artifact.open(folder).with_plans(plans), key)
+    names = "+".join(str(step["pass"]).partition(".")[2] for step in recipe.to_json()) or "float32"
+    ran = f"{runtime}, the rest {rest}" if rest != "float32" else runtime
+    return Entrant(FAMILY, f"{names}, {ran}", Artifact.open(folder).with_plans(plans), key)
 
 
 def score(bench: Bench, entrant: Entrant) -> float:

@@ -17,7 +17,7 @@ from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
 from leanly.graph import Graph, capture
 from leanly.prune import Channels
-from leanly.quantize import CorrectBias, Static
+from leanly.quantize import CorrectBias, Equalize, Static
 from leanly.recipe import Recipe
 from leanly.target import Target
 from leanly.task import Task
@@ -120,7 +120,7 @@ def test_int8_that_loses_too_much_is_mended_step_by_step(graph: Graph, taught: T
     family = Networks(graph, taught, Target(threads=1, runtimes=("onnxruntime",)), smaller=False)
     found = ask(family, lambda c: judged(c, outcome="fail"))
     names = labels(found)
-    steps = ["conv2d in float", "biases corrected", "roundings learned", "trained"]
+    steps = ["conv2d in float", "equalized", "biases corrected", "roundings learned", "trained"]
     places = [next(place for place, name in enumerate(names) if step in name) for step in steps]
     assert places == sorted(places)
     for place in places[1:]:
@@ -128,6 +128,43 @@ def test_int8_that_loses_too_much_is_mended_step_by_step(graph: Graph, taught: T
         artifact = family.build(candidate, tmp_path / str(place))
         assert artifact.precision == "int8" and candidate.training >= 0
         assert candidate.label.startswith("int8 onnxruntime (mse, ")
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_what_is_mended_after_equalizing_stays_equalized_where_that_was_nearer(
+    graph: Graph, taught: Task, better: bool
+) -> None:
+    def equalized(candidate: Candidate) -> bool:
+        return any(isinstance(step, Equalize) for step in candidate.recipe.passes)
+
+    def seen(candidate: Candidate) -> Trial:
+        drop = 0.02 if equalized(candidate) == better else 0.03
+        return replace(judged(candidate, outcome="pass" if candidate.unmodified else "fail"), drop=drop)
+
+    found = ask(Networks(graph, taught, Target(threads=1, runtimes=("onnxruntime",)), smaller=False), seen)
+    mended = [
+        trial.candidate
+        for trial in found
+        if any(isinstance(step, CorrectBias) for step in trial.candidate.recipe.passes)
+    ]
+    assert mended and all(equalized(candidate) == better for candidate in mended)
+
+
+def test_nothing_is_equalized_where_no_layers_follow_each_other() -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.one(x)
+            return self.two(y + x) + y
+
+    x = torch.randn(8, 4)
+    task = Task(Sums().eval(), example=(x[:2],), validation=(x, torch.arange(8) % 4))
+    lone = capture(task.model, example=task.example).eval()
+    names = labels(ask(Networks(lone, task, Target(threads=1)), lambda c: judged(c, outcome="fail")))
+    assert any("biases corrected" in name for name in names) and not any("equalized" in name for name in names)
 
 
 def test_what_is_mended_well_enough_is_mended_no_further(graph: Graph, taught: Task) -> None:

@@ -135,3 +135,19 @@ def test_a_folder_that_can_not_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="can't be made"):
         leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_says_what_is_left(tmp_path, kept):
+    def stop(progress):
+        if progress.step == 9:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "run" if kept else None
+    with pytest.raises(KeyboardInterrupt) as caught:
+        leanly.train(image_task(), epochs=3, settings=SETTINGS, folder=folder, progress=stop)
+    (note,) = caught.value.__notes__
+    assert (f"goes on from the checkpoint in {folder}" if kept else "give folder=") in note
+    if kept:
+        again = leanly.train(image_task(), epochs=3, settings=SETTINGS, folder=folder)
+        assert equal(weights(again), weights(leanly.train(image_task(), epochs=3, settings=SETTINGS)))

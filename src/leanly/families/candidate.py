@@ -10,7 +10,7 @@ from typing import Protocol
 
 from leanly.artifact import Plan
 from leanly.files import digest
-from leanly.quantize import Smooth, Static
+from leanly.quantize import Equalize, Smooth, Static
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
@@ -124,7 +124,9 @@ def static_of(candidate: Candidate) -> Static:
 def parts(recipe: Recipe) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     """Return the passes that make a network, and those from the first on that make it integer."""
     passes = recipe.passes
-    place = next((place for place, step in enumerate(passes) if isinstance(step, Smooth | Static)), len(passes))
+    place = next(
+        (place for place, step in enumerate(passes) if isinstance(step, Equalize | Smooth | Static)), len(passes)
+    )
     return passes[:place], passes[place:]
 
 

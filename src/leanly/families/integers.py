@@ -28,8 +28,9 @@ from leanly.families.sensitivity import output_errors
 from leanly.families.teaching import Teaching
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
-from leanly.quantize import CorrectBias, LearnSteps, Reconstruct, Smooth, Static, WeightsOnly
+from leanly.quantize import CorrectBias, Equalize, LearnSteps, Reconstruct, Smooth, Static, WeightsOnly
 from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.equalization import has_pairs
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 from leanly.training.optimizers import default_rate
@@ -50,7 +51,11 @@ ITERATIONS = 400
 """Steps of learning which way the weights of a part are rounded: for eight bits few are enough."""
 FINE = 0.1
 """Learning rate of a network whose integers are trained, as a share of the rate by which one is taught."""
-MENDED: dict[type, str] = {CorrectBias: "biases corrected", Reconstruct: "roundings learned", LearnSteps: "trained"}
+MENDED: dict[type, str] = {
+    Smooth: "smoothed", Equalize: "equalized",
+    CorrectBias: "biases corrected", Reconstruct: "roundings learned", LearnSteps: "trained",
+}  # fmt: skip
+"""How a candidate is called for the steps before and after its quantizers."""
 PACKED = frozenset({torch.ops.aten.linear.default, torch.ops.aten.embedding.default})
 MOSTLY = 0.5
 """Share of the parameters in layers whose weights can be packed from which on it is tried."""
@@ -129,8 +134,7 @@ class Integers:
             parts.append(f"a scale per {static.granularity}")
         if self._attention and not static.attention:
             parts.append("attention in float")
-        if any(isinstance(step, Smooth) for step in before):
-            parts.append("smoothed")
+        parts += [MENDED[type(step)] for step in before if type(step) in MENDED]
         if static.symmetric:
             parts.append("symmetric")
         if static.draw:
@@ -168,22 +172,33 @@ class Integers:
                 yield self.named(replace(static, float_nodes=kept), candidate.runtime, candidate.rest)
 
     def mended(self, candidate: Candidate, trials: Sequence[Seen]) -> Iterator[Candidate]:
-        """The fastest int8 with its biases corrected, its roundings learned, then trained: as fast, and nearer."""
+        """The fastest int8 equalized, with biases corrected, roundings learned, then trained: as fast, and nearer."""
         static, runtime, rest = static_of(candidate), candidate.runtime, candidate.rest
-        yield self.named(static, runtime, rest, after=(CorrectBias(),))
+        before = self.smooth
+        if self._equalizable:
+            plain, equalized = (self.named(static, runtime, rest, (*more, *before)) for more in ((), (Equalize(),)))
+            yield equalized
+            drops = {trial.candidate.key: trial.drop for trial in trials if trial.drop is not None}
+            if drops.get(equalized.key, math.inf) < drops.get(plain.key, math.inf):
+                before = (Equalize(), *before)
+        yield self.named(static, runtime, rest, before, after=(CorrectBias(),))
         seconds = self._eager_seconds(trials)
         if seconds is not None:
             reconstruct = Reconstruct(iterations=ITERATIONS)
             # forward, backward, and the float values beside them
             taken = 4 * reconstruct.iterations * reconstruct.batch_size * seconds
-            yield self.named(static, runtime, rest, after=(reconstruct,), training=taken)
+            yield self.named(static, runtime, rest, before, after=(reconstruct,), training=taken)
         if self._task.split("train") is not None:
             settings = self._teaching.settings
             rate = FINE * default_rate(self._maker.graph, settings.optimizer)
             teach = Distill(teacher="original", epochs=1, settings=replace(settings, learning_rate=rate))
             yield self.named(
-                static, runtime, rest, after=(LearnSteps(), teach), training=2 * self._teaching.whole_seconds
+                static, runtime, rest, before, after=(LearnSteps(), teach), training=2 * self._teaching.whole_seconds
             )
+
+    @functools.cached_property
+    def _equalizable(self) -> bool:
+        return has_pairs(self._maker.graph)
 
     def _eager_seconds(self, trials: Sequence[Seen]) -> float | None:
         """Return what a row takes in eager PyTorch, in the largest batch that was timed."""

@@ -67,6 +67,11 @@ class Equalize:
         return graph
 
 
+def has_pairs(graph: Graph) -> bool:
+    """Say whether there is anything to equalize."""
+    return bool(_pairs(fold_batch_norm(graph).module))
+
+
 def _pairs(module: GraphModule) -> list[tuple[Node, Node]]:
     """Return the layers that feed one other layer and nothing else, each with weights of its own."""
     found = []

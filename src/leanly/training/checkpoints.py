@@ -36,7 +36,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, key: str) -> None:
-        self._folder, self._key = Path(folder), key
+        self.folder, self._key = Path(folder), key
         self._saved = time.monotonic()
         self._current = ""
 
@@ -52,7 +52,7 @@ class Checkpoints:
             RunError: the folder holds another run.
             BundleError: the checkpoint is damaged.
         """
-        path = self._folder / INDEX
+        path = self.folder / INDEX
         if not path.exists():
             return None
         index = read_json(path)
@@ -61,10 +61,10 @@ class Checkpoints:
         if index["key"] != self._key:
             raise RunError(
                 "the folder holds the checkpoint of another run: other weights, data, settings or length",
-                where=str(self._folder),
+                where=str(self.folder),
                 remedy="name another folder, or delete this one",
             )
-        file = self._folder / str(index["file"])
+        file = self.folder / str(index["file"])
         if index["file"] not in FILES or not file.exists() or sha256(file) != index["sha256"]:
             raise BundleError("a checkpoint is damaged", where=str(file), remedy="delete the folder and train again")
         self._current = file.name
@@ -77,20 +77,20 @@ class Checkpoints:
         Raises:
             RunError: the folder can't be written.
         """
-        make_folder(self._folder)
-        file = self._folder / next(name for name in FILES if name != self._current)
+        make_folder(self.folder)
+        file = self.folder / next(name for name in FILES if name != self._current)
         try:
             with replacing(file) as temporary:
                 safetensors.torch.save_file({name: _plain(tensor) for name, tensor in tensors.items()}, temporary)
             write_json(
-                self._folder / INDEX, {"key": self._key, "file": file.name, "sha256": sha256(file), "state": state}
+                self.folder / INDEX, {"key": self._key, "file": file.name, "sha256": sha256(file), "state": state}
             )
             if self._current:
-                (self._folder / self._current).unlink(missing_ok=True)
+                (self.folder / self._current).unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"a checkpoint can't be written ({error})",
-                where=str(self._folder),
+                where=str(self.folder),
                 remedy="free space or name another folder",
             ) from error
         self._current, self._saved = file.name, time.monotonic()

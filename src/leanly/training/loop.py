@@ -190,6 +190,9 @@ class _Run:
                 self._train()
             except Diverged as error:
                 self._give_up(error)
+            except KeyboardInterrupt as error:
+                error.add_note(self._left())
+                raise
             state.finished = True
             self._save()
         restore(self._graph, self._best)
@@ -283,6 +286,12 @@ class _Run:
             LeanlyWarning,
             stacklevel=5,
         )
+
+    def _left(self) -> str:
+        """Say what an interrupted training leaves."""
+        if self._checkpoints is None:
+            return "Nothing of this training is kept. What to do: give folder=, and the same call goes on where it was."
+        return f"What to do: the same call goes on from the checkpoint in {self._checkpoints.folder}."
 
     def _tell(self) -> None:
         if self._listener is None:

@@ -16,11 +16,12 @@ from leanly.graph.quantizer import along
 
 def signs(x: Tensor) -> Tensor:
     """Return +1 where a tensor is zero or above, else -1."""
-    return _signs(x >= 0, x.dtype)
+    return _signs(x, x.new_zeros(()))
 
 
-def _signs(positive: Tensor, dtype: torch.dtype) -> Tensor:
-    return positive.to(dtype).mul_(2).sub_(1)
+def _signs(x: Tensor, threshold: Tensor) -> Tensor:
+    # written as floats at once: turning booleans into them takes longer than all the rest
+    return torch.ge(x, threshold, out=torch.empty_like(x)).mul_(2).sub_(1)
 
 
 def split_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ def binarize(x: Tensor, threshold: Tensor, scale: Tensor, axis: int) -> Tensor:
         scale: a scalar above zero.
         axis: the dimension of the channels.
     """
-    return _signs(x >= along(threshold, x, axis), x.dtype).mul_(scale)
+    return _signs(x, along(threshold, x, axis)).mul_(scale)
 
 
 @binarize.register_fake

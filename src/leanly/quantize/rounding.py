@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leanly.graph.quantizer import fake_quantize
 from leanly.quantize.affine import Affine
 
 LOW, HIGH = -0.1, 1.1
@@ -69,6 +70,5 @@ class Step:
 
     def quantized(self, x: Tensor) -> Tensor:
         """Return the floats of the integers of `x`; the gradient passes the rounding straight through."""
-        scale = self.variable.exp()
-        steps = (x * scale + self._affine.shift).clamp(self._affine.low, self._affine.high)
-        return (steps + (torch.round(steps) - steps).detach() - self._affine.shift) / scale
+        affine = self._affine
+        return fake_quantize(x, self.variable.exp(), affine.shift, -1, affine.low, affine.high)

@@ -16,15 +16,15 @@ from bench.contest import Ground, lay_ground, race, test_outputs
 from bench.contest import Settings as Timing
 from bench.drops import drop_row
 from bench.entrants import THREADS, Entrant, entrants
-from bench.lowered import lowered, open_bench, score
+from bench.lowered import TARGET, lowered, open_bench, score
 from bench.models.subjects import subject_named
 from bench.peers import Peer
 from bench.pooled import pooled_ratio
 from bench.rows import Row, at_most
+from leanly.families.candidate import float_forms
 from leanly.measurement.records import Interval
 from leanly.quantize import GPTQ, WeightsOnly
 from leanly.recipe import Recipe
-from leanly.target import Target
 
 GROUPS = (64, 128)
 METHODS = ("plain", "awq", "gptq", "scale_estimation", "awq+scale_estimation", "awq+gptq")
@@ -39,9 +39,7 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     bench = open_bench(ground, data_dir, subject.calibration(data_dir))
     theirs = [entrant for peer in _compressed(ground, quick) for entrant in _opened(ground, peer)]
     peers_best = _best([(score(bench, entrant), entrant) for entrant in theirs], subject.margin)
-    mine, forms = [], [("onnxruntime", "float32"), ("onnxruntime", "int8"), ("openvino", "float32")]
-    if Target("cpu").bf16:
-        forms.append(("openvino", "bfloat16"))
+    mine, forms = [], [*float_forms(("onnxruntime", "openvino"), TARGET), ("onnxruntime", "int8")]
     for group, symmetric in itertools.product(GROUPS, (False, True)):
         recipe = Recipe((WeightsOnly(bits=4, group=group, symmetric=symmetric, embedding_bits=4), GPTQ()))
         for runtime, precision in forms:

@@ -176,11 +176,12 @@ class Integers:
         static, runtime, rest = static_of(candidate), candidate.runtime, candidate.rest
         before = self.smooth
         if self._equalizable:
-            plain, equalized = (self.named(static, runtime, rest, (*more, *before)) for more in ((), (Equalize(),)))
+            steps = (Equalize(), *before)
+            plain, equalized = self.named(static, runtime, rest), self.named(static, runtime, rest, steps)
             yield equalized
             drops = {trial.candidate.key: trial.drop for trial in trials if trial.drop is not None}
             if drops.get(equalized.key, math.inf) < drops.get(plain.key, math.inf):
-                before = (Equalize(), *before)
+                before = steps
         yield self.named(static, runtime, rest, before, after=(CorrectBias(),))
         seconds = self._eager_seconds(trials)
         if seconds is not None:

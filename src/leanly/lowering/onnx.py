@@ -17,6 +17,7 @@ from onnxscript.values import Op, Opset
 
 from leanly.errors import LoweringError
 from leanly.graph import Graph
+from leanly.graph.attention import write_out_attention
 from leanly.graph.nodes import argument, set_argument
 from leanly.lowering.packing import pack_linear_layers
 from leanly.quantize.quantizers import is_quantizer
@@ -182,7 +183,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _written_anew(graph.module),
+                _written_anew(graph),
                 graph.example,
                 dynamo=True,
                 opset_version=OPSET,
@@ -238,16 +239,20 @@ def _quiet() -> Iterator[None]:
             log.setLevel(level)
 
 
-def _written_anew(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Write what exporter or runtime get wrong in another way that means the same."""
-    graph = copy.deepcopy(module.graph)
-    quantized = any(is_quantizer(node) for node in graph.nodes)
-    for node in list(graph.nodes):
+def _written_anew(graph: Graph) -> torch.fx.GraphModule:
+    """Write what exporter or runtime get wrong, or slow, in another way that means the same.
+
+    Attention as the exporter writes it is no kernel of any runtime: it scales both sides and asks for NaN.
+    """
+    nodes = copy.deepcopy(graph.module.graph)
+    write_out_attention(nodes, graph, zeros=True)
+    quantized = any(is_quantizer(node) for node in nodes.nodes)
+    for node in list(nodes.nodes):
         if node.target is aten.reshape.default:
             _copy_before(node)
         elif quantized and node.target in REDUCTIONS and argument(node, "dim") and not argument(node, "keepdim"):
             _squeeze_after(node)
-    return torch.fx.GraphModule(module, graph)
+    return torch.fx.GraphModule(graph.module, nodes)
 
 
 def _copy_before(node: torch.fx.Node) -> None:

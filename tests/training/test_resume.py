@@ -151,3 +151,13 @@ def test_ctrl_c_says_what_is_left(tmp_path, kept):
     if kept:
         again = leanly.train(image_task(), epochs=3, settings=SETTINGS, folder=folder)
         assert equal(weights(again), weights(leanly.train(image_task(), epochs=3, settings=SETTINGS)))
+
+
+def test_ctrl_c_before_the_first_checkpoint_promises_none(tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        leanly.train(image_task(), epochs=1, settings=SETTINGS, folder=tmp_path / "run", progress=stop)
+    assert caught.value.__notes__ == ["It ended before its first checkpoint: the same call begins anew."]
+    assert not (tmp_path / "run" / "checkpoint.json").exists()

@@ -41,6 +41,11 @@ class Checkpoints:
         self._current = ""
 
     @property
+    def held(self) -> bool:
+        """Whether the folder holds a checkpoint of this run, read or written by this object."""
+        return bool(self._current)
+
+    @property
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for a new one."""
         return time.monotonic() - self._saved >= SECONDS

@@ -291,6 +291,8 @@ class _Run:
         """Say what an interrupted training leaves."""
         if self._checkpoints is None:
             return "Nothing of this training is kept. What to do: give folder=, and the same call goes on where it was."
+        if not self._checkpoints.held:
+            return "It ended before its first checkpoint: the same call begins anew."
         return f"What to do: the same call goes on from the checkpoint in {self._checkpoints.folder}."
 
     def _tell(self) -> None:

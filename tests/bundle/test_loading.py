@@ -110,3 +110,11 @@ def test_torch_is_not_needed(make_bundle: Callable[..., Path]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("6.0\n", 0), done.stderr
+
+
+def test_a_folder_of_lower_is_no_bundle(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    graph = leanly.capture(torch.nn.Linear(3, 2).eval(), example=torch.ones(2, 3))
+    leanly.lower(graph, to=tmp_path / "a")
+    with pytest.raises(BundleError, match=r"artifact of leanly\.lower.*open_artifact"):
+        leanly.load(tmp_path / "a")

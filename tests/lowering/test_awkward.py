@@ -8,7 +8,8 @@ from torch import nn
 
 import leanly
 from leanly.lowering.proof import sqnr
-from leanly.quantize import Smooth, Static
+from leanly.measurement.attribution import MULTIPLIES
+from leanly.quantize import CorrectBias, Smooth, Static
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
 
@@ -46,6 +47,60 @@ def test_what_moves_integers_between_kernels_is_listed_as_integer(tmp_path):
     found = {kernel.operator: kernel.precision for kernel in artifact.kernels()}
     between = {name for name in found if "MaxPool" in name or name in ("Transpose", "Reshape")}
     assert between and {found[name] for name in between} == {"int8"}, found
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_convolution_kept_in_float_between_integers_is_float(runtime, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
+    ).eval()
+    x = torch.randn(64, 3, 8, 8)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 10))
+    graph = leanly.capture(model, example=x[:2])
+    precisions = []
+    for kept in ((), ("conv2d_1",)):
+        quantized = Static(float_nodes=kept, kernels=runtime)(graph, task)
+        artifact = leanly.lower(quantized, runtime=runtime, to=tmp_path / "a")
+        layers = [kernel for kernel in artifact.kernels() if MULTIPLIES.search(kernel.operator)]
+        precisions.append([kernel.precision for kernel in layers])
+    assert precisions == [["int8"] * 3, ["int8", "float32", "int8"]]
+
+
+class Taken(nn.Module):
+    """A layer that reads one place, or the same place many times."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.one, self.head = kind, nn.Linear(16, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = torch.tanh(self.one(x))
+        return self.head(
+            {"first": made[:, 0], "last": made[:, -1], "again": made[:, None].expand(-1, 2, -1, -1)}[self.kind]
+        )
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", ["first", "last", "again"])
+def test_a_layer_behind_what_takes_or_repeats_is_integer(kind, runtime, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(64, 4, 16)
+    assert quality(Taken(kind).eval(), x, runtime, tmp_path) > 55
+    layers = [kernel for kernel in leanly.Artifact.open(tmp_path / "a").kernels() if MULTIPLIES.search(kernel.operator)]
+    assert [kernel.precision for kernel in layers] == ["int8", "int8"]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_corrected_layer_that_had_no_bias_is_lowered(runtime, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10, bias=False)).eval()
+    x = torch.randn(64, 32)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 10))
+    recipe = Recipe((Static(kernels=runtime), CorrectBias()))
+    graph = recipe(leanly.capture(model, example=x[:2]), task)
+    predictor = open_artifact(leanly.lower(graph, runtime=runtime, to=tmp_path / "a"))
+    assert sqnr(graph(x).detach().numpy(), predictor(x.numpy())) > 45
 
 
 class Pooled(nn.Module):

@@ -38,3 +38,20 @@ def test_rows_beyond_the_range_give_what_the_graph_gives(runtime, symmetric, bit
         assert sqnr(wanted, found) > 12
     heavy = [kernel for kernel in predictor.kernels() if MULTIPLIES.search(kernel.operator)]
     assert len(heavy) == 3 and {kernel.precision for kernel in heavy} == {"int8"}
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_biases_are_not_rounded_to_the_coarse_steps_of_few_bits(runtime, bits, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+    for layer in model[::2]:
+        nn.init.uniform_(layer.bias, -1, 1)
+    x = torch.randn(512, 32)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(512) % 10))
+    graph = Static(weights=bits, activations=bits, kernels=runtime)(leanly.capture(model, example=x[:2]), task)
+    artifact = leanly.lower(graph, runtime=runtime, to=tmp_path / "a")
+    wanted, found = graph(x).detach().numpy(), open_artifact(artifact)(x.numpy())
+    assert sqnr(wanted, found) > 37, "28 dB at three bits where the bias takes the step of the products"
+    assert (wanted.argmax(1) != found.argmax(1)).sum() < 8
+    assert set(artifact.code_bits.values()) == ({bits} if bits < 8 else set())

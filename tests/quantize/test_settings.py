@@ -14,6 +14,8 @@ from leanly.quantize.affine import fixed_point, from_range
     ("asked", "settings", "said"),
     [
         (Static, {"symmetric": "no"}, "symmetric is 'no'.*give True or False"),
+        (Static, {"end_bits": None}, "end_bits=None.*use 2 to 8"),
+        (Binary, {"activations": True}, "activations=True.*use 1"),
         (Static, {"float_nodes": None}, "float_nodes is None.*a tuple of names"),
         (Mixed, {"choices": 4}, "choices=4.*two or more"),
         (Mixed, {"choices": (2, "a")}, "choices=.*two or more"),
@@ -39,6 +41,10 @@ def test_a_range_without_an_end_has_no_integers(ends):
     low, high = (torch.tensor(end) for end in ends)
     with pytest.raises(SettingError, match="NaN or infinity"):
         from_range(low, high, bits=8, symmetric=False, signed=True)
+
+
+def test_a_range_may_be_given_in_plain_numbers():
+    assert from_range(-1.0, 0.5, bits=8, symmetric=True, signed=True).high == 127
 
 
 @pytest.mark.parametrize(("value", "bits"), [(1e30, 8), (float("nan"), 8), (-float("inf"), 0), (2.0**55, 8)])

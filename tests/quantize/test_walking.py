@@ -8,7 +8,7 @@ from torch import nn
 
 import leanly
 from leanly.errors import DataError
-from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static
+from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static, WeightsOnly
 from tests.quantize.networks import inputs_of, residual
 
 
@@ -75,3 +75,30 @@ def test_rows_of_another_dtype_are_refused():
     odd = leanly.Task(task.model, example=x[:2], train=(x.double(), torch.zeros(96, 5)), metric="mse")
     with pytest.raises(DataError, match=r"is float64, and the graph takes float32. Where: split 'train'"):
         Static()(graph, odd)
+
+
+class Overflows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.three(torch.relu(self.two(torch.exp(200 * self.one(x)))))
+
+
+@pytest.mark.parametrize("method", [Smooth(), CorrectBias(), GPTQ(), Reconstruct(iterations=2), Static()], ids=str)
+def test_an_overflow_inside_the_network_is_named(method):
+    torch.manual_seed(0)
+    model, x = Overflows().eval(), torch.randn(64, 32)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 3))
+    graph = leanly.capture(model, example=x[:2])
+    given = graph if isinstance(method, Smooth | Static) else WeightsOnly()(graph)
+    with pytest.raises(DataError, match=r"NaN or infinity while calibrating\. Where: exp, calibration"):
+        method(given, task)
+
+
+def test_values_next_to_the_largest_float_are_refused():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.full((8, 4), 3.3e38)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
+    with pytest.raises(DataError, match="NaN or infinity while calibrating"):
+        Static()(leanly.capture(model, example=x[:2]), task)

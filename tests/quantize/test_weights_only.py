@@ -13,7 +13,7 @@ import leanly
 from leanly.artifact import Artifact
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.quantize import GPTQ, WeightsOnly
+from leanly.quantize import GPTQ, Binary, WeightsOnly
 from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.recipe import Recipe
 from leanly.task import Task
@@ -169,6 +169,17 @@ def test_named_nodes_stay_float_and_the_recipe_is_data() -> None:
         WeightsOnly(float_nodes=("linaer",))(graph)
     recipe = Recipe((WeightsOnly(bits=8, group=64),))
     assert Recipe.from_json(recipe.to_json()).passes == recipe.passes
+
+
+def test_a_network_of_signs_is_refused() -> None:
+    model, x = (
+        nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)),
+        torch.randn(64, 32),
+    )
+    task = Task(model.eval(), example=x[:2], train=(x, torch.arange(64) % 8))
+    signs = Binary(shortcuts=False)(leanly.capture(model, example=x[:2]), task)
+    with pytest.raises(SettingError, match=r"multiplies signs.*quantize\.Static"):
+        WeightsOnly()(signs)
 
 
 @pytest.mark.parametrize("settings", [{"bits": 3}, {"group": 24}, {"range": "kl"}])

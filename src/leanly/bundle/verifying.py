@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leanly.artifact import DESCRIPTION
 from leanly.bundle.manifest import COPY_AGAIN, MANIFEST, SIGNATURE, read_manifest
 from leanly.bundle.signing import Key, check, read_public, read_signature
 from leanly.errors import BundleError
@@ -92,6 +93,12 @@ def verify(path: str | Path, public_key: Key | None = None) -> Contents:
     root = root.resolve()
     found = set(walk(root))
     stamps: dict[str, Stamp] = {}
+    if MANIFEST not in found and DESCRIPTION in found:
+        raise BundleError(
+            "the folder holds an artifact of leanly.lower, which nothing protects, and no bundle",
+            where=str(root),
+            remedy="leanly.runtimes.open_artifact(leanly.Artifact.open(folder)) opens it; Result.save makes bundles",
+        )
     text = _read_text(root, MANIFEST, found, stamps)
     manifest = read_manifest(text, str(root / MANIFEST))
     signature = None

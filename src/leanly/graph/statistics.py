@@ -12,6 +12,26 @@ MOST_COUNTED = 2**16
 """Values of one update that are put into bins; of more, evenly spaced ones. The minimum and maximum are of all."""
 
 
+LARGEST = 1e38
+"""Values beyond are as good as infinite: a few of them added up are."""
+
+
+def check_finite(values: Tensor, where: str) -> tuple[float, float]:
+    """Return the smallest and the largest of some values, one at least.
+
+    Raises:
+        DataError: there is NaN or infinity among them.
+    """
+    low, high = (float(value) for value in torch.aminmax(values))
+    if not (abs(low) < LARGEST and abs(high) < LARGEST):
+        raise DataError(
+            "NaN or infinity while calibrating",
+            where=where,
+            remedy="look for NaN in the data of that batch, or an overflow in the model",
+        )
+    return low, high
+
+
 class Histogram:
     """Counts of values in equal bins; the range doubles, merging bins in pairs, whenever a value falls outside.
 
@@ -35,13 +55,7 @@ class Histogram:
         x = x.detach().reshape(-1).float()
         if x.numel() == 0:
             return
-        low, high = (float(value) for value in torch.aminmax(x))
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):
-            raise DataError(
-                "NaN or infinity while calibrating",
-                where=f"{self.name}, calibration batch {batch}",
-                remedy="look for NaN in the data of that batch, or an overflow in the model",
-            )
+        low, high = check_finite(x, f"{self.name}, calibration batch {batch}")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self.count += x.numel()
         self._reach(max(-low, high))

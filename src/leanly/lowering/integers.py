@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph.folding import fold_batch_norm
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, reads_tensor, set_argument
 from leanly.graph.quantizer import along
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.lowering.signs import pack_layers, store_signs
@@ -32,6 +32,9 @@ Widths = dict[str, int]
 """Bits of the integers in each tensor that is stored in bytes and needs fewer."""
 BIAS_LIMIT = 2**30
 """A bias whose int32 form would pass this stays float: its weights' channel is (almost) empty."""
+FULL_BITS = 7
+"""Weights of fewer bits are stored as multiples in this many: the same values with a finer step, which the bias beside
+them is rounded to. Two of their products with bytes still add up in 16 bits."""
 RECIPROCAL_ERROR = 1e-6
 """Share of a step that is lost by taking its reciprocal and back."""
 
@@ -137,9 +140,13 @@ def _store_weight(module: GraphModule, node: Node, bits: Bits, widths: Widths) -
     affine = read_affine(module, node)
     name = f"{source.target}_int"
     weight = _read(module, source)
-    put(module, name, affine.quantize(weight.detach()).to(torch.int8 if affine.low < 0 else torch.uint8))
-    bits[name] = (8, weight.numel())
     width = (affine.high - affine.low).bit_length()
+    finer = 2 ** max(FULL_BITS - width, 0)
+    codes = finer * affine.quantize(weight.detach())
+    put(module, name, codes.to(torch.int8 if affine.low < 0 else torch.uint8))
+    for part in (scale, shift):
+        put(module, str(part.target), finer * find(module, str(part.target)).detach())
+    bits[name] = (8, weight.numel())
     if width < 8:
         widths[name] = width
     with module.graph.inserting_before(node):
@@ -177,7 +184,7 @@ def _store_bias(module: GraphModule, node: Node, bits: Bits) -> None:
     with module.graph.inserting_before(node):
         reads = tuple(read_attr(module, entry) for entry in (name, f"{quantizer}.scale", f"{quantizer}.shift"))
         new = module.graph.call_function(DEQUANTIZE, (*reads, 0))
-    node.args = (*node.args[:2], new, *node.args[3:])
+    set_argument(node, "bias", new)
 
 
 def _coarsen(module: GraphModule, weight: Node, times: Tensor) -> Tensor:

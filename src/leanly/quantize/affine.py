@@ -86,7 +86,14 @@ def integer_range(bits: int, signed: bool, narrow: bool = False) -> tuple[int, i
 
 
 def from_range(
-    minimum: Tensor, maximum: Tensor, *, bits: int, symmetric: bool, signed: bool, narrow: bool = False, axis: int = -1
+    minimum: Tensor | float,
+    maximum: Tensor | float,
+    *,
+    bits: int,
+    symmetric: bool,
+    signed: bool,
+    narrow: bool = False,
+    axis: int = -1,
 ) -> Affine:
     """Return the affine integers that cover a range.
 
@@ -104,6 +111,7 @@ def from_range(
         SettingError: bits out of their range, or a range without an end.
     """
     low, high = integer_range(bits, signed, narrow)
+    minimum, maximum = torch.as_tensor(minimum), torch.as_tensor(maximum)
     if not bool((minimum.isfinite() & maximum.isfinite()).all()):
         raise SettingError("a range ends in NaN or infinity", where="from_range", remedy="look for NaN in the values")
     minimum, maximum = minimum.double().clamp(max=0), maximum.double().clamp(min=0)

@@ -18,7 +18,7 @@ from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.placement import UNCHANGING, WEIGHTED, root
 from leanly.quantize.quantizers import check_quantizable
-from leanly.scalars import check_flag, check_whole, names_of
+from leanly.scalars import check_flag, check_whole, is_whole, names_of
 from leanly.target import Target
 from leanly.task import Task
 
@@ -62,7 +62,7 @@ class Binary:
 
     def __post_init__(self) -> None:
         for name in ("activations", "weights"):
-            if getattr(self, name) not in (1, 32):
+            if not is_whole(getattr(self, name), 1) or getattr(self, name) not in (1, 32):
                 raise SettingError(
                     f"{name}={getattr(self, name)!r} bits can't be used",
                     where="Binary",

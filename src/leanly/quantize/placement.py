@@ -34,6 +34,8 @@ MOVES = frozenset({
 """Operators that give back values they were given (or zero): a quantizer before them serves after them as well."""
 UNCHANGING = MOVES - {aten.relu.default}
 """Those that give back all values as they were."""
+STOPS = frozenset({aten.select.int, aten.expand.default})
+"""Those of them behind which ONNX Runtime takes up integers only where a quantizer stands again."""
 CLAMPS = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default})
 """Activations that an integer kernel applies by clamping."""
 
@@ -65,7 +67,7 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
         for value in _activations(node):
             source = root(value)
             chosen[source.name] = source.name
-            if kernels == "onnxruntime" and node.target in SUMS | MERGES:
+            if kernels == "onnxruntime" and (node.target in SUMS | MERGES or root(value, UNCHANGING - STOPS) != source):
                 chosen.setdefault(value.name, source.name)
     if kernels == "onnxruntime":
         for node in integer:

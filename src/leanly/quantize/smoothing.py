@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.statistics import check_finite
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.quantizers import check_unquantized
@@ -52,7 +53,7 @@ class Smooth:
         """Return a graph that computes the same in eval mode.
 
         Raises:
-            DataError: the task has no calibration data.
+            DataError: the task has no calibration data, or NaN or infinity in what a layer reads.
             SettingError: weights are quantized already.
         """
         check_graph(graph, "Smooth")
@@ -64,8 +65,10 @@ class Smooth:
             return graph
         watch = _Largest(graph.module, {value.name for value in groups})
         with torch.no_grad():
-            for inputs in calibration_batches(graph, task, self.samples):
+            for batch, inputs in enumerate(calibration_batches(graph, task, self.samples)):
                 watch.run(*(tensor.to(graph.device) for tensor in inputs))
+                for name, largest in watch.largest.items():
+                    check_finite(largest, f"{name}, calibration batch {batch}")
             for value, layers in groups.items():
                 _smooth(graph.module, value, layers, watch.largest[value.name], self.alpha)
         graph.module.graph.lint()

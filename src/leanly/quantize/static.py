@@ -88,7 +88,7 @@ class Static:
                     f"{setting} is {given!r}", where="Static", remedy='give bits by name: {"conv2d_1": 4}'
                 ) from error
             object.__setattr__(self, setting, pairs)
-        ends = (("end_bits", self.end_bits),) if self.end_bits else ()
+        ends = () if is_whole(self.end_bits, 0) and self.end_bits == 0 else (("end_bits", self.end_bits),)
         all_bits = (("weights", self.weights), ("activations", self.activations), *ends)
         for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):
             if not is_whole(bits, 2) or bits > 8:

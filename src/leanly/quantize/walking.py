@@ -13,6 +13,7 @@ from torch.fx import Node
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner, Segment, find_segments
+from leanly.graph.statistics import check_finite
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.quantizers import is_quantizer, of_weight
 from leanly.task import Task
@@ -40,7 +41,7 @@ class Walk:
         chunk: rows that run at once.
 
     Raises:
-        DataError: the task has no calibration data.
+        DataError: the task has no calibration data; NaN or infinity in what comes out of a part.
     """
 
     def __init__(self, graph: Graph, task: Task | None, samples: int, chunk: int = CHUNK) -> None:
@@ -88,6 +89,8 @@ class Walk:
             entry = {} if given is None else {part.entry: given[start : start + self._chunk]}
             with torch.no_grad():
                 piece = runner.part(part.nodes, inputs, entry, part.exit)
+            if piece.numel():
+                check_finite(piece, f"{part.exit}, calibration rows {start} to {start + len(inputs[0]) - 1}")
             yield piece
 
 

@@ -13,6 +13,7 @@ from leanly.graph import Graph, check_nodes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
+from leanly.quantize.binary import OF_VALUES
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.scalars import check_flag, names_of
 from leanly.target import Target
@@ -76,10 +77,16 @@ class WeightsOnly:
         """Return a graph with quantizers on weights alone; neither data nor target are needed.
 
         Raises:
-            SettingError: no layer can be quantized, weights of another precision than float32, or a float node that
-                does not exist.
+            SettingError: no layer can be quantized, weights of another precision than float32, values in signs, or a
+                float node that does not exist.
         """
         check_quantizable(graph, "WeightsOnly")
+        if any(node.target is OF_VALUES for node in graph.module.graph.nodes):
+            raise SettingError(
+                "the graph multiplies signs: its layers are given integers, not floats",
+                where="WeightsOnly",
+                remedy="use quantize.Static for the layers that are left, or quantize.Binary(activations=32)",
+            )
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []

@@ -26,6 +26,9 @@ INTEGER_OPERATORS = frozenset({
 MOVES = frozenset({"NhwcMaxPool", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
 """What comes out has the type of what goes in."""
 
+UNASKED = "WeightBiasQuantization"
+"""ONNX Runtime's own rewriting, which would make integers of weights that were kept in float between quantizers."""
+
 
 class OnnxRuntimeEngine:
     """One session a plan, made when it is first needed."""
@@ -69,7 +72,7 @@ class OnnxRuntimeEngine:
             options = self._options(1, 0)
             options.optimized_model_filepath = str(path)
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
-            ort.InferenceSession(str(self._artifact.model), options, providers=["CPUExecutionProvider"])
+            self._open(options)
             model = onnx.load(str(path), load_external_data=False)
         types = {init.name: init.data_type for init in model.graph.initializer}
         for value in (*model.graph.input, *model.graph.value_info):
@@ -90,7 +93,7 @@ class OnnxRuntimeEngine:
             options = self._options(self._threads, batch)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = ort.InferenceSession(str(self._artifact.model), options, providers=["CPUExecutionProvider"])
+            session = self._open(options)
             for _ in range(WARM_UP + calls):
                 session.run(self._outputs, dict(zip(self._names, arrays, strict=True)))
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -106,9 +109,7 @@ class OnnxRuntimeEngine:
             key = (threads, static)
             if key not in self._sessions:
                 try:
-                    self._sessions[key] = ort.InferenceSession(
-                        str(self._artifact.model), self._options(threads, static), providers=["CPUExecutionProvider"]
-                    )
+                    self._sessions[key] = self._open(self._options(threads, static))
                 except Exception as error:
                     raise LoweringError(
                         f"ONNX Runtime does not open the model ({str(error).splitlines()[0]})",
@@ -116,6 +117,11 @@ class OnnxRuntimeEngine:
                         remedy="lower the model again with this version of onnxruntime",
                     ) from error
             return self._sessions[key]
+
+    def _open(self, options: ort.SessionOptions) -> ort.InferenceSession:
+        return ort.InferenceSession(
+            str(self._artifact.model), options, providers=["CPUExecutionProvider"], disabled_optimizers=[UNASKED]
+        )
 
     def _options(self, threads: int, static: int) -> ort.SessionOptions:
         options = ort.SessionOptions()

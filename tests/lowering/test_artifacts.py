@@ -1,5 +1,7 @@
 """Graph -> artifact -> kernels: what is written does what the graph does, in integers where it says so."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ import leanly
 from leanly.artifact import Artifact, Plan
 from leanly.errors import BundleError, LoweringError, SettingError
 from leanly.lowering import lower
-from leanly.lowering.proof import sqnr
+from leanly.lowering.proof import prove, sqnr
 from leanly.quantize import Static
 from leanly.runtimes import open_artifact
 
@@ -151,3 +153,11 @@ def test_a_file_exported_once_serves_both_runtimes(case, tmp_path):
     assert second.model.read_bytes() == first.model.read_bytes()
     assert second.storage_bits == first.storage_bits
     assert any(kernel.precision == "int8" for kernel in second.kernels() if kernel.operator == "Convolution")
+
+
+def test_a_file_that_holds_more_than_its_storage_bits_is_refused(tmp_path):
+    graph = leanly.capture(nn.Linear(512, 256).eval(), example=torch.randn(2, 512))
+    artifact = leanly.lower(graph, to=tmp_path / "a")
+    claimed = {name: (8, count) for name, (_, count) in artifact.storage_bits.items()}
+    with pytest.raises(LoweringError, match="the files take .* the stored tensors only"):
+        prove(replace(artifact, storage_bits=claimed), graph)

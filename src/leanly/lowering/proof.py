@@ -17,7 +17,7 @@ BATCHES = (1, 3, 8)
 LEAST_SQNR = {"float32": 50.0, "bfloat16": 15.0, "int8": 12.0, "binary": 12.0}
 """Decibels of signal to difference below which an artifact does not do what its graph does."""
 OVERHEAD_SHARE = 1.1
-OVERHEAD_BYTES = 2_000_000
+OVERHEAD_BYTES, BYTES_OF_A_NODE = 100_000, 3_000
 """Structure, names and shape arithmetic beside the stored tensors."""
 
 
@@ -29,7 +29,7 @@ def prove(artifact: Artifact, graph: Graph) -> Artifact:
     """
     predictor = open_artifact(artifact)
     _compare(predictor, graph)
-    _check_size(artifact)
+    _check_size(artifact, len(graph.module.graph.nodes))
     kernels = predictor.kernels()
     in_integers = any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels)
     if artifact.precision == "int8" and not in_integers:
@@ -83,9 +83,9 @@ def sqnr(expected: np.ndarray, found: np.ndarray) -> float:
     return 10 * float(np.log10(max(signal, 1e-300) / noise))
 
 
-def _check_size(artifact: Artifact) -> None:
+def _check_size(artifact: Artifact, nodes: int) -> None:
     stored = artifact.stored_bytes
-    allowed = OVERHEAD_SHARE * stored + OVERHEAD_BYTES
+    allowed = OVERHEAD_SHARE * stored + OVERHEAD_BYTES + BYTES_OF_A_NODE * nodes
     if artifact.bytes > allowed:
         raise LoweringError(
             f"the files take {artifact.bytes:,} bytes, the stored tensors only {stored:,}",

@@ -16,7 +16,7 @@ from bench.models.subjects import Rows, Subject, float_outputs, spread, subject_
 from bench.rows import Row, at_most, cached, code_version, told
 from leanly.distill import Distill
 from leanly.graph import Graph
-from leanly.quantize import LearnSteps, Static
+from leanly.quantize import Equalize, LearnSteps, Static
 from leanly.training import Settings
 
 EPOCHS = 30
@@ -38,7 +38,8 @@ def training(name: str, data_dir: Path, epochs: int = EPOCHS) -> Training:
         subject, train, validation, _ = _parts(data_dir)
         task = taught_task(subject.model(data_dir), train, validation)
         graph = leanly.capture(task.model, example=task.example).eval()
-        start = Static(weights=bits, activations=bits, end_bits=8, samples=SAMPLES)(graph, task)
+        equal = Equalize()(graph, task)
+        start = Static(weights=bits, activations=bits, end_bits=8, samples=SAMPLES)(equal, task)
         teach = Distill(
             epochs=epochs, alpha=0.9, temperature=4.0, settings=SETTINGS, folder=folder, progress=told(name)
         )

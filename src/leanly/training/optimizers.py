@@ -20,6 +20,9 @@ QUANTIZERS = "quantizers."
 """How the names of a quantizer's tensors begin."""
 RATES = {"sgd": 0.1, "adamw": 1e-3}
 DECAYS = {"sgd": 5e-4, "adamw": 1e-2}
+STEPS_SHARE = 0.1
+"""Of the learning rate, for the steps of quantizers: each moves whole tensors, and all of them drift one way together.
+At two bits ResNet-20 learns next to nothing at the full rate (36 % after 150 steps, against 73 %)."""
 ATTENTION_RATE = 1e-4
 """Transformers that were trained before forget at 1e-3."""
 
@@ -68,7 +71,7 @@ def make_optimizer(graph: Graph, settings: Settings) -> Optimizer:
         {"params": [p for p in others if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
         # a step moves by a share of itself, whatever the unit of what it counts
-        *({"params": [p], "weight_decay": 0.0, "lr": rate * _size(p)} for p in quantizers),
+        *({"params": [p], "weight_decay": 0.0, "lr": STEPS_SHARE * rate * _size(p)} for p in quantizers),
     ]
     groups = [group for group in groups if group["params"]]
     return OPTIMIZERS[settings.optimizer](groups, rate, all(map(_fusable, trainable)))

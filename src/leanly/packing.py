@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 
@@ -14,3 +16,8 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """
     single = np.unpackbits(codes.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little")
     return np.packbits(single.reshape(*codes.shape[:-1], -1), axis=-1, bitorder="little")
+
+
+def in_the_middle(zero: Any, bits: int) -> bool:
+    """Say whether all zero points of codes of some bits are the middle one, which needs no storing."""
+    return bool((zero == 2 ** (bits - 1)).all())

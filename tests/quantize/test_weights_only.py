@@ -16,6 +16,7 @@ from leanly.graph import Graph
 from leanly.quantize import GPTQ, Binary, WeightsOnly
 from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.recipe import Recipe
+from leanly.runtimes import open_artifact
 from leanly.task import Task
 from tests.quantize.networks import off_grid
 
@@ -186,3 +187,17 @@ def test_a_network_of_signs_is_refused() -> None:
 def test_settings_out_of_range(settings: dict[str, object]) -> None:
     with pytest.raises(SettingError, match=next(iter(settings))):
         WeightsOnly(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_symmetric_codes_need_no_zero_points(runtime: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval(), torch.randn(8, 64)
+    graph = leanly.capture(model, example=x[:2])
+    sizes = {}
+    for symmetric in (False, True):
+        few = WeightsOnly(symmetric=symmetric)(graph)
+        artifact = leanly.lower(few, runtime=runtime, to=tmp_path / "a")
+        assert torch.allclose(open_artifact(artifact)(x), few(x), atol=2e-3)
+        sizes[symmetric] = artifact.stored_bytes
+    assert sizes[False] - sizes[True] == (64 + 10) * 2 / 2, "two groups a row, half a byte each"

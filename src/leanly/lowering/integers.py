@@ -16,6 +16,7 @@ from leanly.graph.nodes import argument, reads_tensor, set_argument
 from leanly.graph.quantizer import along
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.lowering.signs import pack_layers, store_signs
+from leanly.packing import in_the_middle
 from leanly.quantize.affine import Affine
 from leanly.quantize.binary import OF_VALUES, has_signs
 from leanly.quantize.placement import WEIGHTED, root
@@ -101,7 +102,8 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
                 new = module.graph.call_function(
                     PACKED_LINEAR, (argument(reader, "input"), *reads, argument(reader, "bias"), width)
                 )
-                bits[f"{name}_zero"] = (width, affine.shift.numel())
+                left_out = in_the_middle(affine.shift - affine.low, width)
+                bits[f"{name}_zero"] = (0 if left_out else width, affine.shift.numel())
         new.meta = dict(reader.meta)
         reader.replace_all_uses_with(new)
         module.graph.erase_node(reader)

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from leanly.compact import Span
-from leanly.packing import pack
+from leanly.packing import in_the_middle, pack
 
 DOMAIN = "com.microsoft"
 INTEGER_PRODUCTS, FLOAT_PRODUCTS = 4, 1
@@ -44,11 +44,9 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         group = next(helper.get_attribute_value(entry) for entry in decoded.attribute if entry.name == "block_size")
         codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in decoded.input)
         names = [f"{decoded.input[0]}_{part}" for part in ("packed", "step", "zero")]
-        arrays = (
-            pack(codes.reshape(len(codes), -1, group), width),
-            step.reshape(-1),
-            pack(zero, width).reshape(-1),
-        )
+        arrays = [pack(codes.reshape(len(codes), -1, group), width), step.reshape(-1), pack(zero, width).reshape(-1)]
+        if in_the_middle(zero, width):
+            del names[2], arrays[2]
         for name, array in zip(names, arrays, strict=True):
             if name not in tensors:
                 tensors[name] = numpy_helper.from_array(array, name)

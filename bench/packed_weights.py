@@ -1,7 +1,7 @@
 """W4 weights alone: MiniLM's bytes, latency and Spearman beside NNCF's compression of weights in OpenVINO.
 
 Of the peer's settings and of leanly's those count that lose less than the margin on validation to the most accurate of
-its own; of these the smallest file, in each runtime the most accurate of that size, and of the runtimes the fastest.
+its own; of these the smallest files, of each form (runtime, precision, bytes) the most accurate, and of them the fastest.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
 
 
 def _best(found: list[tuple[float, Entrant]], margin: float) -> list[Entrant]:
-    """Return the smallest of those that are accurate, one a runtime."""
+    """Return the smallest of those that are accurate, one a form: runtime, precision and bytes."""
     top = max(reached for reached, _ in found)
     accurate = [(reached, entrant) for reached, entrant in found if reached >= top - margin]
     smallest = min(entrant.artifact.bytes for _, entrant in accurate)
-    best: dict[str, Entrant] = {}
+    best: dict[tuple[str, str, int], Entrant] = {}
     for _, entrant in sorted(accurate, key=lambda pair: pair[0]):
         if entrant.artifact.bytes <= SAME_SIZE * smallest:
-            best[entrant.artifact.runtime] = entrant
+            best[entrant.artifact.runtime, entrant.artifact.precision, entrant.artifact.bytes] = entrant
     return list(best.values())
 
 

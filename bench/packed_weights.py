@@ -1,7 +1,8 @@
 """W4 weights alone: MiniLM's bytes, latency and Spearman beside NNCF's compression of weights in OpenVINO.
 
 Of the peer's settings and of leanly's those count that lose less than the margin on validation to the most accurate of
-its own; of these the smallest files, of each form (runtime, precision, bytes) the most accurate, and of them the fastest.
+its own; of these the smallest files, of each form (runtime, precision, bytes) the most accurate, and of those the
+fastest.
 """
 
 from __future__ import annotations

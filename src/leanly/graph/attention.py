@@ -63,15 +63,14 @@ def _expand(node: Node, seen: dict[str, Any], zeros: bool) -> None:
 
         scores = call(aten.matmul.default, query, call(aten.transpose.int, key, -2, -1))
         scores = call(aten.mul.Tensor, scores, scale)
-        allowed = mask
-        if isinstance(mask, Node):
-            if seen[mask.name][1] is torch.bool:
-                scores = call(aten.where.ScalarOther, mask, scores, MASKED)
-            else:
-                scores = call(aten.add.Tensor, scores, mask)
-                allowed = call(aten.gt.Scalar, mask, float("-inf"))
+        boolean = isinstance(mask, Node) and seen[mask.name][1] is torch.bool
+        if boolean:
+            scores = call(aten.where.ScalarOther, mask, scores, MASKED)
+        elif isinstance(mask, Node):
+            scores = call(aten.add.Tensor, scores, mask)
         mixed = call(aten.matmul.default, call(aten.softmax.int, scores, -1), value)
         if isinstance(mask, Node) and zeros:
+            allowed = mask if boolean else call(aten.gt.Scalar, mask, float("-inf"))
             mixed = call(aten.where.ScalarOther, call(aten.any.dim, allowed, -1, True), mixed, 0.0)
         node.replace_all_uses_with(mixed)
     node.graph.erase_node(node)

@@ -43,11 +43,11 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         width = bits[decoded.input[0]]
         group = next(helper.get_attribute_value(entry) for entry in decoded.attribute if entry.name == "block_size")
         codes, step, zero = (numpy_helper.to_array(tensors[name]) for name in decoded.input)
-        names = [f"{decoded.input[0]}_{part}" for part in ("packed", "step", "zero")]
-        arrays = [pack(codes.reshape(len(codes), -1, group), width), step.reshape(-1), pack(zero, width).reshape(-1)]
-        if in_the_middle(zero, width):
-            del names[2], arrays[2]
-        for name, array in zip(names, arrays, strict=True):
+        arrays = {"packed": pack(codes.reshape(len(codes), -1, group), width), "step": step.reshape(-1)}
+        if not in_the_middle(zero, width):
+            arrays["zero"] = pack(zero, width).reshape(-1)
+        names = [f"{decoded.input[0]}_{part}" for part in arrays]
+        for name, array in zip(names, arrays.values(), strict=True):
             if name not in tensors:
                 tensors[name] = numpy_helper.from_array(array, name)
                 model.graph.initializer.append(tensors[name])

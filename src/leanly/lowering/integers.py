@@ -18,7 +18,7 @@ from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.lowering.signs import pack_layers, store_signs
 from leanly.packing import in_the_middle
 from leanly.quantize.affine import Affine
-from leanly.quantize.binary import OF_VALUES, has_signs
+from leanly.quantize.binary import has_signs, multiplies_signs
 from leanly.quantize.placement import WEIGHTED, root
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 
@@ -79,8 +79,8 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
 
 def computes_in_integers(graph: Graph) -> bool:
     """Say whether activations are quantized too: else the weights are decoded and products stay float."""
-    return any(
-        (is_quantizer(node) and not of_weight(node)) or node.target is OF_VALUES for node in graph.module.graph.nodes
+    return multiplies_signs(graph) or any(
+        is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes
     )
 
 

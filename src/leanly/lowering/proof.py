@@ -10,7 +10,7 @@ import torch
 from leanly.artifact import Artifact
 from leanly.errors import LoweringError
 from leanly.graph import Graph
-from leanly.quantize.binary import OF_VALUES
+from leanly.quantize.binary import multiplies_signs
 from leanly.runtimes import RuntimePredictor, open_artifact
 
 BATCHES = (1, 3, 8)
@@ -33,7 +33,7 @@ def prove(artifact: Artifact, graph: Graph) -> Artifact:
     kernels = predictor.kernels()
     in_integers = any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels)
     if artifact.precision == "int8" and not in_integers:
-        if not any(node.target is OF_VALUES for node in graph.module.graph.nodes):
+        if not multiplies_signs(graph):
             raise LoweringError(
                 f"no kernel of the int8 model runs in integers in {artifact.runtime}",
                 where=str(artifact.model),

@@ -129,6 +129,11 @@ def has_signs(graph: Graph) -> bool:
     return any(node.target is OF_WEIGHT for node in graph.module.graph.nodes)
 
 
+def multiplies_signs(graph: Graph) -> bool:
+    """Say whether any layer is given signs."""
+    return any(node.target is OF_VALUES for node in graph.module.graph.nodes)
+
+
 def channel_axis(layer: Node) -> int:
     """Return the dimension of a layer's input that holds its channels."""
     return 1 if layer.target in CONVOLUTIONS else -1

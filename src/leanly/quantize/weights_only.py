@@ -13,7 +13,7 @@ from leanly.graph import Graph, check_nodes
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
-from leanly.quantize.binary import OF_VALUES
+from leanly.quantize.binary import multiplies_signs
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.scalars import check_flag, names_of
 from leanly.target import Target
@@ -81,7 +81,7 @@ class WeightsOnly:
                 float node that does not exist.
         """
         check_quantizable(graph, "WeightsOnly")
-        if any(node.target is OF_VALUES for node in graph.module.graph.nodes):
+        if multiplies_signs(graph):
             raise SettingError(
                 "the graph multiplies signs: its layers are given integers, not floats",
                 where="WeightsOnly",

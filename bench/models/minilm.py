@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import leanly
 from bench.data import CACHE, Sentences, sst2
+from bench.rows import told
 from leanly.training import Settings
 
 LENGTH = 128
@@ -82,7 +83,7 @@ def _fine_tuned(model: SentenceClassifier, data_dir: Path) -> dict[str, torch.Te
         model, example=tuple(array[:2] for array in train[:2]), train=(train[:2], train[2]),
         validation=(dev[:2], dev[2]), loss="cross_entropy", name="MiniLM on SST-2",
     )  # fmt: skip
-    graph = leanly.train(task, epochs=EPOCHS, settings=SETTINGS)
+    graph = leanly.train(task, epochs=EPOCHS, settings=SETTINGS, folder=CACHE / "minilm-sst2", progress=told(task.name))
     return {name: tensor.detach().clone().contiguous() for name, tensor in graph.state_dict().items()}
 
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import leanly
 from bench.data import CACHE, cifar10
-from leanly.training import Progress, Settings, train
+from bench.rows import told
+from leanly.training import Settings, train
 
 TRAINING = "1"
 """Raise it when the training below changes: the kept weights bear it."""
@@ -77,7 +78,9 @@ def load(data_dir: Path) -> SmallInception:
             SmallInception().train(), example=rows.inputs[:2], train=(rows.inputs, rows.labels), loss="cross_entropy"
         )
         # without validation rows: nothing is chosen, the last state counts
-        graph = train(task, epochs=EPOCHS, settings=SETTINGS, folder=CACHE / "inception", progress=_tell)
+        graph = train(
+            task, epochs=EPOCHS, settings=SETTINGS, folder=CACHE / "inception", progress=told("small Inception")
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         wanted = model.state_dict()
         state = {name: tensor.contiguous() for name, tensor in graph.state_dict().items() if name in wanted}
@@ -87,9 +90,3 @@ def load(data_dir: Path) -> SmallInception:
     if wrong := [name for name in missing if not name.endswith("num_batches_tracked")]:
         raise ValueError(f"{path.name} and the network differ in {', '.join(wrong)}")
     return model.eval()
-
-
-def _tell(progress: Progress) -> None:
-    if progress.step % 100 == 0:
-        left = progress.seconds_left or 0
-        print(f"small Inception: {progress.fraction:.1%}, loss {progress.loss}, {left:.0f} s left", flush=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+import leanly
 from leanly.errors import DataError, SettingError
+from leanly.graph.tensors import find
 from leanly.quantize import Reconstruct, Static
 from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.quantize.reconstruction import _mixed
@@ -28,7 +30,7 @@ def test_outputs_come_nearer_than_by_rounding_to_the_nearest(network, unit):
 def test_every_weight_goes_up_or_down_by_less_than_a_step():
     graph, task = residual()
     nearest = Static(weights=3)(graph, task)
-    rounded = Reconstruct(**QUICK)(nearest, task)
+    rounded = Reconstruct(fit=False, **QUICK)(nearest, task)
     for node in nearest.module.graph.nodes:
         if of_weight(node):
             name = str(node.args[0].target)
@@ -48,6 +50,38 @@ def test_scales_of_activations_are_learned_and_help_where_bits_are_few():
     assert error(graph, learned, task) < error(graph, fixed, task)
 
 
+@pytest.mark.parametrize("network", [residual, perceptron])
+def test_biases_and_scales_of_weights_are_fitted_to_the_roundings(network):
+    graph, task = network()
+    few = Static(weights=3, activations=8)(graph, task)
+    rounded, fitted = (Reconstruct(steps=False, fit=fit, **QUICK)(few, task) for fit in (False, True))
+    names = [name for name, _ in few.module.named_parameters() if name.endswith("bias")]
+    names += [f"quantizers.{node.args[0].name}.scale" for node in few.module.graph.nodes if of_weight(node)]
+    for name in names:
+        before, kept, moved = (find(g.module, name) for g in (few, rounded, fitted))
+        assert torch.equal(before, kept) and not torch.equal(before, moved), name
+    assert off_grid(fitted) < 1e-3
+    assert error(graph, fitted, task) < error(graph, rounded, task)
+
+
+def test_a_bias_that_two_layers_share_stays():
+    class Shared(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)
+            self.two.bias = self.one.bias
+
+        def forward(self, x):
+            return self.two(torch.relu(self.one(x)))
+
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.randn(64, 16)
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.zeros(64)))
+    rounded = Reconstruct(**QUICK)(Static(weights=4)(leanly.capture(model, example=(x[:2],)), task), task)
+    (bias,) = (value for name, value in rounded.module.named_parameters() if "bias" in name)
+    assert torch.equal(bias, model.one.bias)
+
+
 def test_the_same_seed_gives_the_same_weights_and_the_input_stays():
     graph, task = perceptron()
     nearest = Static(weights=4)(graph, task)
@@ -59,7 +93,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_input_stays():
 
 def test_it_is_data_in_a_recipe_and_tells_its_progress():
     shares: list[float] = []
-    step = Reconstruct(iterations=5, samples=8, progress=shares.append)
+    step = Reconstruct(iterations=1, samples=8, progress=shares.append)
     graph, task = residual()
     recipe = Recipe((Static(weights=4), step))
     recipe(graph, task)
@@ -68,7 +102,16 @@ def test_it_is_data_in_a_recipe_and_tells_its_progress():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"iterations": 0}, {"unit": "net"}, {"drop": 1.0}, {"rate": 0.0}, {"samples": 0}, {"batch_size": True}]
+    "settings",
+    [
+        {"iterations": 0},
+        {"unit": "net"},
+        {"drop": 1.0},
+        {"rate": 0.0},
+        {"samples": 0},
+        {"batch_size": True},
+        {"fit": 1},
+    ],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):
@@ -91,8 +134,6 @@ def test_shared_weights_are_rounded_once():
 
         def forward(self, x):
             return self.one(torch.relu(self.one(x)))
-
-    import leanly
 
     torch.manual_seed(0)
     model, x = Twice().eval(), torch.randn(64, 16)

@@ -159,6 +159,10 @@ class Runner(Interpreter):
         """Return the value of a node that was run or given."""
         return self.env[node]
 
+    def named(self, name: str) -> Any:
+        """Return the value of the node of that name."""
+        return self.env[self._by_name[name]]
+
     def run_node(self, n: Node) -> Any:
         """Run a node, or take the value that is given in its place."""
         if self._replace is not None and (value := self._replace(n, self)) is not None:

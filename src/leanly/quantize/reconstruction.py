@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.fx import Node
 from leanly.data import fixed_random
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import argument, argument_names, reads_tensor
 from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
 from leanly.quantize.quantizers import (
@@ -24,7 +25,7 @@ from leanly.quantize.quantizers import (
     write_scale,
     write_weight,
 )
-from leanly.quantize.rounding import Rounding, Step
+from leanly.quantize.rounding import Bias, Rounding, Step
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_flag, check_whole, is_number
 from leanly.target import Target
@@ -38,6 +39,12 @@ DECIDING = 0.01
 """What an undecided rounding costs, beside the error of the outputs as a share of their power."""
 STEP_RATE = 1e-3
 """Learning rate of the logarithm of an activation's scale."""
+FIT = 0.25
+"""Share of the steps that follow once the roundings are decided."""
+GAIN_RATE = 1e-3
+"""Learning rate of the logarithm of a weight's scale."""
+BIAS_RATE = 1e-3
+"""Learning rate of biases, as a share of what their layer puts out."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,11 @@ class Reconstruct:
     """Choose for each quantized weight whether it is rounded up or down; no labels are needed.
 
     Part after part of the network is brought as near as can be to its float outputs, on the values that the quantized
-    parts before it give. With `unit="layer"`, `drop=0` and `steps=False` this is AdaRound (Nagel et al. 2020, "Up or
-    Down? Adaptive Rounding for Post-Training Quantization"); with whole blocks BRECQ (Li et al. 2021, "BRECQ: Pushing
-    the Limit of Post-Training Quantization by Block Reconstruction"); where activations are quantized at random, their
-    scales learned along, QDrop (Wei et al. 2022, "QDrop: Randomly Dropping Quantization for Extremely Low-bit
-    Post-Training Quantization").
+    parts before it give. With `unit="layer"`, `drop=0`, `steps=False` and `fit=False` this is AdaRound (Nagel et al.
+    2020, "Up or Down? Adaptive Rounding for Post-Training Quantization"); with whole blocks BRECQ (Li et al. 2021,
+    "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction"); where activations are quantized
+    at random, their scales learned along, QDrop (Wei et al. 2022, "QDrop: Randomly Dropping Quantization for Extremely
+    Low-bit Post-Training Quantization").
 
     Put it behind `quantize.Static`.
 
@@ -58,6 +65,7 @@ class Reconstruct:
         unit: "block" for residual blocks and what else lies between two points that everything passes, or "layer".
         drop: share of the activations that are left unquantized at random while a part learns.
         steps: learn the scales of the activations as well.
+        fit: once the roundings are decided, fit biases and scales of weights to them, in a quarter as many steps.
         samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
         batch_size: rows in a step.
         rate: learning rate of the roundings.
@@ -72,6 +80,7 @@ class Reconstruct:
     unit: str = "block"
     drop: float = 0.5
     steps: bool = True
+    fit: bool = True
     samples: int = 1024
     batch_size: int = 32
     rate: float = 1e-2
@@ -83,7 +92,8 @@ class Reconstruct:
             raise SettingError(f"unit {self.unit!r} is unknown", where="Reconstruct", remedy='use "block" or "layer"')
         for name, least in (("iterations", 1), ("samples", 1), ("batch_size", 1), ("seed", 0)):
             check_whole(getattr(self, name), least, name=name, where="Reconstruct")
-        check_flag(self.steps, name="steps", where="Reconstruct")
+        for name in ("steps", "fit"):
+            check_flag(getattr(self, name), name=name, where="Reconstruct")
         if self.progress is not None and not callable(self.progress):
             raise SettingError(
                 f"progress is {self.progress!r}", where="Reconstruct", remedy="give a function of the share done"
@@ -166,45 +176,111 @@ class _Reconstruction:
         if not roundings:
             return
         steps = {node: Step(read_affine(module, node)) for node in quantizers if how.steps and not of_weight(node)}
-        wanted = self._walk.run(self._walk.exactly, segment, exact)
+        layers = self._biased(segment) if how.fit else {}
+        sizes: dict[str, float] = {}
+
+        def see(running: Runner) -> None:
+            sizes.update({name: float(running.named(name).square().mean().sqrt()) for name in layers})
+
+        wanted = self._walk.run(self._walk.exactly, segment, exact, see)
         power = float(wanted.square().mean().clamp(min=1e-12))
-        runner = Runner(module, lambda node, running: _relaxed(node, running, roundings, steps, how.drop))
-        groups: list[dict[str, Any]] = [{"params": [entry.variable for entry in roundings.values()], "lr": how.rate}]
-        if steps:
-            groups.append({"params": [entry.variable for entry in steps.values()], "lr": STEP_RATE})
-        optimizer = torch.optim.Adam(groups)
-        for iteration in range(how.iterations):
+        biases = {node: Bias(find(module, str(node.target)), sizes[name]) for name, node in layers.items()}
+        tensors: dict[Node, Callable[[], Tensor]] = {node: rounding.soft for node, rounding in roundings.items()}
+        tensors |= {node: bias.value for node, bias in biases.items()}
+        runner = Runner(module, lambda node, running: _relaxed(node, running, tensors, steps, how.drop))
+
+        def loss() -> Tensor:
             rows = torch.randint(len(wanted), (min(how.batch_size, len(wanted)),))
             given: dict[str, Tensor] = {}
             if exact is not None and rough is not None:
                 given = {segment.entry: _mixed(rough[rows], exact[rows], how.drop)}
             output = runner.part(segment.nodes, [tensor[rows] for tensor in self._walk.rows], given, segment.exit)
-            loss = _error(output, wanted[rows]) / power
-            done = (iteration / how.iterations - WARM) / (1 - WARM)
-            if done >= 0:
-                sharpness = SHARPEST + (BLUNTEST - SHARPEST) * (1 - done)
-                loss = loss + DECIDING * torch.stack([r.undecided(sharpness) for r in roundings.values()]).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            return _error(output, wanted[rows]) / power
+
+        self._decide(loss, roundings.values(), steps.values())
+        tensors |= {node: rounding.hard for node, rounding in roundings.items()}
+        if how.fit:
+            self._fit(loss, roundings.values(), steps.values(), biases.values())
         for node, rounding in roundings.items():
             write_weight(module, node, rounding.hard())
+            write_scale(module, node, rounding.scale)
             self._decided.add(node)
         for node, step in steps.items():
             write_scale(module, node, step.scale)
+        for node, bias in biases.items():
+            find(module, str(node.target)).detach().copy_(bias.value().detach())
+
+    def _decide(self, loss: Callable[[], Tensor], roundings: Collection[Rounding], steps: Collection[Step]) -> None:
+        count = self._how.iterations
+        optimizer = torch.optim.Adam([
+            {"params": [entry.variable for entry in roundings], "lr": self._how.rate},
+            {"params": [entry.variable for entry in steps], "lr": STEP_RATE},
+        ])  # fmt: skip
+        for iteration in range(count):
+            found = loss()
+            done = (iteration / count - WARM) / (1 - WARM)
+            if done >= 0:
+                sharpness = SHARPEST + (BLUNTEST - SHARPEST) * (1 - done)
+                found = found + DECIDING * torch.stack([r.undecided(sharpness) for r in roundings]).sum()
+            _descend(optimizer, found)
+
+    def _fit(
+        self,
+        loss: Callable[[], Tensor],
+        roundings: Collection[Rounding],
+        steps: Collection[Step],
+        biases: Collection[Bias],
+    ) -> None:
+        optimizer = torch.optim.Adam([
+            {"params": [entry.gain for entry in roundings], "lr": GAIN_RATE},
+            {"params": [entry.variable for entry in steps], "lr": STEP_RATE},
+            {"params": [entry.variable for entry in biases], "lr": BIAS_RATE},
+        ])  # fmt: skip
+        count = math.ceil(FIT * self._how.iterations)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / count)
+        for _ in range(count):
+            _descend(optimizer, loss())
+            schedule.step()
+
+    def _biased(self, segment: Segment) -> dict[str, Node]:
+        """Return the biases of the layers of a part that no other layer reads, by the layers' names."""
+        found = {}
+        for name in segment.nodes:
+            layer = self._walk.nodes[name]
+            if (
+                reads_quantized_weight(layer)
+                and "bias" in argument_names(layer)
+                and reads_tensor(bias := argument(layer, "bias"))
+            ):
+                readers = [
+                    node for other in self._walk.nodes.values() if other.target == bias.target for node in other.users
+                ]
+                if len(readers) == 1:
+                    found[name] = bias
+        return found
 
 
 def _relaxed(
-    node: Node, running: Runner, roundings: Mapping[Node, Rounding], steps: Mapping[Node, Step], drop: float
+    node: Node,
+    running: Runner,
+    tensors: Mapping[Node, Callable[[], Tensor]],
+    steps: Mapping[Node, Step],
+    drop: float,
 ) -> Tensor | None:
-    """Return a weight on its way to a decision, or an activation of which a share stays as it is."""
-    if node in roundings:
-        return roundings[node].soft()
+    """Return a weight or bias as it is now, or an activation of which a share stays unquantized."""
+    if node in tensors:
+        return tensors[node]()
     if not is_quantizer(node) or of_weight(node):
         return None
     value = running.value(argument(node, "x"))
     quantized = steps[node].quantized(value) if node in steps else running.run_plain(node)
     return _mixed(quantized, value, drop)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _mixed(quantized: Tensor, exact: Tensor, drop: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leanly.graph.quantizer import fake_quantize
+from leanly.graph.quantizer import along, fake_quantize
 from leanly.quantize.affine import Affine
 
 LOW, HIGH = -0.1, 1.1
@@ -14,6 +14,8 @@ LOW, HIGH = -0.1, 1.1
 
 class Rounding:
     """The rounding of one weight, relaxed: `clamp(floor(w * scale) + h(v) + shift)` with h from 0 to 1.
+
+    What the integers stand for may grow or shrink along: `gain` is the logarithm of by how much.
 
     Nagel et al. 2020, "Up or Down? Adaptive Rounding for Post-Training Quantization".
 
@@ -30,6 +32,12 @@ class Rounding:
         self._floor = torch.floor(steps)
         rest = (steps - self._floor).clamp(1e-4, 1 - 1e-4)
         self.variable = torch.log((rest - LOW) / (HIGH - rest)).requires_grad_()
+        self.gain = torch.zeros_like(affine.scale).requires_grad_()
+
+    @property
+    def scale(self) -> Tensor:
+        """Steps per unit, now."""
+        return self._affine.scale * torch.exp(-self.gain.detach())
 
     def share(self) -> Tensor:
         """Return how far each weight is up, from 0 to 1."""
@@ -49,7 +57,7 @@ class Rounding:
 
     def _floats(self, up: Tensor) -> Tensor:
         integers = (self._floor + up + self._shift).clamp(self._affine.low, self._affine.high)
-        return (integers - self._shift) / self._scale
+        return (integers - self._shift) / self._scale * along(torch.exp(self.gain), integers, self._affine.axis)
 
 
 class Step:
@@ -72,3 +80,20 @@ class Step:
         """Return the floats of the integers of `x`; the gradient passes the rounding straight through."""
         affine = self._affine
         return fake_quantize(x, self.variable.exp(), affine.shift, -1, affine.low, affine.high)
+
+
+class Bias:
+    """A bias, learned.
+
+    Args:
+        values: what it starts from; they stay as they are.
+        size: of what its layer puts out, root of the mean square: a step is a share of it.
+    """
+
+    def __init__(self, values: Tensor, size: float) -> None:
+        self._values, self._size = values.detach().clone(), size
+        self.variable = torch.zeros_like(self._values).requires_grad_()
+
+    def value(self) -> Tensor:
+        """Return the bias as it is now."""
+        return self._values + self._size * self.variable

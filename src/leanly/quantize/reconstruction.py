@@ -41,9 +41,9 @@ STEP_RATE = 1e-3
 """Learning rate of the logarithm of an activation's scale."""
 FIT = 0.25
 """Share of the steps that follow once the roundings are decided."""
-GAIN_RATE = 1e-3
+GAIN_RATE = 1e-2
 """Learning rate of the logarithm of a weight's scale."""
-BIAS_RATE = 1e-3
+BIAS_RATE = 1e-2
 """Learning rate of biases, as a share of what their layer puts out."""
 
 

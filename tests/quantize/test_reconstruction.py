@@ -8,7 +8,7 @@ import torch
 import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph.tensors import find
-from leanly.quantize import Reconstruct, Static
+from leanly.quantize import LearnSteps, Reconstruct, Static, WeightsOnly
 from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.quantize.reconstruction import _mixed
 from leanly.recipe import Recipe
@@ -64,6 +64,63 @@ def test_biases_and_scales_of_weights_are_fitted_to_the_roundings(network):
     assert error(graph, fitted, task) < error(graph, rounded, task)
 
 
+def test_steps_of_weights_alone_stay_numbers_of_float16():
+    graph, task = perceptron()
+    packed = WeightsOnly(bits=4, group=16)(graph, task)
+    fitted = Reconstruct(**QUICK)(packed, task)
+    for node in fitted.module.graph.nodes:
+        if of_weight(node):
+            before, after = (find(g.module, str(node.args[1].target)) for g in (packed, fitted))
+            assert torch.equal(before, after)
+    assert off_grid(fitted) < 1e-3
+    assert error(graph, fitted, task) < error(graph, packed, task)
+
+
+def test_heads_are_rounded_to_the_nearest_and_named():
+    class Heads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.one, self.two = (torch.nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x):
+            h = torch.relu(self.trunk(x))
+            return self.one(h), self.two(h)
+
+    rounded = _rounded(Heads())
+    assert off_grid(rounded) < 1e-3
+    (note,) = (note for note in rounded.notes if "Reconstruct" in note)
+    assert "one.weight" in note and "two.weight" in note and "trunk" not in note
+
+
+def test_a_layer_whose_bias_is_computed_is_learned_with_its_block():
+    class Doubled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Linear(16, 16)
+
+        def forward(self, x):
+            return torch.nn.functional.linear(torch.relu(x), self.one.weight, 2 * self.one.bias)
+
+    assert off_grid(_rounded(Doubled(), unit="layer")) < 1e-3
+
+
+def test_learned_steps_stay_parameters_and_gradients_are_not_left():
+    graph, task = perceptron()
+    steps = LearnSteps()(Static(weights=4)(graph, task), task)
+    with torch.inference_mode():
+        rounded = Reconstruct(**QUICK)(steps, task)
+    assert {name for name, _ in rounded.module.named_parameters()} == {n for n, _ in steps.module.named_parameters()}
+    assert all(parameter.grad is None for parameter in rounded.module.parameters())
+
+
+def _rounded(model, **settings):
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    task = leanly.Task(model.eval(), example=(x[:2],), train=(x, torch.zeros(64)))
+    graph = Static(weights=4)(leanly.capture(model, example=(x[:2],)), task)
+    return Reconstruct(**settings, **QUICK)(graph, task)
+
+
 def test_a_bias_that_two_layers_share_stays():
     class Shared(torch.nn.Module):
         def __init__(self):
@@ -74,10 +131,8 @@ def test_a_bias_that_two_layers_share_stays():
         def forward(self, x):
             return self.two(torch.relu(self.one(x)))
 
-    torch.manual_seed(0)
-    model, x = Shared().eval(), torch.randn(64, 16)
-    task = leanly.Task(model, example=(x[:2],), train=(x, torch.zeros(64)))
-    rounded = Reconstruct(**QUICK)(Static(weights=4)(leanly.capture(model, example=(x[:2],)), task), task)
+    model = Shared()
+    rounded = _rounded(model)
     (bias,) = (value for name, value in rounded.module.named_parameters() if "bias" in name)
     assert torch.equal(bias, model.one.bias)
 
@@ -135,11 +190,7 @@ def test_shared_weights_are_rounded_once():
         def forward(self, x):
             return self.one(torch.relu(self.one(x)))
 
-    torch.manual_seed(0)
-    model, x = Twice().eval(), torch.randn(64, 16)
-    task = leanly.Task(model, example=(x[:2],), train=(x, torch.zeros(64)))
-    rounded = Reconstruct(**QUICK)(Static(weights=4)(leanly.capture(model, example=(x[:2],)), task), task)
-    assert off_grid(rounded) < 1e-3
+    assert off_grid(_rounded(Twice())) < 1e-3
 
 
 @pytest.mark.parametrize("drop", [0.25, 0.5, 0.999])

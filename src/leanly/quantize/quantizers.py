@@ -74,7 +74,8 @@ def read_affine(module: GraphModule, node: Node) -> Affine:
 
 def write_scale(module: GraphModule, node: Node, scale: Tensor) -> None:
     """Give a quantizer another scale."""
-    put(module, str(argument(node, "scale").target), scale.detach())
+    with torch.no_grad():
+        find(module, str(argument(node, "scale").target)).copy_(scale)
 
 
 def write_weight(module: GraphModule, node: Node, values: Tensor) -> None:

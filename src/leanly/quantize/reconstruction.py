@@ -65,7 +65,8 @@ class Reconstruct:
         unit: "block" for residual blocks and what else lies between two points that everything passes, or "layer".
         drop: share of the activations that are left unquantized at random while a part learns.
         steps: learn the scales of the activations as well.
-        fit: once the roundings are decided, fit biases and scales of weights to them, in a quarter as many steps.
+        fit: once the roundings are decided, fit biases to them, and scales of weights where activations are
+            integers too, in a quarter as many steps.
         samples: calibration rows, the first of `train` (of `validation` where there is no `train`).
         batch_size: rows in a step.
         rate: learning rate of the roundings.
@@ -106,15 +107,25 @@ class Reconstruct:
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph whose weights lie on their integers, rounded as serves best.
 
+        Layers of which no single output follows, such as one of two heads, are rounded to the nearest; a note says so.
+
         Raises:
             SettingError: no weight is quantized.
             DataError: the task has no calibration data.
         """
         check_graph(graph, "Reconstruct")
-        graph = graph.clone().eval()
-        weight_quantizers(graph, "Reconstruct")
-        with fixed_random(self.seed), torch.enable_grad():
-            _Reconstruction(self, graph, Walk(graph, task, self.samples)).run()
+        with fixed_random(self.seed), torch.inference_mode(False), torch.enable_grad():
+            graph = graph.clone().eval()
+            quantizers = weight_quantizers(graph, "Reconstruct")
+            work = _Reconstruction(self, graph, Walk(graph, task, self.samples))
+            work.run()
+        left = {name: node for name, node in quantizers.items() if node not in work.decided}
+        for name, node in left.items():
+            affine, weight = read_affine(graph.module, node), find(graph.module, name).detach()
+            write_weight(graph.module, node, affine.dequantize(affine.quantize(weight)))
+        if left:
+            graph.notes = (*graph.notes, f"quantize.Reconstruct: rounded to the nearest: {', '.join(left)}")
+        graph.module.zero_grad()
         return graph
 
 
@@ -129,7 +140,9 @@ class _Part(NamedTuple):
 class _Reconstruction:
     def __init__(self, how: Reconstruct, graph: Graph, walk: Walk) -> None:
         self._how, self._module, self._walk = how, graph.module, walk
-        self._decided: set[Node] = set()
+        self.decided: set[Node] = set()
+        # where weights alone are integers, their steps are numbers of float16 and have to stay that
+        self._gains = how.fit and any(is_quantizer(node) and not of_weight(node) for node in walk.nodes.values())
         # rows are drawn along the first dimension: where a layer has another one in front, its block is one part
         self._apart = batched(graph) if how.unit == "layer" else set()
 
@@ -143,15 +156,15 @@ class _Reconstruction:
     def _parts(self, stop: Stop) -> Iterator[_Part]:
         nodes = [self._walk.nodes[name] for name in stop.segment.nodes]
         layers = [node for node in nodes if reads_quantized_weight(node)]
-        if all(node.name in self._apart for node in layers):
+        if all(node.name in self._apart and len(_computed(node)) == 1 for node in layers):
             yield from (self._layer(node, stop) for node in layers)
         else:
             yield _Part(*stop)
 
     def _layer(self, node: Node, stop: Stop) -> _Part:
         """Return one layer, with the quantizer that it reads and the values that it is given."""
-        read = [source for source in node.all_input_nodes if source.op == "get_attr" or of_weight(source)]
-        (entry,) = (source for source in node.all_input_nodes if source not in read)
+        (entry,) = _computed(node)
+        read = [source for source in node.all_input_nodes if source is not entry]
         if is_quantizer(entry):
             read.append(entry)
             entry = argument(entry, "x")
@@ -171,7 +184,7 @@ class _Reconstruction:
         roundings = {
             node: Rounding(find(module, str(argument(node, "x").target)), read_affine(module, node))
             for node in quantizers
-            if of_weight(node) and node not in self._decided
+            if of_weight(node) and node not in self.decided
         }
         if not roundings:
             return
@@ -204,7 +217,7 @@ class _Reconstruction:
         for node, rounding in roundings.items():
             write_weight(module, node, rounding.hard())
             write_scale(module, node, rounding.scale)
-            self._decided.add(node)
+            self.decided.add(node)
         for node, step in steps.items():
             write_scale(module, node, step.scale)
         for node, bias in biases.items():
@@ -232,7 +245,7 @@ class _Reconstruction:
         biases: Collection[Bias],
     ) -> None:
         optimizer = torch.optim.Adam([
-            {"params": [entry.gain for entry in roundings], "lr": GAIN_RATE},
+            {"params": [entry.gain for entry in roundings if self._gains], "lr": GAIN_RATE},
             {"params": [entry.variable for entry in steps], "lr": STEP_RATE},
             {"params": [entry.variable for entry in biases], "lr": BIAS_RATE},
         ])  # fmt: skip
@@ -275,6 +288,11 @@ def _relaxed(
     value = running.value(argument(node, "x"))
     quantized = steps[node].quantized(value) if node in steps else running.run_plain(node)
     return _mixed(quantized, value, drop)
+
+
+def _computed(layer: Node) -> list[Node]:
+    """Return what a layer reads besides tensors and quantized weights."""
+    return [source for source in layer.all_input_nodes if source.op != "get_attr" and not of_weight(source)]
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

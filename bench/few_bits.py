@@ -45,7 +45,10 @@ KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": 
 
 @dataclass(frozen=True)
 class Case:
-    """Bits of weights, of activations, and of the first and last layer; the aim is a share of the peer's drop."""
+    """Bits of weights, of activations, and of the first and last layer's weights; the aim is a share of the peer's.
+
+    What those two layers read has as many bits as their weights, or as the other activations, whichever is more.
+    """
 
     name: str
     weights: int
@@ -161,8 +164,9 @@ def _ours(
     seed: int,
     iterations: int,
 ) -> np.ndarray:
+    end_bits = 0 if case.ends == case.weights else case.ends
     recipe = Recipe((
-        Static(weights=case.weights, activations=case.activations, end_bits=case.ends, samples=SAMPLES),
+        Static(weights=case.weights, activations=case.activations, end_bits=end_bits, samples=SAMPLES),
         Reconstruct(
             iterations=iterations, samples=SAMPLES, seed=seed,
             progress=lambda share: print(f"{subject.name}, {case.name}: {share:.0%} reconstructed", flush=True),
@@ -209,12 +213,13 @@ def brevitas(
         subject: one of `BLOCKS`.
         data_dir: where its weights are.
         arrays: rows by the option of the peer's script that they are given as.
-        path: where the outputs are kept.
+        path: where the outputs are kept, but for a part of the name that tells versions of the peer's script apart.
         more: other options.
     """
+    script = Path(__file__).parent / "peer_brevitas.py"
+    path = path.with_stem(f"{path.stem}-{hashlib.sha256(script.read_bytes()).hexdigest()[:8]}")
     if not path.exists():
         files = {name: _kept(path.parent, name, array) for name, array in arrays.items()}
-        script = Path(__file__).parent / "peer_brevitas.py"
         asked = {
             "root": script.parent.parent,
             "weights-file": _weights(subject, data_dir),

@@ -21,7 +21,6 @@ from brevitas.graph.quantize import (  # pyright: ignore[reportMissingImports]
     layerwise_quantize,
     preprocess_for_quantize,
 )
-from brevitas.inject import value  # pyright: ignore[reportMissingImports]
 from brevitas_examples.common.learned_round.learned_round_args import (  # pyright: ignore[reportMissingImports]
     HandlerSpec,
     LearnedRoundArgs,
@@ -61,7 +60,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weight-bits", type=int, required=True)
     parser.add_argument("--activation-bits", type=int, required=True)
-    parser.add_argument("--end-bits", type=int, required=True, help="of the first and the last layer")
+    parser.add_argument(
+        "--end-bits", type=int, required=True, help="of weights of the first and last layer; what they read: or more"
+    )
     parser.add_argument("--iterations", type=int, required=True, help="of learned rounding, a layer; 0 leaves it out")
     parser.add_argument("--ranges", choices=("stats", "mse"), required=True)
     parser.add_argument("--epochs", type=int, default=0, help="of training; then no rounding is learned")
@@ -111,22 +112,30 @@ def _quantized(model: nn.Module, loader: list[tuple[Tensor, Tensor]], options: a
     # where activations end at 6, what its default makes of them is another network
     unlimited = not any(isinstance(module, nn.ReLU6) for module in model.modules())
     model = preprocess_for_quantize(model, relu6_to_relu=unlimited, equalize_iters=20, merge_bn=True)
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    ends = {id(layers[0]), id(layers[-1])}
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    ends = [layers[0], layers[-1]]
+    # layers that are quantized are not taken again: the second call finds the ends
+    model = layerwise_quantize(model, _layer_map(options.weight_bits, options.activation_bits, options.ranges), ends)
+    wide = max(options.end_bits, options.activation_bits)
+    model = layerwise_quantize(model, _layer_map(options.end_bits, wide, options.ranges)).eval()
+    with torch.no_grad():
+        model(loader[0][0])  # scales are made at the first call
+    for name in layers:
+        layer: Any = model.get_submodule(name)
+        end = name in ends
+        wanted = (options.end_bits, wide) if end else (options.weight_bits, options.activation_bits)
+        found = round(float(layer.weight_quant.bit_width())), round(float(layer.input_quant.bit_width()))
+        if found != wanted:
+            raise SystemExit(f"{name} has {found} bits of weights and of what they read, not {wanted}")
+    return model
 
-    @value
-    def weight_bits(module: nn.Module) -> int:
-        return options.end_bits if id(module) in ends else options.weight_bits
 
-    @value
-    def activation_bits(module: nn.Module) -> int:
-        return options.end_bits if id(module) in ends else options.activation_bits
-
-    maps = ptq.create_quant_maps(
+def _layer_map(weight_bits: int, activation_bits: int, ranges: str) -> Any:
+    return ptq.create_quant_maps(
         dtype=torch.float32,
         bias_bit_width=None,
         weight_bit_width=weight_bits,
-        weight_param_method=options.ranges,
+        weight_param_method=ranges,
         weight_scale_type="float_scale",
         weight_quant_type="sym",
         weight_quant_granularity="per_channel",
@@ -136,15 +145,11 @@ def _quantized(model: nn.Module, loader: list[tuple[Tensor, Tensor]], options: a
         act_bit_width=activation_bits,
         act_scale_type="float_scale",
         act_scale_computation_type="static",
-        act_param_method=options.ranges,
+        act_param_method=ranges,
         act_quant_type="asym",
         act_quant_granularity="per_tensor",
         act_quant_percentile=99.999,
-    )
-    model = layerwise_quantize(model, compute_layer_map=maps[1]).eval()
-    with torch.no_grad():
-        model(loader[0][0])  # scales are made at the first call
-    return model
+    )[1]
 
 
 def _learn_rounding(model: nn.Module, loader: list[tuple[Tensor, Tensor]], iterations: int) -> None:

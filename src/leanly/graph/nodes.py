@@ -38,3 +38,9 @@ def first_argument(node: Node) -> Any:
 def reads_tensor(value: Any) -> bool:
     """Say whether a value is a node that reads a parameter or buffer."""
     return isinstance(value, Node) and value.op == "get_attr"
+
+
+def read_once(node: Node) -> bool:
+    """Say whether a node reads a parameter or buffer that one operator alone is given."""
+    reads = (other for other in node.graph.nodes if other.op == "get_attr" and other.target == node.target)
+    return sum(len(read.users) for read in reads) == 1

@@ -20,7 +20,7 @@ from leanly.packing import in_the_middle
 from leanly.quantize.affine import Affine
 from leanly.quantize.binary import has_signs, multiplies_signs
 from leanly.quantize.placement import WEIGHTED, root
-from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
+from leanly.quantize.quantizers import is_quantizer, of_weight, quantizes_values, read_affine
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default
@@ -79,9 +79,7 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
 
 def computes_in_integers(graph: Graph) -> bool:
     """Say whether activations are quantized too: else the weights are decoded and products stay float."""
-    return multiplies_signs(graph) or any(
-        is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes
-    )
+    return multiplies_signs(graph) or quantizes_values(graph)
 
 
 def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:

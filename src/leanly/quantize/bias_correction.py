@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from leanly.graph import Graph, check_graph
-from leanly.graph.nodes import argument, argument_names, reads_tensor, set_argument
+from leanly.graph.nodes import argument, argument_names, read_once, reads_tensor, set_argument
 from leanly.graph.segments import Segment
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.quantizers import weight_quantizers
@@ -68,8 +68,7 @@ def _give_bias(graph: Graph, node: Node) -> None:
     module = graph.module
     weight = find(module, str(argument(argument(node, "weight"), "x").target))
     if reads_tensor(bias):
-        readers = sum(len(other.users) for other in module.graph.nodes if other.target == bias.target)
-        if readers == 1:
+        if read_once(bias):
             return
         values = find(module, str(bias.target)).detach().clone()
     else:

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from leanly.graph import Graph, check_graph
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.layers import CONVOLUTIONS
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, read_once, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.placement import WEIGHTED
 from leanly.quantize.quantizers import check_unquantized
@@ -76,7 +76,7 @@ def _pairs(module: GraphModule) -> list[tuple[Node, Node]]:
     """Return the layers that feed one other layer and nothing else, each with weights of its own."""
     found = []
     for first in module.graph.nodes:
-        if not _has_own_weights(module, first):
+        if not _has_own_weights(first):
             continue
         node = first
         while len(node.users) == 1:
@@ -84,7 +84,7 @@ def _pairs(module: GraphModule) -> list[tuple[Node, Node]]:
             if reader.target in PASSING:
                 node = reader
                 continue
-            if _has_own_weights(module, reader) and argument(reader, "input") is node and _alike(first, reader):
+            if _has_own_weights(reader) and argument(reader, "input") is node and _alike(first, reader):
                 found.append((first, reader))
             break
     return found
@@ -95,15 +95,11 @@ def _alike(first: Node, second: Node) -> bool:
     return (first.target in CONVOLUTIONS) == (second.target in CONVOLUTIONS)
 
 
-def _has_own_weights(module: GraphModule, node: Node) -> bool:
+def _has_own_weights(node: Node) -> bool:
     if node.target not in WEIGHTED or not reads_tensor(argument(node, "weight")):
         return False
     reads = [argument(node, name) for name in ("weight", "bias")]
-    names = [read.target for read in reads if isinstance(read, Node)]
-    return all(
-        sum(len(other.users) for other in module.graph.nodes if other.op == "get_attr" and other.target == name) == 1
-        for name in names
-    )
+    return all(read_once(read) for read in reads if isinstance(read, Node))
 
 
 def _equalize(module: GraphModule, first: Node, second: Node) -> float:

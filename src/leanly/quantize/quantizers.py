@@ -28,6 +28,11 @@ def of_weight(node: Node) -> bool:
     return is_quantizer(node) and reads_tensor(argument(node, "x"))
 
 
+def quantizes_values(graph: Graph) -> bool:
+    """Say whether anything but parameters is quantized."""
+    return any(is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes)
+
+
 def check_quantizable(graph: Graph, where: str) -> None:
     """Raise a SettingError where something else than a graph was given, or its weights are no float32."""
     check_graph(graph, where)

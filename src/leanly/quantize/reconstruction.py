@@ -14,12 +14,13 @@ from torch.fx import Node
 from leanly.data import fixed_random
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.nodes import argument, argument_names, reads_tensor
+from leanly.graph.nodes import argument, argument_names, read_once
 from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
 from leanly.quantize.quantizers import (
     is_quantizer,
     of_weight,
+    quantizes_values,
     read_affine,
     weight_quantizers,
     write_scale,
@@ -142,7 +143,7 @@ class _Reconstruction:
         self._how, self._module, self._walk = how, graph.module, walk
         self.decided: set[Node] = set()
         # where weights alone are integers, their steps are numbers of float16 and have to stay that
-        self._gains = how.fit and any(is_quantizer(node) and not of_weight(node) for node in walk.nodes.values())
+        self._gains = quantizes_values(graph)
         # rows are drawn along the first dimension: where a layer has another one in front, its block is one part
         self._apart = batched(graph) if how.unit == "layer" else set()
 
@@ -260,16 +261,11 @@ class _Reconstruction:
         found = {}
         for name in segment.nodes:
             layer = self._walk.nodes[name]
-            if (
-                reads_quantized_weight(layer)
-                and "bias" in argument_names(layer)
-                and reads_tensor(bias := argument(layer, "bias"))
-            ):
-                readers = [
-                    node for other in self._walk.nodes.values() if other.target == bias.target for node in other.users
-                ]
-                if len(readers) == 1:
-                    found[name] = bias
+            if not reads_quantized_weight(layer) or "bias" not in argument_names(layer):
+                continue
+            bias = argument(layer, "bias")
+            if isinstance(bias, Node) and read_once(bias):
+                found[name] = bias
         return found
 
 

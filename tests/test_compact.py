@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leanly import varint
-from leanly.compact import HASH, Span, compact, restore, saved_bytes
+from leanly.compact import HASH, Span, compact, restore
 
 
 @st.composite
@@ -27,18 +27,15 @@ def files(draw: st.DrawFn) -> tuple[bytes, list[Span]]:
 
 
 @given(files())
-def test_the_very_file_comes_back_and_the_count_is_true(case: tuple[bytes, list[Span]]) -> None:
+def test_the_very_file_comes_back(case: tuple[bytes, list[Span]]) -> None:
     content, spans = case
     small = compact(content, spans)
     assert restore(small) == content
-    # gaps that need a second byte are part of the structure, not of the tensors
-    assert len(content) - saved_bytes(content, spans) == pytest.approx(len(small) - HASH - 1, abs=len(spans))
 
 
 def test_what_gains_nothing_stays_as_it_is() -> None:
     content = np.random.default_rng(0).standard_normal(1000).astype(np.float32).tobytes()
     spans = [Span(0, 4, 10, 100)]
-    assert saved_bytes(content, spans) == 0
     assert compact(content, spans)[HASH + 1 :] == content
 
 

@@ -52,7 +52,9 @@ class Artifact:
         plans: how each batch size is run; other sizes run by the plan of the nearest.
         storage_bits: for each stored tensor, its bits in the runtime's files and its number of elements.
         code_bits: bits of the integers in tensors that the runtime stores in bytes and that need fewer.
-        payload_bytes: of the stored tensors as a bundle holds them, entropy-coded, with what it takes to decode them.
+        payload_bytes: of all tensors in the files, scales and zero points too, as a bundle holds them: entropy-coded,
+            with what it takes to decode them.
+        decode_seconds: what decoding them took where it was lowered, or opened from a bundle; part of the time to open.
         proven: the kernels as read from the runtime when it was lowered.
     """
 
@@ -69,6 +71,7 @@ class Artifact:
     storage_bits: dict[str, tuple[int, int]] = field(default_factory=dict)
     code_bits: dict[str, int] = field(default_factory=dict)
     payload_bytes: int = 0
+    decode_seconds: float = 0.0
     proven: tuple[Kernel, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -81,13 +81,6 @@ def restore(content: bytes) -> bytes:
     return whole
 
 
-def saved_bytes(content: bytes, spans: Iterable[Span]) -> int:
-    """Return how many bytes fewer a file's tensors take in its compact form, with what it takes to decode them."""
-    return sum(
-        span.stop - span.offset - len(coded) - len(_head(span, len(coded), 0)) for span, coded in _coded(content, spans)
-    )
-
-
 def _coded(content: bytes, spans: Iterable[Span]) -> Iterator[tuple[Span, bytes]]:
     """Yield the tensors that are worth it, in order, each with its code."""
     position = 0

@@ -12,6 +12,7 @@ from torch import nn
 import leanly
 from leanly.artifact import Artifact
 from leanly.costs import CostTable, NodeTimes
+from leanly.errors import LoweringError, SettingError
 from leanly.families import allocation
 from leanly.families.allocation import error_of, foreseen, kept_costs, least_share, measure_costs
 from leanly.families.networks import Networks
@@ -62,6 +63,30 @@ def test_a_table_adds_up_to_the_whole_and_foresees_a_cut(
     shares = [times(small, None, size).whole / whole for size, whole in zip(sizes, wholes, strict=True)]
     assert foreseen(costs, small) / foreseen(costs, graph) == pytest.approx(sum(shares) / len(sizes), rel=0.1)
     assert 0 < least_share(costs) < foreseen(costs, small) / foreseen(costs, graph)
+
+
+def test_a_width_that_would_empty_a_small_layer_is_left_out() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)]
+    x = torch.randn(4, 3, 8, 8)
+    task = leanly.Task(nn.Sequential(*layers).eval(), example=x[:2], train=(x, torch.arange(4)))
+    graph = leanly.capture(task.model, example=x[:2])
+    with pytest.raises(SettingError, match="leave nothing"):
+        Channels(fraction=0.75, multiple=8)(graph)
+    target = leanly.Target("cpu")
+
+    def make(graph: Graph) -> Artifact:
+        return None  # type: ignore[return-value]
+
+    costs = measure_costs(graph, task, target, make, times, multiple=8)
+    assert costs is not None and 1 < len(costs.layers["conv2d"]) < 4
+
+    def refuse(graph: Graph) -> Artifact:
+        raise LoweringError("it can't be lowered", where="here", remedy="none")
+
+    assert measure_costs(graph, task, target, refuse, times, multiple=8) is None
+    wide = leanly.capture(nn.Linear(8, 8).eval(), example=torch.randn(2, 8))
+    assert measure_costs(wide, task, target, make, times, multiple=8) is None
 
 
 def test_a_runtime_that_tells_of_no_layer_gives_no_table(graph: Graph, task: leanly.Task) -> None:

@@ -57,6 +57,11 @@ def test_predicts_any_number_of_rows(make_artifact: Any) -> None:
             np.testing.assert_allclose(y, 3 * x)
 
 
+def test_decoding_belongs_to_opening(make_artifact: Any) -> None:
+    with Worker(replace(make_artifact(), decode_seconds=1e6), 1) as worker:
+        assert worker.open_seconds > 1e6
+
+
 def test_times_and_memory(make_artifact: Any) -> None:
     with Worker(make_artifact(), 1) as worker:
         worker.load("1", [np.zeros((1, 3), np.float32)])

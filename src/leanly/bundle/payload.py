@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +25,17 @@ def write_compact(artifact: Artifact, folder: Path) -> bool:
     Returns:
         Whether it was written.
     """
-    if artifact.payload_bytes >= artifact.stored_bytes:
+    if artifact.runtime == "torch":
         return False
     from leanly.lowering.packing import spans
 
+    content = artifact.model.read_bytes()
+    coded = compact(content, spans(content))
+    if len(coded) >= len(content):
+        return False
     path = folder / (artifact.files[0] + SUFFIX)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = artifact.model.read_bytes()
-    path.write_bytes(compact(content, spans(content)))
+    path.write_bytes(coded)
     return True
 
 
@@ -47,13 +51,15 @@ def opened(artifact: Artifact) -> Artifact:
     folder = Path(tempfile.mkdtemp(dir=_scratch()))
     model = folder / artifact.files[0]
     model.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
     try:
         model.write_bytes(restore(path.read_bytes()))
     except ValueError as error:
         raise BundleError(f"a compact file is damaged ({error})", where=str(path), remedy=COPY_AGAIN) from error
+    seconds = time.perf_counter() - begun
     for name in artifact.files[1:]:
         (folder / name).symlink_to((artifact.folder / name).resolve())
-    return replace(artifact, folder=folder)
+    return replace(artifact, folder=folder, decode_seconds=seconds)
 
 
 _made: list[tempfile.TemporaryDirectory[str]] = []

@@ -30,9 +30,9 @@ Timed = Callable[[Graph, Artifact, int], NodeTimes]
 def measure_costs(
     graph: Graph, task: Task, target: Target, make: Callable[[Graph], Artifact], timed: Timed, *, multiple: int
 ) -> CostTable | None:
-    """Measure what each layer takes at several widths; None where the runtime tells of no layer.
+    """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only.
 
-    What lies between layers is shared out among them, so that a table's sum is the time of the whole network; several
+    A width that the network or the runtime refuses, as one that would empty a small layer, is left out. What lies between layers is shared out among them, so that a table's sum is the time of the whole network; several
     batch sizes count alike.
 
     Args:
@@ -47,9 +47,14 @@ def measure_costs(
     points: dict[str, dict[float, list[float]]] = {}
     for share in (0.0, *NARROWER):
         narrow = graph
-        if share:
-            narrow = Channels(fraction=share, importance=magnitude, multiple=multiple)(graph, task, target)
-        artifact = make(narrow)
+        try:
+            if share:
+                narrow = Channels(fraction=share, importance=magnitude, multiple=multiple)(graph, task, target)
+            artifact = make(narrow)
+        except LeanlyError:
+            if not share:
+                return None
+            continue
         macs = {node.name: float(node.macs) for node in narrow.cost(1).nodes if node.macs}
         for number, size in enumerate(target.batch_sizes):
             times = timed(narrow, artifact, size)
@@ -62,6 +67,8 @@ def measure_costs(
             for name, seconds in layers.items():
                 shared_out = seconds * times.whole / known
                 points.setdefault(name, {}).setdefault(macs[name], []).append(shared_out / wholes[number])
+    if all(len(found) == 1 for found in points.values()):
+        return None
     usual = math.exp(statistics.fmean(map(math.log, wholes)))
     table = {
         name: tuple((count, usual * statistics.fmean(shares)) for count, shares in sorted(found.items()))

@@ -263,11 +263,13 @@ class Networks:
                 multiple = width_multiple(self._graph)
                 return measure_costs(self._graph, self._task, self._target, make, timed, multiple=multiple)
 
-        shapes = [[node.name, node.macs, node.parameters] for node in self._graph.cost(1).nodes]
+        nodes = [[node.name, node.operator, node.macs, node.output_shape] for node in self._graph.cost(1).nodes]
+        tensors = {name: list(tensor.shape) for name, tensor in self._graph.state_dict().items()}
         machine = {**dataclasses.asdict(self._target.machine), "isa": sorted(self._target.machine.isa)}
         return kept_costs(
             {
-                "shapes": shapes,
+                "nodes": nodes,
+                "tensors": tensors,
                 "machine": machine,
                 "versions": self._target.versions(),
                 "threads": self._target.threads,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from leanly.artifact import DESCRIPTION, RUNTIMES, Artifact, Plan
-from leanly.compact import saved_bytes
+from leanly.compact import compact, restore
 from leanly.errors import LoweringError, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
@@ -66,22 +67,20 @@ def lower(
             files: tuple[str, ...] = ("graph",)
             stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
             widths: dict[str, int] = {}
-            saved = 0
+            payload, decoding = sum(t.element_size() * t.numel() for t in graph.state_dict().values()), 0.0
         else:
             from leanly.lowering.onnx import export
-            from leanly.lowering.packing import spans
 
             if exported is not None:
                 files, stored, widths = exported.files, exported.storage_bits, exported.code_bits
-                saved = exported.stored_bytes - exported.payload_bytes
+                payload, decoding = exported.payload_bytes, exported.decode_seconds
                 for name in files:
                     shutil.copyfile(exported.folder / name, folder / name)
             else:
                 integers, stored, widths = store_integers(graph, packed_signs=precision == "binary")
                 products = packed and precision == "int8"
                 files = export(integers, folder / "model.onnx", integer_products=products)
-                content = (folder / files[0]).read_bytes()
-                saved = saved_bytes(content, spans(content))
+                payload, decoding = _coded((folder / files[0]).read_bytes())
         artifact = Artifact(
             folder=folder,
             runtime=runtime,
@@ -95,9 +94,10 @@ def lower(
             plans=dict(plans or {}),
             storage_bits=stored,
             code_bits=widths,
+            payload_bytes=payload,
+            decode_seconds=decoding,
             notes=(EAGER,) if eager else (),
         )
-        artifact = replace(artifact, payload_bytes=artifact.stored_bytes - saved)
         try:
             artifact = prove(artifact, graph)
         except LoweringError as error:
@@ -105,6 +105,18 @@ def lower(
             raise LoweringError(error.what, where=f"lowered for {runtime}", remedy=error.remedy) from error
         artifact.save()
     return replace(artifact, folder=to)
+
+
+def _coded(content: bytes) -> tuple[int, float]:
+    """Return the bytes of an ONNX file's tensors as a bundle holds them, and the seconds that decoding them takes."""
+    from leanly.lowering.packing import spans, tensor_bytes
+
+    whole, coded = tensor_bytes(content), compact(content, spans(content))
+    if len(coded) >= len(content):
+        return whole, 0.0
+    begun = time.perf_counter()
+    restore(coded)
+    return whole - len(content) + len(coded), time.perf_counter() - begun
 
 
 def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool) -> None:

@@ -84,6 +84,13 @@ def pack_linear_layers(model: onnx.ModelProto, *, bits: Mapping[str, int], integ
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
+def tensor_bytes(content: bytes) -> int:
+    """Return the bytes of all tensors in an ONNX file: weights, and whatever it takes to decode and to round."""
+    return sum(
+        numpy_helper.to_array(tensor).nbytes for tensor in onnx.load_model_from_string(content).graph.initializer
+    )
+
+
 def spans(content: bytes) -> list[Span]:
     """Return where the tensors lie in an ONNX file, each as a matrix with a row for each output."""
     found, taken = [], 0

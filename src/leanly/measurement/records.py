@@ -99,7 +99,7 @@ class Measurement:
         runtime, precision: of the artifact.
         threads: worker threads that were allowed.
         latency: by batch size.
-        open_seconds: from files to the first answer, in a fresh process, its own start left out.
+        open_seconds: from a bundle's files to the first answer, in a fresh process, its own start left out.
         peak_memory_bytes: growth of the process's peak resident memory above what it was before opening; None where
             the system does not tell.
         artifact_bytes: what the runtime reads.

@@ -92,8 +92,8 @@ class Worker:
 
     @property
     def open_seconds(self) -> float:
-        """Seconds of opening and of the first call: runtimes put off part of opening until then."""
-        return self._opening + (self._first or 0.0)
+        """Seconds of decoding, opening and the first call: runtimes put off part of opening until then."""
+        return self.artifact.decode_seconds + self._opening + (self._first or 0.0)
 
     def load(self, key: str, arrays: Sequence[np.ndarray]) -> None:
         """Give the worker flat inputs to be timed on, under a name."""

@@ -34,6 +34,24 @@ def test_class_numbers_of_any_dtype_and_in_a_column_are_the_same_labels(dtype):
     assert LOSSES["cross_entropy"](LOGITS, labels.to(dtype)[:, None]) == expected
 
 
+@pytest.mark.parametrize(
+    ("logits", "targets", "why"),
+    [
+        (torch.randn(4, 1), torch.randn(4, 1), "one number a row"),
+        (torch.randn(4, 3), torch.randn(4, 3), "neither class numbers nor probabilities"),
+        (torch.randn(4, 3), torch.tensor([0.5, 1.0, 2.0, 0.0]), "no whole numbers"),
+    ],
+)
+def test_what_is_no_class_is_not_taken_for_one(logits, targets, why):
+    with pytest.raises(DataError, match=rf"{why}.*loss=\"mse\""):
+        LOSSES["cross_entropy"](logits, targets)
+
+
+def test_probabilities_of_classes_are_targets():
+    half = LOGITS.softmax(1).bfloat16()
+    assert LOSSES["cross_entropy"](LOGITS.bfloat16(), half) > 0
+
+
 def test_kl_of_a_distribution_from_itself_is_zero():
     assert LOSSES["kl"](LOGITS, LOGITS.softmax(1)).abs() < 1e-6
 

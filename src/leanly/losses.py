@@ -9,6 +9,9 @@ from leanly.errors import DataError
 from leanly.metrics import check_two_arguments, first_output
 from leanly.suggest import suggestion
 
+SUM_OFF = 0.02
+"""How far probabilities of a row may add up to other than 1: those in bfloat16 do."""
+
 
 def resolve_loss(loss: str | Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Return the loss of a name, or a callable `(outputs, targets) -> scalar tensor` as it is.
@@ -69,9 +72,26 @@ def kl(outputs: Any, targets: Any) -> Any:
 
 def _class_numbers(logits: Any, targets: Any) -> Any:
     """Targets as int64 without a last dimension of 1, as torch wants them; probabilities stay as they are."""
-    if targets.is_floating_point() and targets.shape == logits.shape:
-        return targets
+    told = ""
+    if logits.ndim > 1 and logits.shape[1] == 1:
+        told = "the model gives one number a row, whose cross-entropy is always 0"
+    elif targets.is_floating_point() and targets.shape == logits.shape:
+        if _are_probabilities(targets):
+            return targets
+        told = "targets are numbers, neither class numbers nor probabilities of classes"
+    elif targets.is_floating_point() and bool((targets != targets.round()).any()):
+        told = "targets are no whole numbers, as those of classes are"
+    if told:
+        raise DataError(
+            told,
+            where="Task.loss",
+            remedy='give the loss that the model was trained with, as loss="mse", "binary_cross_entropy" or a function',
+        )
     return (targets.squeeze(1) if targets.ndim == logits.ndim and targets.shape[1] == 1 else targets).long()
+
+
+def _are_probabilities(targets: Any) -> bool:
+    return bool((targets >= 0).all()) and bool((targets.sum(1) - 1).abs().max() < SUM_OFF)
 
 
 def _like(values: Any, targets: Any) -> Any:

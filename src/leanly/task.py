@@ -27,7 +27,8 @@ class Task:
     """Everything known about the job.
 
     Args:
-        model: trained nn.Module, or torch.export.ExportedProgram; it is never changed.
+        model: trained nn.Module, torch.export.ExportedProgram, or a leanly.Graph, as one that was saved and opened; it
+            is never changed.
         example: one tensor, a tuple (by position) or a dict (by keyword) of example inputs, batch first.
         train: rows to train and calibrate with: Dataset of `(x, y)`, DataLoader, or `(inputs, targets)`.
         validation: rows that steer the search.
@@ -56,13 +57,15 @@ class Task:
     _splits: dict[str, Split] = field(init=False)
 
     def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        if callable(as_module := getattr(self.model, "as_module", None)):
+            set_field(self, "model", as_module())
         if not isinstance(self.model, torch.nn.Module) and not checks.is_exported(self.model):
             raise DataError(
                 f"the model is a {type(self.model).__name__}",
                 where="Task.model",
                 remedy="give a trained torch.nn.Module or torch.export.ExportedProgram",
             )
-        set_field = object.__setattr__
         set_field(self, "static", (self.static,) if isinstance(self.static, str) else tuple(self.static))
         set_field(self, "name", self.name or type(self.model).__name__)
         set_field(self, "arguments", Arguments(self.model, self.example, self.static))

@@ -61,6 +61,13 @@ def test_transformer_encoder_layer_and_multihead_attention():
     close(graph(x), model(x))
 
 
+def test_an_exported_program_may_name_an_input_like_a_builtin():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    program = torch.export.export(model, (torch.randn(4, 6),), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    x = torch.randn(5, 6)
+    close(capture(program, example=x[:2])(x), model(x))
+
+
 def test_an_exported_program():
     class Mixed(nn.Module):
         def __init__(self):

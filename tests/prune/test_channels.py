@@ -392,3 +392,20 @@ def test_a_share_of_the_time_leaves_where_time_is_to_be_gained(convs):
 def test_a_recipe_keeps_the_costs():
     recipe = Recipe((Channels(latency=0.3, costs=CostTable({"conv": ((1.0, 2.0), (3.0, 4.0))}, "this machine")),))
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+@pytest.mark.parametrize(("multiple", "fits"), [(1, 0.93), (4, 0.75), (8, 0.5)])
+def test_the_fraction_that_is_said_to_fit_does(multiple, fits):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 64, 3), nn.Flatten(), nn.Linear(64 * 16, 4))
+    graph = capture(model.eval(), example=torch.randn(2, 3, 8, 8))
+    with pytest.raises(SettingError, match=f"use a fraction of at most {fits:g}"):
+        Channels(fraction=fits + 0.02, multiple=multiple)(graph)
+    assert Channels(fraction=fits, multiple=multiple)(graph).kept["2.weight"]
+
+
+def test_where_norms_run_over_all_that_could_go_this_is_said():
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
+    graph = capture(model, example=torch.randn(2, 6))
+    with pytest.raises(SettingError, match=r"no norm or mean runs over.*normalized=True"):
+        Channels(fraction=0.5, normalized=False)(graph)
+    assert Channels(fraction=0.5)(graph).kept["0.weight"]

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import leanly
-from leanly.errors import DataError
+from leanly.errors import DataError, SettingError
 from leanly.graph import capture
-from leanly.prune import gradient, magnitude
+from leanly.prune import Channels, fisher, gradient, magnitude
 from tests.prune.surgery import scrambled
 
 
@@ -61,7 +61,9 @@ def test_frozen_weights_are_judged_too():
 def test_labels_that_do_not_fit_the_loss():
     model = scrambled(network())
     x = torch.randn(8, 4)
-    task = leanly.Task(model, example=x[:2], train=(x, torch.randn(8, 7)), metric=lambda found, wanted: 0.0)
+    task = leanly.Task(
+        model, example=x[:2], train=(x, torch.zeros(8, 7, dtype=torch.long)), metric=lambda found, wanted: 0.0
+    )
     with pytest.raises(DataError, match="the loss can't be computed"):
         gradient(capture(model, example=x[:2]), task)
 
@@ -71,4 +73,41 @@ def test_a_loss_that_is_not_finite():
     x, y = torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
     task = leanly.Task(model, example=x[:2], train=(x, y), loss=lambda found, wanted: found.sum() * float("nan"))
     with pytest.raises(DataError, match="the loss is tensor"):
+        gradient(capture(model, example=x[:2]), task)
+
+
+@pytest.mark.parametrize("criterion", [gradient, fisher])
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_slopes_are_taken_wherever_the_call_stands(criterion, around):
+    model = scrambled(network())
+    x, y = torch.randn(50, 4), torch.randint(0, 3, (50,))
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model.eval(), example=x[:2], train=(x, y))
+    expected = criterion(graph, task)
+    with around():
+        found = criterion(graph, task)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], saliency) for name, saliency in expected.items())
+
+
+def test_a_network_whose_products_are_no_layers_is_told_of():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    model, x = Bare().eval(), torch.randn(8, 4)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
+    with pytest.raises(SettingError, match="nothing in this network that it can judge"):
+        Channels(fraction=0.5, importance=fisher)(capture(model, example=x[:2]), task)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_numbers_are_not_taken_for_classes_where_no_loss_was_given(outputs):
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, outputs)).eval(), torch.randn(8, 4)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.randn(8, outputs)), metric="mse")
+    with pytest.raises(DataError, match="give the loss that the model was trained with"):
         gradient(capture(model, example=x[:2]), task)

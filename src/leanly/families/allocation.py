@@ -32,8 +32,9 @@ def measure_costs(
 ) -> CostTable | None:
     """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only.
 
-    A width that the network or the runtime refuses, as one that would empty a small layer, is left out. What lies between layers is shared out among them, so that a table's sum is the time of the whole network; several
-    batch sizes count alike.
+    A width that the network or the runtime refuses, as one that would empty a small layer, is left out. What lies
+    between layers is shared out among them, so that a table's sum is the time of the whole network; several batch sizes
+    count alike.
 
     Args:
         graph: in float.

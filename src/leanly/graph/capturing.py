@@ -20,13 +20,14 @@ from leanly.graph.exporting import Exported, Flat, export, run_once
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument
 from leanly.graph.outputs import output_specs
+from leanly.graph.wrapping import GraphModule
 from leanly.structure import Structure
 
 AT_REST = "run the model once under torch.no_grad() before: what it keeps of its last run has gradients"
 
 
 def capture(
-    model: nn.Module | ExportedProgram,
+    model: nn.Module | ExportedProgram | Graph,
     *,
     example: Any,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
@@ -35,7 +36,8 @@ def capture(
     """Turn a module into a graph of ATen operators with its own parameter names; the module is not changed.
 
     Args:
-        model: the trained module; the graph comes out in its mode, training or evaluation.
+        model: the trained module; the graph comes out in its mode, training or evaluation. Of a graph, a copy
+            comes out.
         example: a tensor, a tuple of positional inputs or a dict of keyword inputs, batch first.
         dynamic: dimensions besides the batch that vary, by input name: `{"input_ids": {1: "length"}}`.
         static: names of inputs whose dimension 0 is no batch.
@@ -47,12 +49,16 @@ def capture(
         from leanly.graph.programs import capture_program
 
         return capture_program(model, example=example, dynamic=dynamic, static=static)
+    if isinstance(model, Graph):
+        model = model.as_module()
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"the model is a {type(model).__name__}", where="model", remedy="give an nn.Module or an ExportedProgram"
         )
     given = read_example(model.forward, example, dynamic, static)
     check_weights(model, given)
+    if isinstance(model, GraphModule):
+        return _copy(model.graph, given)
     try:
         copied = copy.deepcopy(model)
     except Exception as error:
@@ -69,6 +75,16 @@ def capture(
     if graph is None:
         graph = _from_evaluation(flat, given, trained, reason)
     return graph.train(training)
+
+
+def _copy(graph: Graph, given: Example) -> Graph:
+    if given.arguments != graph.arguments:
+        raise CaptureError(
+            f"the example is {given.arguments}, the graph was captured with {graph.arguments}",
+            where="example",
+            remedy="give inputs in the structure of the first capture",
+        )
+    return graph.clone()
 
 
 def _evaluated(flat: Flat, example: Example) -> Structure:

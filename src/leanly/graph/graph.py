@@ -116,6 +116,12 @@ class Graph:
         first = next(iter(tensors.every(self.module).values()), None)
         return first.device if first is not None else self.example[0].device
 
+    def as_module(self) -> nn.Module:
+        """Return a module that runs this graph, for whatever takes one; `capture` gives a copy of the graph back."""
+        from leanly.graph.wrapping import GraphModule
+
+        return GraphModule(self)
+
     def clone(self) -> Graph:
         """Return a graph that shares nothing with this one; parameters shared inside stay shared."""
         return Graph(

@@ -47,7 +47,7 @@ def capture_program(
     _order_outputs(module)
     ordered = tuple(given.tensors[[spec.name for spec in given.inputs].index(name)] for name in names)
     graph = clean(module, names, ordered)
-    _sort_placeholders(graph, [spec.name for spec in given.inputs])
+    _sort_placeholders(graph, names, [spec.name for spec in given.inputs])
     training = any(
         argument(node, name) != modes.off_value(node, name)
         for node in graph.nodes
@@ -144,10 +144,12 @@ def _order_outputs(module: fx.GraphModule) -> None:
     output.args = (tuple(flat[leaf.position] for leaf in found),)
 
 
-def _sort_placeholders(graph: fx.Graph, names: list[str]) -> None:
-    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+def _sort_placeholders(graph: fx.Graph, names: list[str], wanted: list[str]) -> None:
+    """Put the placeholders, which stand for the inputs of these names, into the order that is wanted."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    nodes = dict(zip(names, placeholders, strict=True))
     anchor = next(iter(graph.nodes))
-    for name in names:
+    for name in wanted:
         if nodes[name] is not anchor:
             anchor.prepend(nodes[name])
         else:

@@ -125,6 +125,12 @@ class Channels:
         groups = [axes for axes in groups if axes]
         if not groups:
             held = _listed(coupling)
+            if coupling.groups:
+                raise SettingError(
+                    "nothing can be removed that no norm or mean runs over",
+                    where="Channels",
+                    remedy="use normalized=True, which cuts that too",
+                )
             raise SettingError(
                 f"nothing can be removed: {held or 'inputs and outputs hold every dimension'}",
                 where="Channels",

@@ -45,6 +45,8 @@ def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     return {name: weight.detach().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     """Return |weight * gradient of the loss|, the change of the loss to first order, averaged over batches.
 
@@ -60,6 +62,8 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     task, split = labelled(task, "gradient")
     graph = graph.clone().eval()
     weights = {name: weight.requires_grad_() for name, weight in graph.named_parameters()}
+    if not weights:
+        return {}
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
         outputs = graph.flat(*(tensor.to(graph.device) for tensor in inputs))

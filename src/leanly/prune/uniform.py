@@ -22,7 +22,8 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
     Raises:
         SettingError: an axis would lose all it has; names the fraction that fits.
     """
-    emptied: list[int] = []
+    emptied: list[tuple[float, int]] = []
+    """Of each group that would lose all: the largest fraction that leaves something, and its units."""
     for axes in groups:
         for number, axis in enumerate(axes):
             members = _indices(removal, axis)
@@ -30,14 +31,16 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
             if number and abs(removal.gone[members].mean() - fraction) <= WITHIN * fraction:
                 continue
             if not _take(removal, axis, members, fraction, 1.0 if last else fraction * (1 + WITHIN)):
-                emptied += [len(axis.units)] if len(axes) == 1 else []
+                count = len(axis.units)
+                emptied += [(1 - min(removal.step(axis), count) / (2 * count), count)] if len(axes) == 1 else []
     if emptied:
-        fits = 1 - 0.5 / min(emptied)
+        fits, smallest = min(emptied)
         raise SettingError(
             f"fraction={fraction:g} would leave nothing of {len(emptied)} of {len(groups)} groups of units "
-            f"(the smallest has {min(emptied)})",
+            f"(the smallest has {smallest})",
             where="Channels",
-            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, or macs=, which spares small layers",
+            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, "
+            f"{'a smaller multiple, ' if removal.multiple > 1 else ''}or macs=, which spares small layers",
         )
 
 

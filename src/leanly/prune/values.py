@@ -59,6 +59,8 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     return found
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     """Return for each filter the mean square, over rows, of the loss's slope along its output's scale.
 
@@ -78,6 +80,8 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     for parameter in graph.parameters():
         parameter.requires_grad_()
     layers = _layers(graph)
+    if not layers:
+        return {}
     watched = Watched(graph, [layer.name for layer in layers])
     outputs_of = [len(filters(_weight(graph, layer)[1], transposed_groups(layer))) for layer in layers]
     total = [torch.zeros(count, dtype=torch.float64) for count in outputs_of]

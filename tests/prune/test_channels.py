@@ -187,8 +187,8 @@ def test_mode_and_gradients_are_those_of_the_input():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "none of fraction, macs and latency"),
-        ({"fraction": 0.5, "macs": 0.4}, "both fraction and macs"),
+        ({}, "none of fraction, macs, latency, threshold"),
+        ({"fraction": 0.5, "macs": 0.4}, "fraction and macs are given"),
         ({"latency": 0.4}, "latency is given alone"),
         ({"macs": 0.4, "costs": CostTable({})}, "costs are given alone"),
         ({"fraction": 0.0}, "fraction=0"),
@@ -409,3 +409,27 @@ def test_where_norms_run_over_all_that_could_go_this_is_said():
     with pytest.raises(SettingError, match=r"no norm or mean runs over.*normalized=True"):
         Channels(fraction=0.5, normalized=False)(graph)
     assert Channels(fraction=0.5)(graph).kept["0.weight"]
+
+
+def test_a_threshold_takes_what_is_weaker_than_the_mean_unit():
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.fill_(1.0)
+        for row in (2, 5, 7):
+            model[0].weight[row] = 0.01
+            model[2].weight[:, row] = 0.01
+    graph = capture(model, example=torch.randn(2, 6))
+    small = Channels(threshold=0.1)(graph)
+    assert small.kept["0.weight"][0].tolist() == [0, 1, 3, 4, 6, 8, 9]
+    assert {name for name, kept in small.kept.items() if kept} == {"0.weight", "0.bias", "2.weight"}
+    assert not any("asked for" in note for note in small.notes)
+    assert len(Channels(threshold=0.1, multiple=4)(graph).kept["0.weight"][0]) == 8
+    with pytest.warns(LeanlyWarning, match="no unit holds less than 0.1 of the mean unit's importance.*larger"):
+        Channels(threshold=0.1)(small)
+
+
+@pytest.mark.parametrize("wrong", [{"threshold": 1.0}, {"threshold": 0.5, "macs": 0.5}])
+def test_a_threshold_is_one_of_the_ways(wrong):
+    with pytest.raises(SettingError, match="threshold"):
+        Channels(**wrong)

@@ -111,3 +111,9 @@ def test_numbers_are_not_taken_for_classes_where_no_loss_was_given(outputs):
     task = leanly.Task(model, example=x[:2], train=(x, torch.randn(8, outputs)), metric="mse")
     with pytest.raises(DataError, match="give the loss that the model was trained with"):
         gradient(capture(model, example=x[:2]), task)
+
+
+def test_an_importance_takes_a_graph_and_a_task():
+    with pytest.raises(SettingError, match="can't be called with a graph and a task"):
+        Channels(fraction=0.5, importance=lambda graph: {})
+    Channels(fraction=0.5, importance=lambda graph, task=None: {})

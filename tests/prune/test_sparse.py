@@ -10,7 +10,7 @@ import leanly
 from leanly.distill import Distill
 from leanly.errors import SettingError
 from leanly.graph import capture
-from leanly.prune import Sparse, lamp
+from leanly.prune import Sparse, lamp, magnitude_l1
 from leanly.recipe import Recipe
 from leanly.training import Settings
 from tests.prune.surgery import scrambled
@@ -110,3 +110,25 @@ def test_inputs_that_do_not_divide_are_named() -> None:
         Sparse(pattern=(4, 8))(graph)
     with pytest.raises(SettingError, match="dense names 'conv'"):
         Sparse(sparsity=0.5, dense=("conv",))(graph)
+
+
+def test_a_threshold_takes_the_weights_nearer_to_zero_than_it() -> None:
+    graph, _ = case()
+    before = graph.state_dict()
+    sparse = Sparse(threshold=0.05, importance=magnitude_l1)(graph)
+    for name in WEIGHTS:
+        assert torch.equal(sparse.state_dict()[name] == 0, before[name].abs() < 0.05)
+    assert 0 < zeros(sparse, "6.weight") < 1
+    assert any("zeros take less storage; no runtime here skips them" in note for note in sparse.notes)
+    with pytest.raises(SettingError, match=r"nothing would be left of .*use a threshold of at most 0\.\d+"):
+        Sparse(threshold=1e3, importance=magnitude_l1)(graph)
+
+
+def test_a_layer_is_not_emptied_for_the_others() -> None:
+    graph, _ = case()
+    with torch.no_grad():
+        graph.module.get_parameter("3.weight").mul_(1e-6)
+    with pytest.raises(SettingError, match=r'nothing would be left of 3\.weight.*scope="layer"'):
+        Sparse(sparsity=0.9, scope="network")(graph)
+    with pytest.raises(SettingError, match="nothing would be left"):
+        Sparse(sparsity=0.99999)(graph)

@@ -17,20 +17,20 @@ from leanly.prune.cheapest import smallest, take_cheapest
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, everywhere, shares
-from leanly.prune.uniform import take_share
+from leanly.prune.uniform import take_below, take_share
 from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
-WAYS = ("fraction", "macs", "latency")
+WAYS = ("fraction", "macs", "latency", "threshold")
 
 
 @dataclass(frozen=True)
 class Channels:
     """Remove channels, features, attention heads, feed-forward and residual width, whatever of it can be cut together.
 
-    Give one of `fraction`, `macs` and `latency`. Li et al. 2017, "Pruning Filters for Efficient ConvNets"; coupled
-    layers as in Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
+    Give one of `fraction`, `macs`, `latency` and `threshold`. Li et al. 2017, "Pruning Filters for Efficient ConvNets";
+    coupled layers as in Fang et al. 2023, "DepGraph: Towards Any Structural Pruning".
 
     Args:
         fraction: this share of the units of every coupled group; of attention, whole heads first.
@@ -38,6 +38,7 @@ class Channels:
             a share of what is left in their weights, for each MAC (see `take_cheapest`).
         latency: the same until this share of the time of all layers is gone, as `costs` says; widths whose time does
             not fall are left.
+        threshold: the units that hold less importance than this share of what the mean unit of their kind holds.
         costs: seconds of each layer by its MACs, measured on the target.
         importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name.
         multiple: widths that are cut stay multiples of it; of the MACs, or the time, leaves what is nearest then.
@@ -52,15 +53,16 @@ class Channels:
     importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
     multiple: int = 1
     normalized: bool = True
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         given = {name: getattr(self, name) for name in WAYS if getattr(self, name) is not None}
         if len(given) != 1:
             raise SettingError(
-                f"{'both ' + ' and '.join(given) + ' are' if given else 'none of fraction, macs and latency is'} given",
+                f"{' and '.join(given) if given else 'none of ' + ', '.join(WAYS)} {'are' if given else 'is'} given",
                 where="Channels",
-                remedy="give one: fraction=0.5 of every group, macs=0.4 of all multiplications, or latency=0.4 of the "
-                "time with costs=leanly.costs.CostTable(...)",
+                remedy="give one: fraction=0.5 of every group, macs=0.4 of all multiplications, latency=0.4 of the "
+                "time with costs=leanly.costs.CostTable(...), or threshold=0.1 of the mean unit's importance",
             )
         if isinstance(self.costs, Mapping) and "layers" in self.costs:  # as a recipe's JSON holds it
             object.__setattr__(self, "costs", CostTable(**self.costs))
@@ -81,6 +83,8 @@ class Channels:
             raise SettingError(
                 f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8"
             )
+        if not isinstance(self.normalized, bool):
+            raise SettingError(f"normalized={self.normalized!r}", where="Channels", remedy="use True or False")
         object.__setattr__(self, "importance", resolve_importance(self.importance))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
@@ -136,6 +140,9 @@ class Channels:
                 where="Channels",
                 remedy="leave this network as it is" if not held else "write those lines with other operators",
             )
+        if self.threshold is not None:
+            take_below(removal, groups, self.threshold)
+            return 1.0, False
         if self.fraction is not None:
             take_share(removal, groups, self.fraction)
             return _share_of_indices(coupling, removal, groups), False
@@ -180,12 +187,17 @@ class Channels:
         if held and reached < asked * (1 - WITHIN) and not coarse:
             told = f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}"
             remedy = "write those lines with other operators, or leave those layers as they are"
+        elif unchanged and self.threshold is not None:
+            told = (
+                f"Channels removed nothing: no unit holds less than {self.threshold:.3g} of the mean unit's importance"
+            )
+            remedy = "use a larger threshold" + (" or a smaller multiple" if self.multiple > 1 else "")
         elif unchanged:
             rounding = f" in multiples of {self.multiple}" if self.multiple > 1 else ""
             told = f"Channels removed nothing: {asked:.3g} of each group of units, rounded{rounding}, is none"
             remedy = "use a larger fraction" + (" or a smaller multiple" if rounding else "")
         else:
-            if self.fraction is None and abs(reached - asked) > WITHIN * asked:
+            if self.fraction is None and self.threshold is None and abs(reached - asked) > WITHIN * asked:
                 why = f"widths are multiples of {self.multiple}" if self.multiple > 1 else "the next step is as large"
                 told = f"{asked:.3g} of the {what} asked for, {reached:.3g} gone: {why}"
                 small.notes = (*small.notes, f"prune.Channels: {told}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -109,11 +110,21 @@ def resolve_importance(importance: Any) -> Importance:
                 remedy=suggestion(importance, CRITERIA),
             )
         return CRITERIA[importance]
-    if not callable(importance):
+    if not _takes_two(importance):
         raise SettingError(
-            f"importance is {importance!r}, which can't be called",
+            f"importance is {importance!r}, which can't be called with a graph and a task",
             where="importance",
             remedy=f"give one of {', '.join(f'leanly.prune.{name}' for name in CRITERIA)}, or a function "
             "(graph, task) -> {parameter name: tensor of its shape}",
         )
     return cast(Importance, importance)
+
+
+def _takes_two(importance: Any) -> bool:
+    try:
+        inspect.signature(importance).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # something built in tells of no arguments
+        return callable(importance)
+    return True

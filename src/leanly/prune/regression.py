@@ -18,7 +18,7 @@ from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
-from leanly.prune.sparse import check_amount, check_divides, kept_of_every, largest
+from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every, largest
 from leanly.scalars import check_whole, is_number, names_of
 from leanly.target import Target
 from leanly.task import Task
@@ -80,6 +80,7 @@ class SparseGPT:
             )
         for layer in layers:
             self._thin(graph, layer, split)
+        graph.notes = (*graph.notes, f"prune.SparseGPT: {STORAGE_ONLY}")
         whole = [layer.name for layer in readers.values() if not has_columns(layer)] + other_layers(graph)
         if whole:
             graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")

@@ -55,6 +55,10 @@ class Removal:
         """Return the units of an axis, the least important first."""
         return axis.units[np.argsort(self._scores[axis.units], kind="stable")]
 
+    def scores(self, units: Array) -> Array:
+        """Return the importance of units: their shares of all that is coupled, added up."""
+        return self._scores[units]
+
     def step(self, axis: Axis) -> int:
         """Return how many units have to leave at a time to keep widths at multiples."""
         span = self._span(self.coupling.unit_dims, axis.units[0])

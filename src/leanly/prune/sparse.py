@@ -22,6 +22,7 @@ from leanly.target import Target
 from leanly.task import Task
 
 SCOPES = ("layer", "network")
+STORAGE_ONLY = "zeros take less storage; no runtime here skips them"
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Sparse:
     to prune"). No CPU runtime here is faster by it: what gets smaller is what an entropy coder makes of the weights.
 
     Args:
-        sparsity: this share of the weights becomes zero; or give `pattern`.
+        sparsity: this share of the weights becomes zero; or give `pattern` or `threshold`.
         pattern: (n, m): of every m neighbouring inputs of an output, n stay.
+        threshold: weights of less importance become zero: with `importance=magnitude_l1` those nearer to zero than it.
         importance: `leanly.prune.magnitude`, another criterion of that signature, or its name.
         scope: "layer" takes the share of each layer, "network" the least important anywhere (use `lamp` there).
         dense: names of nodes whose weights stay as they are (see `graph.cost().nodes`).
@@ -49,9 +51,17 @@ class Sparse:
     importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
     scope: str = "layer"
     dense: tuple[str, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "Sparse"))
+        if self.threshold is None:
+            object.__setattr__(self, "pattern", check_amount(self.sparsity, self.pattern, "Sparse"))
+        elif self.sparsity is not None or self.pattern is not None:
+            raise SettingError(
+                "a threshold is given beside sparsity or pattern", where="Sparse", remedy="give one of the three"
+            )
+        elif not (is_number(self.threshold) and 0 < self.threshold < float("inf")):
+            raise SettingError(f"threshold={self.threshold!r}", where="Sparse", remedy="use a number above 0")
         if self.scope not in SCOPES:
             raise SettingError(f"scope={self.scope!r}", where="Sparse", remedy=suggestion(self.scope, SCOPES))
         object.__setattr__(self, "dense", names_of(self.dense, name="dense", where="Sparse"))
@@ -61,7 +71,8 @@ class Sparse:
         """Return the graph with zeros.
 
         Raises:
-            SettingError: no weights, a name in `dense` that does not exist, or inputs that m does not divide.
+            SettingError: no weights, a name in `dense` that does not exist, inputs that m does not divide, or a layer
+                that would be left with nothing.
             DataError: the importance needs labelled data, and there is none.
         """
         check_graph(graph, "Sparse")
@@ -75,9 +86,12 @@ class Sparse:
             raise SettingError(
                 "there is no weight to take from", where="Sparse", remedy="shorten dense, or use another importance"
             )
+        kept = self._kept(held, weights)
+        self._check_left(kept, held)
         with torch.no_grad():
-            for name, kept in self._kept(held, weights).items():
-                find(graph.module, name).masked_fill_(~kept, 0)
+            for name, mask in kept.items():
+                find(graph.module, name).masked_fill_(~mask, 0)
+        graph.notes = (*graph.notes, f"prune.Sparse: {STORAGE_ONLY}")
         if left := other_layers(graph):
             graph.notes = (*graph.notes, f"prune.Sparse left as they are: {', '.join(left)}")
         return graph
@@ -85,6 +99,8 @@ class Sparse:
     def _kept(self, scores: dict[str, Tensor], readers: dict[str, Node]) -> dict[str, Tensor]:
         if self.pattern is not None:
             return {name: _of_every(score, *self.pattern, readers[name]) for name, score in scores.items()}
+        if self.threshold is not None:
+            return {name: score >= self.threshold for name, score in scores.items()}
         assert self.sparsity is not None
         if self.scope == "layer":
             return {name: largest(score, self.sparsity) for name, score in scores.items()}
@@ -94,6 +110,20 @@ class Sparse:
             name: piece.reshape(score.shape).to(score.device)
             for (name, score), piece in zip(scores.items(), pieces, strict=True)
         }
+
+    def _check_left(self, kept: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+        emptied = [name for name, mask in kept.items() if not mask.any()]
+        if not emptied:
+            return
+        if self.threshold is not None:
+            remedy = f"use a threshold of at most {min(float(scores[name].max()) for name in emptied):.3g}"
+        else:
+            remedy = "use a smaller sparsity" + (', scope="layer"' if self.scope == "network" else "")
+        raise SettingError(
+            f"nothing would be left of {', '.join(emptied[:3])}{' and others' if len(emptied) > 3 else ''}",
+            where="Sparse",
+            remedy=f"{remedy}, or name the nodes that read them in dense",
+        )
 
 
 def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where: str) -> tuple[int, int] | None:

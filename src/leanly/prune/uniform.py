@@ -1,4 +1,4 @@
-"""The same share of every group of units."""
+"""The same rule for every group of units: a share of it, or what lies below a threshold."""
 
 from __future__ import annotations
 
@@ -42,6 +42,22 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
             remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, "
             f"{'a smaller multiple, ' if removal.multiple > 1 else ''}or macs=, which spares small layers",
         )
+
+
+def take_below(removal: Removal, groups: list[tuple[Axis, ...]], threshold: float) -> None:
+    """Take the units of each axis that hold less importance than a share of what the mean unit holds.
+
+    Args:
+        groups: the axes that may be used, fewest units first.
+        threshold: the share, below 1; where widths are multiples, as many as leave one.
+    """
+    for axis in (axis for axes in groups for axis in axes):
+        units, step = removal.ordered(axis), removal.step(axis)
+        scores = removal.scores(units)
+        count = int((scores < threshold * scores.mean()).sum())
+        count -= (count - len(units)) % step
+        if count > 0 and removal.is_legal(taken := removal.takes(units[:count])):
+            removal.take(taken)
 
 
 def _take(removal: Removal, axis: Axis, members: Array, fraction: float, most: float) -> bool:

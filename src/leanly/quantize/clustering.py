@@ -23,10 +23,10 @@ ROUNDS = 100
 class Cluster:
     """Let the weights of each convolution and linear layer share a few values; zeros stay zeros.
 
-    k-means in one dimension, from evenly spaced values (Han et al. 2016, "Deep Compression: Compressing Deep Neural
-    Networks with Pruning, Trained Quantization and Huffman Coding"). What gets smaller is what is stored: a bundle
-    codes which value each weight has, and runtimes compute in float as before. Training moves the values apart again:
-    let it be the last pass.
+    k-means in one dimension (Han et al. 2016, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained
+    Quantization and Huffman Coding"), from several starts, of which the one with the least squared error counts. What
+    gets smaller is what is stored: a bundle codes which value each weight has, and runtimes compute in float as before.
+    Training moves the values apart again: let it be the last pass.
 
     Args:
         count: values of a layer besides zero, 2 to 256.
@@ -72,10 +72,22 @@ def clustered(weight: Tensor, count: int) -> Tensor:
     ordered = weight[weight != 0].double().sort().values
     if len(ordered.unique()) <= count:
         return weight
-    evenly = torch.linspace(float(ordered[0]), float(ordered[-1]), count).to(ordered)
-    centres = _means(ordered, evenly).to(weight.dtype)
+    found = [_means(ordered, start) for start in _starts(ordered, count)]
+    centres = min(found, key=lambda centres: _error(ordered, centres)).to(weight.dtype)
     nearest = centres[torch.bucketize(weight, _middles(centres))]
     return torch.where(weight == 0, weight, nearest)
+
+
+def _starts(ordered: Tensor, count: int) -> list[Tensor]:
+    """Return values to begin with: evenly spaced, as many elements to each, and between the two."""
+    evenly = torch.linspace(float(ordered[0]), float(ordered[-1]), count).to(ordered)
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) / count * len(ordered)
+    equally = ordered[places.long()]
+    return [evenly, equally, (evenly + equally) / 2]
+
+
+def _error(ordered: Tensor, centres: Tensor) -> float:
+    return float((ordered - centres[torch.bucketize(ordered, _middles(centres))]).square().sum())
 
 
 def _means(ordered: Tensor, centres: Tensor) -> Tensor:

@@ -117,3 +117,37 @@ def test_an_importance_takes_a_graph_and_a_task():
     with pytest.raises(SettingError, match="can't be called with a graph and a task"):
         Channels(fraction=0.5, importance=lambda graph: {})
     Channels(fraction=0.5, importance=lambda graph, task=None: {})
+
+
+class TwoBranches(nn.Module):
+    """Two residual branches alike in shape, of which one hardly does anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(20, 32), nn.Linear(32, 5)
+        self.dead, self.dead_out = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.live, self.live_out = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.dead_out(torch.relu(self.dead(x)))
+        x = x + self.live_out(torch.relu(self.live(x)))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("criterion", [gradient, fisher])
+def test_what_the_loss_hangs_on_is_spared_before_what_it_does_not(criterion):
+    torch.manual_seed(0)
+    model = TwoBranches().eval()
+    with torch.no_grad():
+        model.live_out.weight.mul_(4)
+        model.dead_out.weight.mul_(1e-3)
+        model.dead_out.bias.zero_()
+    x = torch.randn(512, 20)
+    y = model(x).detach().argmax(1)
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, y))
+    small = Channels(macs=0.3, importance=criterion)(graph, task)
+    widths = {name: weight.shape[0] for name, weight in small.named_parameters() if weight.ndim > 1}
+    assert widths["dead.weight"] < 40 and widths["live.weight"] > 60
+    assert float((small(x).argmax(1) == y).float().mean()) > 0.98

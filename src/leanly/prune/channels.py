@@ -14,9 +14,9 @@ from leanly.errors import LeanlyError, LeanlyWarning, SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import smallest, take_cheapest
-from leanly.prune.importance import magnitude, resolve_importance
+from leanly.prune.importance import IN_LOSS, magnitude, resolve_importance
 from leanly.prune.removal import WITHIN, Removal
-from leanly.prune.scores import checked, everywhere, shares
+from leanly.prune.scores import checked, everywhere, held_by
 from leanly.prune.uniform import take_below, take_share
 from leanly.scalars import is_number, is_whole
 from leanly.target import Target
@@ -35,7 +35,8 @@ class Channels:
     Args:
         fraction: this share of the units of every coupled group; of attention, whole heads first.
         macs: the cheapest units anywhere until this share of the MACs is gone: those that hold the least importance, as
-            a share of what is left in their weights, for each MAC (see `take_cheapest`).
+            a share of what is left in their weights, for each MAC (see `take_cheapest`). What criteria in units of the
+            loss (`gradient`, `fisher`) score a layer in all counts, too.
         latency: the same until this share of the time of all layers is gone, as `costs` says; widths whose time does
             not fall are left.
         threshold: the units that hold less importance than this share of what the mean unit of their kind holds.
@@ -101,7 +102,8 @@ class Channels:
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            held, silent = everywhere(coupling, shares(coupling, saliency), graph)
+            scored = held_by(coupling, saliency, comparable=self.importance in IN_LOSS)
+            held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)
             reached, coarse = self._choose(coupling, removal)
             try:

@@ -29,8 +29,8 @@ from leanly.task import Task
 Importance = Callable[[Graph, Task | None], dict[str, Tensor]]
 """`(graph, task) -> {parameter name: saliency}`, each saliency in the shape of its parameter, finite and not negative.
 
-A pass adds up what a unit holds of each parameter, as a share of that parameter; parameters that a criterion leaves out
-do not count.
+A pass adds up what a unit holds of each parameter, as a share of that parameter, for criteria in `IN_LOSS` times what
+the parameter scores in all; parameters that a criterion leaves out do not count.
 """
 
 
@@ -76,6 +76,8 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     return total
 
 
+IN_LOSS = (gradient, fisher)
+"""Criteria in units of the loss: what one layer scores can be compared with what another does."""
 CRITERIA = {
     function.__name__: function
     for function in (

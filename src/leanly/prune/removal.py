@@ -8,6 +8,7 @@ import numpy as np
 
 from leanly.graph.coupling import Axis, Coupling
 from leanly.graph.coupling.units import Matrix
+from leanly.prune.scores import Held
 
 Array = np.ndarray
 WITHIN = 0.1
@@ -22,7 +23,8 @@ class Taken:
         units: their numbers.
         classes: the classes of indices that leave.
         dims, counts: how many indices of which dimensions of `Coupling.dims`.
-        loss: of the importance that is left in each dimension of each parameter, the share that leaves, added up.
+        loss: of the importance that is left in each dimension of each parameter, the share that leaves, times what the
+            dimension is worth, added up.
     """
 
     units: Array
@@ -37,18 +39,18 @@ class Removal:
 
     Args:
         coupling: what can leave.
-        shares: importance of each class, from `scores.shares`.
+        held: importance of each class, from `scores.held_by`.
         multiple: widths are kept at multiples of it.
     """
 
-    def __init__(self, coupling: Coupling, shares: Matrix, multiple: int) -> None:
+    def __init__(self, coupling: Coupling, held: Held, multiple: int) -> None:
         self.coupling = coupling
         self.gone = np.zeros(coupling.classes, dtype=bool)
         self.lengths = coupling.dim_sizes.copy()
-        self._shares = shares
-        self._left = np.ones(shares.shape[1])
+        self._shares, self._worth = held.shares, held.worth
+        self._left = np.ones(len(held.worth))
         self.multiple = multiple
-        self._scores = np.asarray((coupling.units @ shares).sum(1)).ravel()
+        self._scores = coupling.units @ (held.shares @ held.worth)
         self._parameter_dims = {place.place for place in coupling.parameter_dims}
 
     def ordered(self, axis: Axis) -> Array:
@@ -78,7 +80,7 @@ class Removal:
         classes = classes[~self.gone[classes]]
         dims, counts = _gathered(self.coupling.class_dims, classes)
         places, lost = _gathered(self._shares, classes)
-        loss = float((lost / np.maximum(self._left[places], 1e-12)).sum())
+        loss = float((self._worth[places] * lost / np.maximum(self._left[places], 1e-12)).sum())
         return Taken(units, classes, dims, counts.astype(np.int64), loss)
 
     def is_legal(self, taken: Taken) -> bool:

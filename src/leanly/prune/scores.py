@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,33 @@ from leanly.graph.coupling import Coupling
 from leanly.graph.coupling.units import Matrix
 from leanly.prune.importance import magnitude
 
+ALIKE = 1e-9
+"""Saliencies along a dimension that differ by no more of the largest do so by rounding."""
 
-def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
-    """Return for each class (row) its share of each dimension of each parameter (column); a column adds up to 1.
+
+@dataclass(frozen=True)
+class Held:
+    """What a criterion says of each class of indices.
+
+    Args:
+        shares: for each class (row) its share of each dimension of each parameter (column); a column adds up to 1.
+        worth: of each column: 1, or what its parameter scores in all where that can be compared between layers.
+    """
+
+    shares: Matrix
+    worth: np.ndarray
+
+
+def held_by(coupling: Coupling, saliency: dict[str, Tensor], *, comparable: bool = False) -> Held:
+    """Return what each class holds.
 
     Args:
         saliency: one tensor a parameter, in its shape; those left out hold nothing.
+        comparable: saliencies are in units of the loss; dimensions along which they don't differ, as those of the
+            inputs of filters that were scored whole, then say nothing.
     """
     columns, rows, values = [], [], []
+    worth = np.zeros(len(coupling.parameter_dims)) if comparable else np.ones(len(coupling.parameter_dims))
     for number, place in enumerate(coupling.parameter_dims):
         held = saliency.get(place.name)
         if held is None:
@@ -34,32 +54,38 @@ def shares(coupling: Coupling, saliency: dict[str, Tensor]) -> Matrix:
             rows.append(place.classes)
             columns.append(np.full(len(along), number))
             values.append(along / total)
+            if comparable and np.ptp(along) > ALIKE * along.max():
+                worth[number] = total
     shape = (coupling.classes, len(coupling.parameter_dims))
     if not rows:
-        return csr_matrix(shape)
-    return csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+        return Held(csr_matrix(shape), worth)
+    entries = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+    return Held(csr_matrix(entries, shape=shape), worth)
 
 
-def everywhere(coupling: Coupling, held: Matrix, graph: Graph) -> tuple[Matrix, list[str]]:
-    """Return the shares with those of magnitude where a criterion says nothing about all units of an axis.
+def everywhere(coupling: Coupling, held: Held, graph: Graph) -> tuple[Held, list[str]]:
+    """Return what is held with the shares of magnitude where a criterion says nothing about all units of an axis.
 
     Args:
-        held: from `shares`.
+        held: from `held_by`.
         graph: whose weights are read.
 
     Returns:
-        The shares, and the parameters along which magnitude decides.
+        What is held, and the parameters along which magnitude decides.
     """
-    scores = np.asarray((coupling.units @ held).sum(1)).ravel()
+    scores = coupling.units @ (held.shares @ held.worth)
     silent = np.zeros(coupling.classes)
     for axis in (axis for group in coupling.groups for axis in group.axes):
         if not scores[axis.units].any():
             silent[coupling.units[axis.units].indices] = 1
     if not silent.any():
         return held, []
-    names = [place.name for place in coupling.parameter_dims if silent[place.classes].any()]
-    weights = checked(graph, magnitude(graph), magnitude.__name__)
-    return held + diags(silent) @ shares(coupling, weights), list(dict.fromkeys(names))
+    told = [number for number, place in enumerate(coupling.parameter_dims) if silent[place.classes].any()]
+    weights = held_by(coupling, checked(graph, magnitude(graph), magnitude.__name__))
+    worth = held.worth.copy()
+    worth[[number for number in told if not worth[number]]] = worth[worth > 0].mean() if worth.any() else 1.0
+    names = dict.fromkeys(coupling.parameter_dims[number].name for number in told)
+    return Held(held.shares + diags(silent) @ weights.shares, worth), list(names)
 
 
 def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from bench.drops import points_lost
 from bench.entrants import BATCHES, THREADS
 from bench.models.subjects import float_outputs, subject_named, taught_task
 from bench.rows import Row, at_most, cached, code_version, told, versions
-from bench.untrained import their_cut, their_importances
+from bench.untrained import THEIRS, Theirs, their_way
 from leanly.distill import Distill
 from leanly.files import digest
 from leanly.graph import Graph
@@ -56,8 +56,8 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     sides: dict[str, dict[str, Cut]] = {
         "leanly": {criterion.__name__: _ours(criterion) for criterion in CRITERIA},
         "Torch-Pruning": {
-            f"{name}, {'global' if together else 'by layer'}": _theirs(make, together)
-            for (name, make), together in itertools.product(their_importances().items(), (True, False))
+            f"{criterion.name}, {'global' if together else 'by layer'}": _theirs(criterion, together)
+            for criterion, together in itertools.product(THEIRS, (True, False))
         },
     }
     graphs: dict[str, Graph] = {}
@@ -94,12 +94,8 @@ def _ours(criterion: Callable[..., Any]) -> Cut:
     return cut
 
 
-def _theirs(make: Callable[[], Any], together: bool) -> Cut:
-    def cut(model: nn.Module, task: leanly.Task, gone: float) -> Graph:
-        small = their_cut(model, torch.as_tensor(task.example[0]), make, gone, together)
-        return BatchNorm()(leanly.capture(small, example=task.example).eval(), task)
-
-    return cut
+def _theirs(criterion: Theirs, together: bool) -> Cut:
+    return lambda model, task, gone: their_way(criterion, together, gone)(model, task)
 
 
 def _choose(cuts: dict[str, Cut], model: nn.Module, task: leanly.Task, gone: float) -> str:

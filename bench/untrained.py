@@ -1,4 +1,7 @@
-"""Cuts without any training: ResNet-56 on 500 unlabelled rows against Torch-Pruning, and every criterion beside it."""
+"""Cuts without any training: ResNet-56 on 500 unlabelled rows against Torch-Pruning, and every criterion beside it.
+
+Where a criterion reads labels it is given the classes that the network itself predicts, leanly's and Torch-Pruning's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import importlib
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +52,10 @@ CRITERIA = (
     magnitude, magnitude_l1, batch_norm_scale, geometric_median, weight_entropy, activation_entropy, gradient, fisher,
     second_order, lamp, random,
 )  # fmt: skip
-LABELLED = (gradient, fisher)
-"""Criteria that read labels: they stand in the table, and not for leanly where there are none."""
 NEAR = 0.01
 """Torch-Pruning's ratio is searched until the MACs that left are this near to what was asked for, as a share."""
 ROOMS = ("graph", "prune", "training")
+ROWS_AT_ONCE, ROWS_READ = 32, 512
 
 
 def few_samples(data_dir: Path, draws: int = DRAWS) -> list[Row]:
@@ -65,8 +68,7 @@ def few_samples(data_dir: Path, draws: int = DRAWS) -> list[Row]:
     ours = {name: _scored("ours", name, way, subject, data_dir, rows, draws) for name, way in ways.items()}
     theirs = {name: _scored("peer", name, way, subject, data_dir, rows, draws) for name, way in _peers()}
     whole = (float_outputs(subject.model(data_dir), rows.inputs).argmax(1) == rows.targets).astype(float)
-    unlabelled = [name for name in ours if name not in {criterion.__name__ for criterion in LABELLED}]
-    mine = max(unlabelled, key=lambda name: ours[name][:, :count].mean())
+    mine = max(ours, key=lambda name: ours[name][:, :count].mean())
     best = max(theirs, key=lambda name: theirs[name][:, :count].mean())
     everyone = {**ours, **{f"Torch-Pruning {name}": right for name, right in theirs.items()}}
     lines = [
@@ -77,7 +79,7 @@ def few_samples(data_dir: Path, draws: int = DRAWS) -> list[Row]:
     print_lines(title, ("criterion", "validation", "test"), lines)
     whole, left, other = whole[count:], ours[mine][:, count:], theirs[best][:, count:]
     default = ours[DEFAULT.__name__][:, count:]
-    leading = max(unlabelled, key=lambda name: ours[name][:, count:].mean())
+    leading = max(ours, key=lambda name: ours[name][:, count:].mean())
     return [
         _half_row(whole, left, other, f"{mine} and Refit", best),
         _default_row(default, ours[leading][:, count:], leading),
@@ -139,7 +141,8 @@ def _scored(who: str, name: str, way: Way, subject: Subject, data_dir: Path, row
         picked = spread(len(train), SAMPLES) if not draw else _picked(len(train), draw)
         model = subject.model(data_dir)
         inputs = torch.from_numpy(train.inputs[0][picked])
-        task = leanly.Task(model, example=inputs[:2], train=(inputs, torch.from_numpy(train.targets[picked])))
+        predicted = torch.from_numpy(float_outputs(model, (train.inputs[0][picked],)).argmax(1))
+        task = leanly.Task(model, example=inputs[:2], train=(inputs, predicted))
         graph = way(model, task).eval()
         with torch.no_grad():
             outputs = [graph.flat(part)[0] for part in torch.from_numpy(rows.inputs[0]).split(100)]
@@ -168,48 +171,63 @@ def _ours(criterion: Callable[..., Any]) -> Way:
 
 
 def _peers() -> Iterator[tuple[str, Way]]:
-    """Torch-Pruning's criteria that need no labels, over the whole network and layer by layer."""
-    for (name, make), together in itertools.product(their_importances().items(), (True, False)):
-        yield f"{name}, {'global' if together else 'by layer'}", _their(make, together)
+    """Torch-Pruning's criteria, over the whole network and layer by layer."""
+    for criterion, together in itertools.product(THEIRS, (True, False)):
+        yield f"{criterion.name}, {'global' if together else 'by layer'}", their_way(criterion, together)
 
 
-def their_importances() -> dict[str, Callable[[], Any]]:
-    """Return what makes each of Torch-Pruning's criteria that need no labels."""
-    return {
-        "magnitude L2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
-        "magnitude L1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
-        "batch norm scale": lambda: tp.importance.BNScaleImportance(),
-        "geometric median": lambda: tp.importance.FPGMImportance(),
-        "LAMP": lambda: tp.importance.LAMPImportance(),
-    }
+@dataclass(frozen=True)
+class Theirs:
+    """A criterion of Torch-Pruning.
+
+    Args:
+        name: in tables.
+        make: makes the importance.
+        power: of the slopes of the loss that it reads: 0 none, 1 their sum over rows, 2 the mean of their squares.
+    """
+
+    name: str
+    make: Callable[[], Any]
+    power: int = 0
 
 
-def _their(make: Callable[[], Any], together: bool) -> Way:
+THEIRS = (
+    Theirs("magnitude L2", lambda: tp.importance.GroupMagnitudeImportance(p=2)),
+    Theirs("magnitude L1", lambda: tp.importance.GroupMagnitudeImportance(p=1)),
+    Theirs("batch norm scale", lambda: tp.importance.BNScaleImportance()),
+    Theirs("geometric median", lambda: tp.importance.FPGMImportance()),
+    Theirs("LAMP", lambda: tp.importance.LAMPImportance()),
+    Theirs("Taylor", lambda: tp.importance.GroupTaylorImportance(), 1),
+    Theirs("Hessian", lambda: tp.importance.GroupHessianImportance(), 2),
+)
+
+
+def their_way(criterion: Theirs, together: bool, gone: float = GONE) -> Way:
+    """Return what cuts a network by one of Torch-Pruning's criteria and takes its batch norm anew.
+
+    Args:
+        criterion: one of `THEIRS`.
+        together: whether layers compete with each other.
+        gone: share of the MACs.
+    """
+
     def way(model: nn.Module, task: leanly.Task) -> Graph:
-        small = their_cut(model, torch.as_tensor(task.example[0]), make, GONE, together)
+        small = _their_cut(model, task, criterion, gone, together)
         return BatchNorm()(leanly.capture(small, example=task.example).eval(), task)
 
     return way
 
 
-def their_cut(
-    model: nn.Module, example: torch.Tensor, make: Callable[[], Any], gone: float, together: bool
-) -> nn.Module:
-    """Return a CIFAR ResNet that Torch-Pruning cut until this share of the MACs left, or nearly.
-
-    Args:
-        model: stays as it is.
-        example: one input.
-        make: makes the importance.
-        gone: share of the MACs.
-        together: whether layers compete with each other.
-    """
+def _their_cut(model: nn.Module, task: leanly.Task, criterion: Theirs, gone: float, together: bool) -> nn.Module:
+    """Return a CIFAR ResNet that Torch-Pruning cut until this share of the MACs left, or nearly."""
+    (example,) = task.arguments.tensors
     whole, _ = tp.utils.count_ops_and_params(model, example)
+    slopes = _slopes(model, task, criterion.power) if criterion.power else {}
     low, high = 0.0, 1.0
     small = model
     for _ in range(12):
         ratio = (low + high) / 2
-        small = _cut(model, example, make(), ratio, together)
+        small = _cut(model, example, criterion.make(), ratio, together, slopes)
         left = 1 - tp.utils.count_ops_and_params(small, example)[0] / whole
         if abs(left - gone) <= NEAR * gone:
             break
@@ -217,9 +235,35 @@ def their_cut(
     return small
 
 
-def _cut(model: nn.Module, example: torch.Tensor, importance: Any, ratio: float, together: bool) -> nn.Module:
+def _slopes(model: nn.Module, task: leanly.Task, power: int) -> dict[str, torch.Tensor]:
+    """Return the slopes of the loss on as many rows as leanly's criteria read: summed, or squared row by row."""
+    split = task.seen_split()
+    assert split is not None
+    model = copy.deepcopy(model).eval()
+    total = {name: torch.zeros_like(weight) for name, weight in model.named_parameters()}
+    rows = 0
+    for (inputs,), targets in split.flat_batches(1 if power == 2 else ROWS_AT_ONCE, ROWS_READ):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets, reduction="sum").backward()
+        rows += len(targets)
+        for name, weight in model.named_parameters():
+            assert weight.grad is not None
+            total[name] += weight.grad**power
+    return {name: summed / rows for name, summed in total.items()}
+
+
+def _cut(
+    model: nn.Module,
+    example: torch.Tensor,
+    importance: Any,
+    ratio: float,
+    together: bool,
+    slopes: dict[str, torch.Tensor],
+) -> nn.Module:
     model = copy.deepcopy(model).eval()
     named = dict(model.named_modules())
+    for name, slope in slopes.items():
+        model.get_parameter(name).grad = slope.clone()
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,14 +8,29 @@ from torch.fx import Node
 from torch.nn import functional as F
 
 from leanly.graph.layers import CONVOLUTIONS, window_of
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import MATRICES, argument
 
 aten = torch.ops.aten
 
 
 def has_columns(node: Node) -> bool:
     """Say whether `columns` knows an operator."""
-    return node.target is aten.linear.default or node.target in CONVOLUTIONS
+    return _is_product(node) or node.target in CONVOLUTIONS
+
+
+def _is_product(node: Node) -> bool:
+    return node.target is aten.linear.default or node.target in MATRICES
+
+
+def as_rows(weight: Tensor, node: Node, groups: int) -> Tensor:
+    """Return a layer's weight as `[groups, outputs, columns]`, in the order of `columns`."""
+    weight = weight.T if node.target in MATRICES else weight
+    return weight.reshape(groups, -1, weight[0].numel())
+
+
+def from_rows(rows: Tensor, node: Node, shape: torch.Size) -> Tensor:
+    """Return rows, as `as_rows` gave them, in the shape of the weight."""
+    return rows[0].T if node.target in MATRICES else rows.reshape(shape)
 
 
 def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
@@ -26,7 +41,7 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
         node: the layer.
         kernel: height and width of its weight, or its length; nothing for a linear layer.
     """
-    if node.target is aten.linear.default:
+    if _is_product(node):
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
     groups, window = argument(node, "groups"), window_of(node, kernel)
     sides = zip(reversed(window.before), reversed(window.after), strict=True)

@@ -1,4 +1,4 @@
-"""The layers whose weights are learned: convolutions, transposed ones too, and linear layers; and their filters."""
+"""The layers whose weights are learned: convolutions, transposed ones too, linear layers and products with a matrix."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.fx import Node
 
 from leanly.graph.checking import check_nodes
 from leanly.graph.graph import Graph
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import MATRICES, argument, reads_tensor
 from leanly.graph.tensors import find
 
 aten = torch.ops.aten
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
-LAYERS = CONVOLUTIONS | TRANSPOSED | {aten.conv3d.default, aten.conv3d.padding, aten.linear.default}
+LAYERS = CONVOLUTIONS | TRANSPOSED | {aten.conv3d.default, aten.conv3d.padding, aten.linear.default, *MATRICES}
 
 
 class Window(NamedTuple):
@@ -55,11 +55,12 @@ def window_of(layer: Node, kernel: Sequence[int]) -> Window:
 
 def learned_layers(graph: Graph) -> list[Node]:
     """Return the layers whose weight is a parameter, in order: fixed filters, which are buffers, are not among them."""
-    return [node for node in graph.module.graph.nodes if node.target in LAYERS and reads_parameter(graph, node)]
+    layers = [node for node in graph.module.graph.nodes if node.target in LAYERS and reads_parameter(graph, node)]
+    return [layer for layer in layers if layer.target not in MATRICES or _weight_of(graph, layer).ndim == 2]
 
 
 def other_layers(graph: Graph) -> list[str]:
-    """Return the names of what else multiplies with parameters, as recurrent layers and GPT-2's `addmm` do."""
+    """Return the names of what else multiplies with parameters, as recurrent layers do."""
     known = {layer.name for layer in learned_layers(graph)}
     nodes = {node.name: node for node in graph.module.graph.nodes}
     names = [node.name for node in graph.cost().nodes if node.macs and node.name not in known]
@@ -90,9 +91,23 @@ def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str,
     return {str(argument(layer, "weight").target): layer for layer in learned_layers(graph) if layer.name not in dense}
 
 
+def bias_of(layer: Node) -> Node | None:
+    """Return what a layer adds, None where it adds nothing."""
+    known = MATRICES.get(layer.target)  # type: ignore[arg-type]
+    return None if known is not None and "bias" not in known else argument(layer, "bias")
+
+
 def transposed_groups(layer: Node) -> int:
-    """Return the groups of a transposed convolution, whose weight has its inputs in front; 0 for every other layer."""
-    return argument(layer, "groups") if layer.target in TRANSPOSED else 0
+    """Return the groups of a layer whose weight has its inputs in front: of a transposed convolution, 1 of a product
+    with a matrix; 0 for every other layer.
+    """
+    if layer.target in TRANSPOSED:
+        return argument(layer, "groups")
+    return 1 if layer.target in MATRICES else 0
+
+
+def _weight_of(graph: Graph, layer: Node) -> Tensor:
+    return find(graph.module, str(argument(layer, "weight").target))
 
 
 def filters(weight: Tensor, transposed: int = 0) -> Tensor:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.fx import Node
+
+aten = torch.ops.aten
+MATRICES: dict[Any, dict[str, str]] = {
+    aten.addmm.default: {"input": "mat1", "weight": "mat2", "bias": "self"},
+    aten.mm.default: {"input": "self", "weight": "mat2"},
+    aten.matmul.default: {"input": "self", "weight": "other"},
+}
+"""Products of matrices, with their arguments by the names that those of a linear layer have."""
 
 
 def argument_names(node: Node) -> list[str]:
@@ -13,7 +22,9 @@ def argument_names(node: Node) -> list[str]:
 
 
 def argument(node: Node, name: str) -> Any:
-    """Read an argument of an ATen node by the name its schema gives it, defaults included."""
+    """Read an argument of an ATen node by the name its schema (or `MATRICES`) gives it, defaults included."""
+    if name in (known := MATRICES.get(node.target, {})):  # type: ignore[arg-type]
+        name = known[name]
     for position, declared in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
         if declared.name == name:
             if position < len(node.args):

@@ -13,9 +13,9 @@ from torch.fx import Node
 from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.columns import columns, has_columns
-from leanly.graph.layers import learned_layers, other_layers, reads_parameter
-from leanly.graph.nodes import argument
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns
+from leanly.graph.layers import CONVOLUTIONS, bias_of, learned_layers, other_layers, reads_parameter
+from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
@@ -87,7 +87,7 @@ class Refit:
     def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> bool:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
         weight = find(graph.module, str(argument(layer, "weight").target))
-        bias = argument(layer, "bias")
+        bias = bias_of(layer)
         kept = kept_outputs(graph, teacher, layer)
         ours = Inside(graph, [argument(layer, "input").name])
         wanted = Inside(teacher, [theirs.name])
@@ -104,14 +104,14 @@ class Refit:
                     return False
                 y = y.reshape(len(x), -1, x.shape[2])
                 squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
-            now = weight.double().reshape(len(squares), -1, weight[0].numel())
+            now = as_rows(weight.double(), layer, len(squares))
             if bias is not None:
                 now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
             solved = _solved(now, squares, products, self.damping)
             if bias is not None:
                 find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]
-            weight.copy_(solved.reshape(weight.shape))
+            weight.copy_(from_rows(solved, layer, weight.shape))
         return True
 
 
@@ -130,7 +130,7 @@ def _pairs(layers: Sequence[Node], graph: Graph, teacher: Graph) -> dict[Node, N
         other, weight = others.get(layer.name), argument(layer, "weight")
         if other is None or other.target is not layer.target or argument(other, "weight").target != weight.target:
             continue
-        own = len(weight.users) == 1 and (argument(layer, "bias") is None or reads_parameter(graph, layer, "bias"))
+        own = len(weight.users) == 1 and (bias_of(layer) is None or reads_parameter(graph, layer, "bias"))
         if own and has_columns(layer):
             found[layer] = other
     return found
@@ -148,7 +148,7 @@ def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:
         SettingError: the teacher has lost some of them itself.
     """
     name = str(argument(layer, "weight").target)
-    ours, theirs = (_indices(held, name) for held in (graph, teacher))
+    ours, theirs = (_indices(held, name, 1 if layer.target in MATRICES else 0) for held in (graph, teacher))
     place = {int(index): position for position, index in enumerate(theirs)}
     if not all(int(index) in place for index in ours):
         raise SettingError(
@@ -159,15 +159,15 @@ def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:
     return torch.tensor([place[int(index)] for index in ours])
 
 
-def _indices(graph: Graph, name: str) -> Sequence[int] | Tensor:
+def _indices(graph: Graph, name: str, dim: int) -> Sequence[int] | Tensor:
     kept = graph.kept.get(name)
-    if kept is None or kept[0] is None:
-        return range(find(graph.module, name).shape[0])
-    return kept[0]
+    if kept is None or kept[dim] is None:
+        return range(find(graph.module, name).shape[dim])
+    return kept[dim]
 
 
 def _outputs(value: Tensor, layer: Node) -> Tensor:
     """Return a layer's outputs as `[channels, rows and places]`, in the order of `columns`."""
-    if layer.target is torch.ops.aten.linear.default:
-        return value.reshape(-1, value.shape[-1]).T
-    return value.transpose(0, 1).flatten(1)
+    if layer.target in CONVOLUTIONS:
+        return value.transpose(0, 1).flatten(1)
+    return value.reshape(-1, value.shape[-1]).T

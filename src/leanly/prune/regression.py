@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,9 @@ from torch.fx import Node
 from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.columns import columns, damped, has_columns, inverse_factor
+from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
 from leanly.graph.layers import layer_weights, other_layers
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
 from leanly.graph.watching import Inside
@@ -89,7 +90,8 @@ class SparseGPT:
     def _thin(self, graph: Graph, layer: Node, split: Split) -> None:
         weight = find(graph.module, str(argument(layer, "weight").target))
         if self.pattern is not None:
-            check_divides(weight.shape[1], self.pattern[1], layer.name, "SparseGPT.pattern")
+            inputs = weight.shape[0 if layer.target in MATRICES else 1]
+            check_divides(inputs, self.pattern[1], layer.name, "SparseGPT.pattern")
         run = Inside(graph, [argument(layer, "input").name])
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
@@ -98,13 +100,14 @@ class SparseGPT:
                 multiplied = columns(given, layer, weight.shape[2:]).double()
                 hessians = hessians + multiplied @ multiplied.transpose(1, 2)
             # neighbouring inputs of a tap side by side, as patterns count them
-            order = torch.arange(weight[0].numel()).reshape(weight.shape[1:]).movedim(0, -1).flatten()
-            rows = weight.double().reshape(len(hessians), -1, weight[0].numel())[:, :, order]
+            rows = as_rows(weight.double(), layer, len(hessians))
+            order = torch.arange(rows.shape[2]).reshape(-1, math.prod(weight.shape[2:])).T.flatten()
+            rows = rows[:, :, order]
             thinned = [
                 self._thinned(one, hessian[order][:, order]) for one, hessian in zip(rows, hessians, strict=True)
             ]
             back = torch.argsort(order)
-            weight.copy_(torch.stack(thinned)[:, :, back].reshape(weight.shape))
+            weight.copy_(from_rows(torch.stack(thinned)[:, :, back], layer, weight.shape))
 
     def _thinned(self, rows: Tensor, hessian: Tensor) -> Tensor:
         """Thin the rows of a group, `[channels, columns]`."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from leanly.graph import Graph
-from leanly.graph.columns import columns, has_columns
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
@@ -43,10 +41,10 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     inside = Inside(graph, [layer.name for layer in layers])
     means: list[list[Tensor]] = [[] for _ in layers]
     with torch.no_grad():
-        for inputs, _ in checked_batches(graph, split, BATCH, ROWS):
+        for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
             values = inside(*(tensor.to(graph.device) for tensor in inputs))
             for kept, layer, value in zip(means, layers, values, strict=True):
-                kept.append(_channels(layer, value).mean(2))
+                kept.append(_channels(layer, value, len(targets)).mean(2))
     found = {}
     for layer, kept in zip(layers, means, strict=True):
         name, weight = _weight(graph, layer)
@@ -92,7 +90,7 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
         for sums, layer, value, slope in zip(total, layers, values, slopes, strict=True):
             if slope is not None:
-                along = _channels(layer, value.detach() * slope).sum(2)
+                along = _channels(layer, value.detach() * slope, len(targets)).sum(2)
                 sums += along.double().square().sum(0).cpu()
     found: dict[str, Tensor] = {}
     for sums, layer in zip(total, layers, strict=True):
@@ -129,9 +127,9 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for layer in layers:
         name, weight = _weight(graph, layer)
-        groups = weight.double().reshape(len(hessians[layer.name]), -1, math.prod(weight.shape[1:]))
-        cost = groups.square() / _inverse_diagonal(hessians[layer.name])[:, None, :]
-        found[name] = found.get(name, torch.zeros(())) + cost.reshape(weight.shape)
+        rows = as_rows(weight.double(), layer, len(hessians[layer.name]))
+        cost = rows.square() / _inverse_diagonal(hessians[layer.name])[:, None, :]
+        found[name] = found.get(name, torch.zeros(())) + from_rows(cost, layer, weight.shape)
     return found
 
 
@@ -146,10 +144,11 @@ def _weight(graph: Graph, layer: Node) -> tuple[str, Tensor]:
     return name, graph.module.get_parameter(name).detach()
 
 
-def _channels(layer: Node, value: Tensor) -> Tensor:
-    """Return a layer's output as `[rows, channels, places]`."""
-    if layer.target is aten.linear.default:
-        return value.reshape(len(value), -1, value.shape[-1]).transpose(1, 2)
+def _channels(layer: Node, value: Tensor, rows: int) -> Tensor:
+    """Return a layer's output as `[rows, channels, places]`; products of matrices see the places of all rows as one."""
+    if layer.target is aten.linear.default or layer.target in MATRICES:
+        first = rows if value.numel() % (rows * value.shape[-1]) == 0 else len(value)
+        return value.reshape(first, -1, value.shape[-1]).transpose(1, 2)
     return value.flatten(2)
 
 

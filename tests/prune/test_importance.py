@@ -94,12 +94,12 @@ def test_a_network_whose_products_are_no_layers_is_told_of():
     class Bare(nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(4, 3))
+            self.cell = nn.LSTM(4, 3, batch_first=True)
 
         def forward(self, x):
-            return x @ self.weight
+            return self.cell(x)[0][:, -1]
 
-    model, x = Bare().eval(), torch.randn(8, 4)
+    model, x = Bare().eval(), torch.randn(8, 5, 4)
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
     with pytest.raises(SettingError, match="nothing in this network that it can judge"):
         Channels(fraction=0.5, importance=fisher)(capture(model, example=x[:2]), task)

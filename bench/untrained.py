@@ -183,7 +183,7 @@ class Theirs:
     Args:
         name: in tables.
         make: makes the importance.
-        power: of the slopes of the loss that it reads: 0 none, 1 their sum over rows, 2 the mean of their squares.
+        power: of the slopes of the loss that it reads: 0 none, 1 their mean over rows, 2 the mean of their squares.
     """
 
     name: str
@@ -236,7 +236,7 @@ def _their_cut(model: nn.Module, task: leanly.Task, criterion: Theirs, gone: flo
 
 
 def _slopes(model: nn.Module, task: leanly.Task, power: int) -> dict[str, torch.Tensor]:
-    """Return the slopes of the loss on as many rows as leanly's criteria read: summed, or squared row by row."""
+    """Return the slopes of the loss on as many rows as leanly's criteria read: their mean, or that of their squares."""
     split = task.seen_split()
     assert split is not None
     model = copy.deepcopy(model).eval()

@@ -15,10 +15,11 @@ aten = torch.ops.aten
 
 def has_columns(node: Node) -> bool:
     """Say whether `columns` knows an operator."""
-    return _is_product(node) or node.target in CONVOLUTIONS
+    return is_product(node) or node.target in CONVOLUTIONS
 
 
-def _is_product(node: Node) -> bool:
+def is_product(node: Node) -> bool:
+    """Say whether a layer multiplies the last dimension of its input with a matrix, and does nothing else."""
     return node.target is aten.linear.default or node.target in MATRICES
 
 
@@ -41,7 +42,7 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
         node: the layer.
         kernel: height and width of its weight, or its length; nothing for a linear layer.
     """
-    if _is_product(node):
+    if is_product(node):
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
     groups, window = argument(node, "groups"), window_of(node, kernel)
     sides = zip(reversed(window.before), reversed(window.after), strict=True)

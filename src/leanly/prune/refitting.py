@@ -13,8 +13,8 @@ from torch.fx import Node
 from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.columns import as_rows, columns, from_rows, has_columns
-from leanly.graph.layers import CONVOLUTIONS, bias_of, learned_layers, other_layers, reads_parameter
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
+from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter
 from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.tensors import find
@@ -168,6 +168,6 @@ def _indices(graph: Graph, name: str, dim: int) -> Sequence[int] | Tensor:
 
 def _outputs(value: Tensor, layer: Node) -> Tensor:
     """Return a layer's outputs as `[channels, rows and places]`, in the order of `columns`."""
-    if layer.target in CONVOLUTIONS:
-        return value.transpose(0, 1).flatten(1)
-    return value.reshape(-1, value.shape[-1]).T
+    if is_product(layer):
+        return value.reshape(-1, value.shape[-1]).T
+    return value.transpose(0, 1).flatten(1)

@@ -7,16 +7,15 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.graph import Graph
-from leanly.graph.columns import as_rows, columns, from_rows, has_columns
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
-from leanly.graph.nodes import MATRICES, argument
+from leanly.graph.nodes import argument
 from leanly.graph.rows import checked_batches
 from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
 from leanly.prune.weights import entropies
 from leanly.task import Task
 
-aten = torch.ops.aten
 DAMPING = 0.01
 """Share of the mean of a Hessian's diagonal that is added to it."""
 WIDEST = 4608
@@ -146,7 +145,7 @@ def _weight(graph: Graph, layer: Node) -> tuple[str, Tensor]:
 
 def _channels(layer: Node, value: Tensor, rows: int) -> Tensor:
     """Return a layer's output as `[rows, channels, places]`; products of matrices see the places of all rows as one."""
-    if layer.target is aten.linear.default or layer.target in MATRICES:
+    if is_product(layer):
         first = rows if value.numel() % (rows * value.shape[-1]) == 0 else len(value)
         return value.reshape(first, -1, value.shape[-1]).transpose(1, 2)
     return value.flatten(2)

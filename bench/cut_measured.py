@@ -22,9 +22,8 @@ from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least
 from leanly.distill import Distill
 from leanly.measurement.records import Interval
-from leanly.prune import Channels, Layers, Refit, fisher, gradient, magnitude, second_order, skipping
+from leanly.prune import Channels, Layers, Refit, expected_gradient, fisher, gradient, magnitude, second_order, skipping
 from leanly.recipe import Pass, Recipe
-from leanly.training import BatchNorm
 
 RUNTIMES = ("onnxruntime", "openvino")
 SAMPLES = 512
@@ -74,17 +73,25 @@ CASES = {
         1.5,
         0.0,
         (0.3, 0.35, 0.4, 0.45, 0.5),
-        (fisher, gradient, second_order, magnitude),
+        (expected_gradient, fisher, gradient, second_order, magnitude),
         "cross_entropy",
         _some_of_training,
     ),
-    "lite0-untrained": Case(LITE, 1.2, 0.9, (0.15, 0.2, 0.25, 0.3), (second_order, magnitude), "mse", LITE.calibration),
+    "lite0-untrained": Case(
+        LITE,
+        1.2,
+        0.9,
+        (0.15, 0.2, 0.25, 0.3),
+        (expected_gradient, second_order, magnitude),
+        "mse",
+        LITE.calibration,
+    ),
     "minilm-taught": Case(
         MINILM_SST2,
         2.5,
         0.0,
         (0.2, 0.25, 0.3, 0.4),
-        (fisher, magnitude),
+        (expected_gradient, fisher, magnitude),
         "cross_entropy",
         MINILM_SST2.train,
         layers=3,
@@ -96,7 +103,7 @@ CASES = {
         2.0,
         0.0,
         (0.5, 0.6, 0.7),
-        (second_order, magnitude),
+        (expected_gradient, second_order, magnitude),
         "cross_entropy",
         INCEPTION.train,
         teach=Distill(epochs=15, settings=small_inception.SETTINGS),
@@ -150,7 +157,7 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
 def _recipe(case: Case, share: float, criterion: Callable[..., Any]) -> Recipe:
     layers: tuple[Pass, ...] = (Layers(count=case.layers, importance=skipping),) if case.layers else ()
     cut: Pass = Channels(macs=share, importance=criterion, normalized=False, multiple=8)
-    return Recipe((*layers, cut, Refit(samples=SAMPLES), BatchNorm()))
+    return Recipe((*layers, cut, Refit(samples=SAMPLES)))
 
 
 def _speed(bench: Bench, wholes: Sequence[Entrant], cuts: Sequence[Entrant], seed: int) -> Interval:

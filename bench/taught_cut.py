@@ -27,9 +27,9 @@ from leanly.distill import Distill
 from leanly.files import digest
 from leanly.graph import Graph
 from leanly.measurement import measure_in_turns
-from leanly.prune import Channels, Refit, fisher, geometric_median, magnitude, second_order
+from leanly.prune import Channels, Refit, expected_gradient, fisher, gradient, magnitude, second_order
 from leanly.target import Target
-from leanly.training import BatchNorm, Settings
+from leanly.training import Settings
 from leanly.training.evaluation import evaluate
 
 FEWER = (2.1, 2.6)
@@ -37,7 +37,7 @@ FEWER = (2.1, 2.6)
 EPOCHS = 12
 TRIED = 6400
 """Training rows of a short try."""
-CRITERIA = (magnitude, geometric_median, second_order, fisher)
+CRITERIA = (expected_gradient, gradient, magnitude, second_order, fisher)
 NO_DROP = 0.5
 """Points, on 6,000 rows."""
 SETTINGS = Settings(batch_size=128, learning_rate=2e-3, augment=("crop", "flip"))
@@ -89,7 +89,7 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
 def _ours(criterion: Callable[..., Any]) -> Cut:
     def cut(model: nn.Module, task: leanly.Task, gone: float) -> Graph:
         graph = leanly.capture(model, example=task.example).eval()
-        return BatchNorm()(Refit()(Channels(macs=gone, importance=criterion)(graph, task), task), task)
+        return Refit()(Channels(macs=gone, importance=criterion)(graph, task), task)
 
     return cut
 

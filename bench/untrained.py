@@ -30,6 +30,7 @@ from leanly.prune import (
     Refit,
     activation_entropy,
     batch_norm_scale,
+    expected_gradient,
     fisher,
     geometric_median,
     gradient,
@@ -47,10 +48,10 @@ SAMPLES, DRAWS = 500, 3
 GONE = 1 / 3
 """Of the MACs: 1.5x fewer are left."""
 BOOTSTRAP = 2000
-DEFAULT = magnitude
+DEFAULT = expected_gradient
 CRITERIA = (
-    magnitude, magnitude_l1, batch_norm_scale, geometric_median, weight_entropy, activation_entropy, gradient, fisher,
-    second_order, lamp, random,
+    magnitude, magnitude_l1, batch_norm_scale, geometric_median, weight_entropy, activation_entropy, gradient,
+    expected_gradient, fisher, second_order, lamp, random,
 )  # fmt: skip
 NEAR = 0.01
 """Torch-Pruning's ratio is searched until the MACs that left are this near to what was asked for, as a share."""
@@ -165,7 +166,7 @@ def _ours(criterion: Callable[..., Any]) -> Way:
     def way(model: nn.Module, task: leanly.Task) -> Graph:
         graph = leanly.capture(model, example=task.example).eval()
         small = Channels(macs=GONE, importance=criterion)(graph, task)
-        return BatchNorm()(Refit(samples=SAMPLES)(small, task), task)
+        return Refit(samples=SAMPLES)(small, task)
 
     return way
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import leanly
-from leanly.errors import DataError, SettingError
+from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import capture
 from leanly.prune import importance
 from tests.prune.surgery import scrambled
@@ -96,6 +96,60 @@ def test_fisher_is_the_mean_square_of_the_slope_along_a_filters_gate() -> None:
     torch.testing.assert_close(found["0.weight"].sum(1).float(), squares, rtol=1e-4, atol=1e-7)
 
 
+def test_expected_gradient_is_the_slope_on_classes_that_the_network_draws() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+    x = torch.randn(20, 5)
+    found = leanly.prune.expected_gradient(capture(model, example=x[:2]), task_of(model, x))
+    logits = model(x)
+    drawn = torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(logits, drawn), [model[0].weight])
+    torch.testing.assert_close(found["0.weight"].float(), (model[0].weight * slope).abs(), rtol=1e-4, atol=1e-7)
+
+
+def total(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return outputs.sum()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mse", total])
+def test_expected_gradient_reads_no_labels(loss, case) -> None:
+    model, graph, task = case
+    x = task.split("train").flat_batches(ROWS).__next__()[0][0]
+    found = []
+    for labels in (torch.zeros(ROWS), torch.full((ROWS,), float("nan"))):
+        about = leanly.Task(model, example=x[:2], train=(x, labels), loss=loss)
+        found.append(leanly.prune.expected_gradient(graph, about))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert min(float(found[0][f"{layer}.weight"].sum()) for layer in (0, 3, 6)) > 0
+
+
+def test_what_gives_no_numbers_has_no_expected_gradient() -> None:
+    class Chosen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.two(torch.relu(self.one(x))).argmax(1)
+
+    model, x = Chosen().eval(), torch.randn(20, 5)
+    graph, task = capture(model, example=x[:2]), task_of(model, x)
+    with pytest.raises(DataError, match="no output has a slope"):
+        leanly.prune.expected_gradient(graph, task)
+    with pytest.warns(LeanlyWarning, match="argmax"):
+        assert len(leanly.prune.Channels(fraction=0.5)(graph, task).kept["one.weight"][0]) == 4
+
+
+def test_rows_decide_where_no_criterion_is_named(case) -> None:
+    _, graph, task = case
+    asked = {name: leanly.prune.Channels(macs=0.4, importance=name) for name in ("magnitude", "expected_gradient")}
+    kept = {name: cut(graph, task).kept["0.weight"][0].tolist() for name, cut in asked.items()}
+    assert kept["magnitude"] != kept["expected_gradient"], "the case can't tell them apart"
+    unnamed = leanly.prune.Channels(macs=0.4)
+    assert unnamed(graph).kept["0.weight"][0].tolist() == kept["magnitude"]
+    assert unnamed(graph, task).kept["0.weight"][0].tolist() == kept["expected_gradient"]
+
+
 def test_second_order_is_what_is_lost_where_the_other_weights_make_up_for_one() -> None:
     torch.manual_seed(0)
     mixing = torch.eye(6) + 0.3 * torch.randn(6, 6)
@@ -139,7 +193,7 @@ def test_every_criterion_cuts_a_network_and_leaves_it_as_it_was(name: str, case)
     assert small(torch.randn(3, 3, 8, 8)).shape == (3, 4)
 
 
-@pytest.mark.parametrize("name", ["activation_entropy", "fisher", "second_order"])
+@pytest.mark.parametrize("name", ["activation_entropy", "expected_gradient", "fisher", "second_order"])
 def test_criteria_that_read_rows_say_that_there_are_none(name: str, case) -> None:
     _, graph, _ = case
     with pytest.raises(DataError, match=f"importance '{name}' needs"):

@@ -85,3 +85,61 @@ def test_what_can_not_be_refitted_is_refused() -> None:
     other = capture(nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), example=x[:2])
     with pytest.raises(SettingError, match="no layer of the graph is a part"):
         Refit(teacher=capture(nn.Sequential(nn.Flatten(), nn.ReLU()), example=x[:2]))(other, task)
+
+
+class Branches(nn.Module):
+    """A sum of two branches: one can make up for what the other lost."""
+
+    def __init__(self, *, normed: bool) -> None:
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.rand(6, 1, 1) + 0.5), nn.Conv2d(6, 6, 1, bias=not normed)
+        self.norm = nn.BatchNorm2d(6) if normed else nn.Identity()
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.layer(x)) + x * self.scale))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_branch_makes_up_for_what_the_other_one_lost(normed: bool) -> None:
+    torch.manual_seed(0)
+    model, x = scrambled(Branches(normed=normed)).eval(), torch.randn(ROWS, 6, 4, 4)
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    lost = graph.clone()
+    with torch.no_grad():
+        lost.module.get_parameter("scale").zero_()
+    refitted = Refit(damping=1e-9)(lost, task)
+    assert error(graph, lost, x) > 0.01 and error(graph, refitted, x) < 1e-6
+
+
+def test_a_channel_that_a_norm_silences_is_solved_in_front_of_it() -> None:
+    torch.manual_seed(0)
+    model, x = scrambled(Branches(normed=True)).eval(), torch.randn(ROWS, 6, 4, 4)
+    with torch.no_grad():
+        model.get_submodule("norm").get_parameter("weight")[2] = 0
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    weight = graph.module.get_parameter("layer.weight").clone()
+    lost = graph.clone()
+    with torch.no_grad():
+        lost.module.get_parameter("scale").zero_()
+    refitted = Refit(damping=1e-9)(lost, task).module.get_parameter("layer.weight")
+    assert torch.allclose(refitted[2], weight[2], atol=1e-5) and not torch.allclose(refitted[1], weight[1], atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(), (6, 1, 1), (1, 6, 1, 1)], ids=str)
+def test_what_is_the_same_for_all_rows_is_no_branch(shape: tuple[int, ...]) -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = nn.Conv2d(6, 6, 3), nn.Parameter(torch.rand(shape))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) + self.shift * 2
+
+    torch.manual_seed(0)
+    model, x = Shifted().eval(), torch.randn(ROWS, 6, 4, 4)
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    assert error(graph, Refit()(graph, task), x) < 1e-9

@@ -4,7 +4,7 @@ What may be taken out together is found in `graph`; teaching the smaller network
 """
 
 from leanly.prune.channels import Channels
-from leanly.prune.importance import gradient, magnitude
+from leanly.prune.importance import expected_gradient, gradient, magnitude
 from leanly.prune.layers import Layers
 from leanly.prune.refitting import Refit
 from leanly.prune.regression import SparseGPT
@@ -29,6 +29,7 @@ __all__ = [
     "SparseGPT",
     "activation_entropy",
     "batch_norm_scale",
+    "expected_gradient",
     "fisher",
     "geometric_median",
     "gradient",

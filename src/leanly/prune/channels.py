@@ -14,7 +14,7 @@ from leanly.errors import LeanlyError, LeanlyWarning, SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import smallest, take_cheapest
-from leanly.prune.importance import IN_LOSS, magnitude, resolve_importance
+from leanly.prune.importance import IN_LOSS, resolve_importance, usual
 from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, everywhere, held_by
 from leanly.prune.uniform import take_below, take_share
@@ -36,12 +36,13 @@ class Channels:
         fraction: this share of the units of every coupled group; of attention, whole heads first.
         macs: the cheapest units anywhere until this share of the MACs is gone: those that hold the least importance, as
             a share of what is left in their weights, for each MAC (see `take_cheapest`). What criteria in units of the
-            loss (`gradient`, `fisher`) score a layer in all counts, too.
+            loss (`gradient`, `expected_gradient`, `fisher`) score a layer in all counts, too.
         latency: the same until this share of the time of all layers is gone, as `costs` says; widths whose time does
             not fall are left.
         threshold: the units that hold less importance than this share of what the mean unit of their kind holds.
         costs: seconds of each layer by its MACs, measured on the target.
-        importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name.
+        importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name; None takes
+            `expected_gradient` where the task has rows (their labels are not read), and `magnitude` without.
         multiple: widths that are cut stay multiples of it; of the MACs, or the time, leaves what is nearest then.
         normalized: also remove what a layer norm or mean runs over, as the residual width of a transformer; what stays
             then sees other statistics.
@@ -51,7 +52,7 @@ class Channels:
     macs: float | None = None
     latency: float | None = None
     costs: CostTable | None = None
-    importance: Callable[[Graph, Task | None], dict[str, Any]] | str = magnitude
+    importance: Callable[[Graph, Task | None], dict[str, Any]] | str | None = None
     multiple: int = 1
     normalized: bool = True
     threshold: float | None = None
@@ -86,7 +87,8 @@ class Channels:
             )
         if not isinstance(self.normalized, bool):
             raise SettingError(f"normalized={self.normalized!r}", where="Channels", remedy="use True or False")
-        object.__setattr__(self, "importance", resolve_importance(self.importance))
+        if self.importance is not None:
+            object.__setattr__(self, "importance", resolve_importance(self.importance))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a narrower graph; `kept` tells which indices of each parameter remain.
@@ -96,13 +98,13 @@ class Channels:
             DataError: the importance needs labelled data, and there is none.
         """
         check_graph(graph, "Channels")
-        assert callable(self.importance)
-        name = getattr(self.importance, "__name__", type(self.importance).__name__)
-        saliency = checked(graph, self.importance(graph, task), name)
+        importance = usual(graph, task) if self.importance is None else resolve_importance(self.importance)
+        name = getattr(importance, "__name__", type(importance).__name__)
+        saliency = checked(graph, importance(graph, task), name)
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            scored = held_by(coupling, saliency, comparable=self.importance in IN_LOSS)
+            scored = held_by(coupling, saliency, comparable=importance in IN_LOSS)
             held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)
             reached, coarse = self._choose(coupling, removal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,10 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.rows import checked_batches
-from leanly.prune.labels import BATCH, ROWS, labelled, loss_of
+from leanly.prune.drawing import Drawn, float_outputs
+from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
 from leanly.prune.skipping import skipping
 from leanly.prune.values import activation_entropy, fisher, second_order
 from leanly.prune.weights import (
@@ -46,8 +49,6 @@ def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     return {name: weight.detach().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
 def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     """Return |weight * gradient of the loss|, the change of the loss to first order, averaged over batches.
 
@@ -61,6 +62,39 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         DataError: no task, no labelled data, or a loss that can't be computed on it.
     """
     task, split = labelled(task, "gradient")
+    return _weight_times_slope(graph, split, functools.partial(loss_of, task=task, split=split))
+
+
+def expected_gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
+    """Return |weight * gradient of the loss| on labels that are drawn as the network expects them: none are read.
+
+    Slopes on such labels cancel out in the mean; their size is the root of the Fisher information (Kunstner et al.
+    2019, "Limitations of the Empirical Fisher Approximation for Natural Gradient Descent"). It does not vanish where
+    the network knows its training rows by heart, as `gradient` does (Molchanov et al. 2019).
+
+    Args:
+        graph: whose parameters are judged, in evaluation mode.
+        task: the first 512 rows of `train` (`validation` where there is no `train`); its loss tells how labels are
+            drawn: classes, yes or no, or the outputs themselves with noise.
+
+    Raises:
+        DataError: the task has no rows, or no output has a slope.
+    """
+    split = rows_of(task, "expected_gradient")
+    assert task is not None, "it has rows"
+    return _weight_times_slope(graph, split, Drawn(task))
+
+
+def usual(graph: Graph, task: Task | None) -> Importance:
+    """Return the criterion for those who name none: `expected_gradient` where there are rows, else `magnitude`."""
+    has_rows = task is not None and task.seen_split() is not None
+    return expected_gradient if has_rows and float_outputs(graph) else magnitude
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _weight_times_slope(graph: Graph, split: Split, loss: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """Return |weight * slope|, added up over batches; `loss` takes the graph, its flat outputs and targets."""
     graph = graph.clone().eval()
     weights = {name: weight.requires_grad_() for name, weight in graph.named_parameters()}
     if not weights:
@@ -68,15 +102,15 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
         outputs = graph.flat(*(tensor.to(graph.device) for tensor in inputs))
-        loss = loss_of(graph, task, split, outputs, targets)
-        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        value = loss(graph, outputs=outputs, targets=targets)
+        found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for (name, weight), slope in zip(weights.items(), found, strict=True):
             if slope is not None:
                 total[name] += (weight.detach() * slope).abs()
     return total
 
 
-IN_LOSS = (gradient, fisher)
+IN_LOSS = (gradient, expected_gradient, fisher)
 """Criteria in units of the loss: what one layer scores can be compared with what another does."""
 CRITERIA = {
     function.__name__: function
@@ -88,6 +122,7 @@ CRITERIA = {
         weight_entropy,
         activation_entropy,
         gradient,
+        expected_gradient,
         fisher,
         second_order,
         lamp,

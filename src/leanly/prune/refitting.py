@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
 from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter
 from leanly.graph.nodes import MATRICES, argument
-from leanly.graph.rows import checked_batches
+from leanly.graph.rows import held_batches
+from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
-from leanly.graph.watching import Inside
+from leanly.prune.branches import added
 from leanly.prune.labels import seen_rows
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
@@ -32,8 +32,10 @@ BATCH = 32
 class Refit:
     """Solve each layer's weights for the outputs that it had before the cut, layer after layer, in closed form.
 
-    Least squares over the values that run through both networks; labels are not used. He et al. 2017, "Channel Pruning
-    for Accelerating Very Deep Neural Networks". Put it behind `prune.Channels`; `training.BatchNorm` behind it.
+    Least squares over the values that run through both networks; labels are not used. Where a layer's outputs are added
+    to another branch it makes up for what that one has lost by then, too. He et al. 2017, "Channel Pruning for
+    Accelerating Very Deep Neural Networks". Put it behind `prune.Channels`. Statistics of batch norm are to stay as
+    they are then: weights are solved for those that the network had.
 
     Args:
         teacher: the network before the cut: "original" for the task's model, a Graph, or a trained nn.Module.
@@ -71,7 +73,11 @@ class Refit:
         layers = learned_layers(graph)
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
-        left += [layer.name for layer, theirs in pairs.items() if not self._refit(graph, layer, teacher, theirs, split)]
+        batches = held_batches(graph, split, BATCH, self.samples)
+        ours, theirs = Sweep(graph, batches), Sweep(teacher, batches)
+        for layer, original in pairs.items():
+            if not self._refit(_Side(graph, layer, ours), _Side(teacher, original, theirs)):
+                left.append(layer.name)
         others = other_layers(graph)
         if len(left) == len(layers):
             unknown = f"; it does not know {', '.join(others[:3])}" if others else ""
@@ -84,26 +90,31 @@ class Refit:
             graph.notes = (*graph.notes, f"prune.Refit left as they are: {', '.join([*left, *others])}")
         return graph.train(mode)
 
-    def _refit(self, graph: Graph, layer: Node, teacher: Graph, theirs: Node, split: Split) -> bool:
+    def _refit(self, ours: _Side, theirs: _Side) -> bool:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
-        weight = find(graph.module, str(argument(layer, "weight").target))
-        bias = bias_of(layer)
-        kept = kept_outputs(graph, teacher, layer)
-        ours = Inside(graph, [argument(layer, "input").name])
-        wanted = Inside(teacher, [theirs.name])
+        graph, layer = ours.graph, ours.layer
+        weight, bias = find(graph.module, str(argument(layer, "weight").target)), bias_of(layer)
+        kept = kept_outputs(graph, theirs.graph, layer)
+        branch, whole = added(layer), added(theirs.layer)
+        names, wanted = [argument(layer, "input").name], [theirs.layer.name]
+        if branch is not None and whole is not None:
+            names, wanted = [*names, branch.other.name], [*wanted, whole.total.name]
         squares = products = torch.zeros((), device=graph.device)
+        for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
+            x = columns(given, layer, weight.shape[2:]).double()
+            if bias is not None:
+                x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+            y = _outputs(output, layer)[kept].double()
+            if y.shape[1] != x.shape[2]:
+                return False
+            for other, total in zip(others, totals, strict=True):
+                if other.ndim != total.ndim or (beside := _outputs(other, layer).double()).shape != y.shape:
+                    continue  # it is the same for all rows, or places
+                assert branch is not None
+                y = branch.before_norms(graph, _outputs(total, layer)[kept].double() - beside, y)
+            y = y.reshape(len(x), -1, x.shape[2])
+            squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
         with torch.no_grad():
-            for inputs, _ in checked_batches(graph, split, BATCH, self.samples):
-                leaves = [tensor.to(graph.device) for tensor in inputs]
-                (given,), (output,) = ours(*leaves), wanted(*leaves)
-                x = columns(given, layer, weight.shape[2:]).double()
-                if bias is not None:
-                    x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-                y = _outputs(output, layer)[kept].double()
-                if y.shape[1] != x.shape[2]:
-                    return False
-                y = y.reshape(len(x), -1, x.shape[2])
-                squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
             now = as_rows(weight.double(), layer, len(squares))
             if bias is not None:
                 now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
@@ -113,6 +124,18 @@ class Refit:
                 solved = solved[:, :, :-1]
             weight.copy_(from_rows(solved, layer, weight.shape))
         return True
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A layer, and a sweep through the graph that has it."""
+
+    graph: Graph
+    layer: Node
+    sweep: Sweep
+
+    def values(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
+        return self.sweep.values(names, before=self.layer.name)
 
 
 def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> Tensor:

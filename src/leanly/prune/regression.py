@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
 from leanly.graph.layers import layer_weights, other_layers
 from leanly.graph.nodes import MATRICES, argument
-from leanly.graph.rows import checked_batches
+from leanly.graph.rows import held_batches
+from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
-from leanly.graph.watching import Inside
 from leanly.prune.labels import seen_rows
 from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every, largest
 from leanly.scalars import check_whole, is_number, names_of
@@ -79,24 +78,24 @@ class SparseGPT:
                 where="SparseGPT",
                 remedy="shorten dense; it knows linear layers and convolutions of images and sequences",
             )
+        batches = held_batches(graph, split, BATCH, self.samples)
+        sweep = Sweep(graph, batches)
         for layer in layers:
-            self._thin(graph, layer, split)
+            self._thin(graph, layer, sweep)
         graph.notes = (*graph.notes, f"prune.SparseGPT: {STORAGE_ONLY}")
         whole = [layer.name for layer in readers.values() if not has_columns(layer)] + other_layers(graph)
         if whole:
             graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")
         return graph.train(mode)
 
-    def _thin(self, graph: Graph, layer: Node, split: Split) -> None:
+    def _thin(self, graph: Graph, layer: Node, sweep: Sweep) -> None:
         weight = find(graph.module, str(argument(layer, "weight").target))
         if self.pattern is not None:
             inputs = weight.shape[0 if layer.target in MATRICES else 1]
             check_divides(inputs, self.pattern[1], layer.name, "SparseGPT.pattern")
-        run = Inside(graph, [argument(layer, "input").name])
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
-            for inputs, _ in checked_batches(graph, split, BATCH, self.samples):
-                (given,) = run(*(tensor.to(graph.device) for tensor in inputs))
+            for (given,) in sweep.values([argument(layer, "input").name], before=layer.name):
                 multiplied = columns(given, layer, weight.shape[2:]).double()
                 hessians = hessians + multiplied @ multiplied.transpose(1, 2)
             # neighbouring inputs of a tap side by side, as patterns count them

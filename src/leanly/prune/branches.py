@@ -1,0 +1,83 @@
+"""Branches: where a layer's outputs are added to what another branch brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from leanly.graph import Graph
+from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.tensors import find
+
+aten = torch.ops.aten
+SUM, NORM, DROPOUT = aten.add.Tensor, aten.batch_norm.default, aten.dropout.default
+LEAST_SCALE = 1e-3
+"""Of the largest scale of a norm: what is smaller can't be turned back."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """`total` is `other` plus a layer's outputs behind some batch norms.
+
+    Args:
+        total, other: nodes.
+        norms: in the order in which they run.
+    """
+
+    total: Node
+    other: Node
+    norms: tuple[Node, ...]
+
+    def before_norms(self, graph: Graph, values: Tensor, instead: Tensor) -> Tensor:
+        """Return what has to go into the norms so that values come out of them, as they run in evaluation mode.
+
+        Args:
+            graph: whose statistics count.
+            values: `[channels, places]`.
+            instead: returned for channels that a norm all but silences.
+        """
+        for norm in reversed(self.norms):
+            scale, shift = _affine(graph, norm)
+            usable = scale.abs() > LEAST_SCALE * scale.abs().max()
+            turned = (values - shift[:, None]) / torch.where(usable, scale, 1.0)[:, None]
+            values = torch.where(usable[:, None], turned, instead)
+        return values
+
+
+def added(layer: Node) -> Branch | None:
+    """Return the sum that a layer's outputs go to, and nothing else does but through batch norms; None without one."""
+    node, norms = layer, []
+    while len(node.users) == 1:
+        (user,) = node.users
+        if user.target is NORM and reads_tensor(argument(user, "running_mean")):
+            norms.append(user)
+        elif user.target is SUM:
+            return _branch(user, node, tuple(norms))
+        elif user.target is not DROPOUT:
+            return None
+        node = user
+    return None
+
+
+def _branch(total: Node, node: Node, norms: tuple[Node, ...]) -> Branch | None:
+    sides = [argument(total, name) for name in ("self", "other")]
+    others = [side for side in sides if isinstance(side, Node) and side is not node and side.op != "get_attr"]
+    if len(others) != 1 or argument(total, "alpha") != 1:
+        return None
+    return Branch(total, others[0], norms)
+
+
+def _affine(graph: Graph, norm: Node) -> tuple[Tensor, Tensor]:
+    """Return the scale and the shift of each channel, in evaluation mode."""
+    mean, variance, weight, bias = (
+        find(graph.module, str(argument(norm, name).target)).detach().double()
+        if reads_tensor(argument(norm, name))
+        else None
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    assert mean is not None and variance is not None
+    scale = (variance + argument(norm, "eps")).rsqrt() * (1.0 if weight is None else weight)
+    return scale, (0.0 if bias is None else bias) - mean * scale

@@ -9,7 +9,9 @@ from leanly.families.allocation import least_share
 from leanly.families.tries import Cut
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
-from leanly.prune import Channels, Layers, magnitude, skipping
+from leanly.graph.columns import has_columns
+from leanly.graph.layers import learned_layers
+from leanly.prune import Channels, Layers, Refit, magnitude, skipping
 from leanly.recipe import Pass
 from leanly.training import BatchNorm
 
@@ -39,19 +41,22 @@ def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
     shares = CHANNEL_SHARES if costs is None else [share * most for share in TIME_SHARES]
     what = "MACs" if costs is None else "time"
     counts = {round(share * blocks) for share in LAYER_SHARES}
+    restored: tuple[Pass, ...] = (Refit(),) if any(map(has_columns, learned_layers(graph))) else (BatchNorm(),)
     found = [
-        Cut(f"{blocks - count} of {blocks} layers", (_layers(count), BatchNorm()), FEATURES)
+        Cut(f"{blocks - count} of {blocks} layers", (_layers(count),), FEATURES, restored)
         for count in sorted(counts)
         if 0 < count <= blocks
     ]
     found += [
-        Cut(f"{share:.0%} of {what} off channels", (_channels(share, multiple, costs), BatchNorm())) for share in shares
+        Cut(f"{share:.0%} of {what} off channels", (_channels(share, multiple, costs),), restored=restored)
+        for share in shares
     ]
     for layer_share, share in BOTH:
         count = round(layer_share * blocks)
         if count:
             label = f"{blocks - count} of {blocks} layers and {share * most:.0%} of {what} off channels"
-            found.append(Cut(label, (_layers(count), _channels(share * most, multiple, costs), BatchNorm())))
+            both = (_layers(count), _channels(share * most, multiple, costs))
+            found.append(Cut(label, both, restored=restored))
     return found
 
 

@@ -154,7 +154,9 @@ class Ladder:
         cut, epochs = self.cuts[number], (*rung.before[number], rung.epochs[number])
         lessons = (self.teach(cut, count, epochs[:place]) for place, count in enumerate(epochs))
         label = f"{cut.label}, taught {sum(epochs):.3g} epoch{'s' if sum(epochs) > 1 else ''}"
-        return self.candidate((*cut.passes, *lessons), label, rung.epochs[number] * self._epoch_seconds(cut))
+        return self.candidate(
+            (*cut.passes, *cut.restored, *lessons), label, rung.epochs[number] * self._epoch_seconds(cut)
+        )
 
     def _worth_teaching(self, times: dict[int, float]) -> list[int]:
         """Return cuts no other of which is both faster and larger, slowest first."""

@@ -291,7 +291,7 @@ class Networks:
             return self._teaching.epoch_seconds(student, hidden=cut.features > 0)
 
         def probe(cut: Cut, spare: float) -> tuple[float, float]:
-            student = self._maker.outcome(Recipe(cut.passes))
+            student = self._maker.outcome(Recipe((*cut.passes, *cut.restored)))
             return self._teaching.probe(student, spare, seconds(cut), cut.features)
 
         return Ladder(

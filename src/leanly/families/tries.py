@@ -33,11 +33,13 @@ class Cut:
         label: how people read it: "half of the channels".
         passes: the passes.
         features: what hidden values count while it is taught.
+        restored: passes between the cut and its teaching; they change no shape.
     """
 
     label: str
     passes: tuple[Pass, ...]
     features: float = 0.0
+    restored: tuple[Pass, ...] = ()
 
 
 @dataclass

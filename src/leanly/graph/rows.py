@@ -36,11 +36,6 @@ def checked_batches(
         yield inputs, targets
 
 
-def held_batches(graph: Graph, split: Split, size: int, limit: int) -> list[list[Tensor]]:
-    """Return flat input tensors of a split's first rows where the graph computes; see `checked_batches`."""
-    return [[tensor.to(graph.device) for tensor in inputs] for inputs, _ in checked_batches(graph, split, size, limit)]
-
-
 def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequence[int] | Tensor | None) -> None:
     """Raise a DataError where a batch is not what the graph takes: its shape, its dtype, finite numbers.
 

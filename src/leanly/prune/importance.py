@@ -13,9 +13,9 @@ from torch import Tensor
 from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.rows import checked_batches
 from leanly.prune.drawing import Drawn, float_outputs
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
+from leanly.prune.reading import read_rows
 from leanly.prune.skipping import skipping
 from leanly.prune.values import activation_entropy, fisher, second_order
 from leanly.prune.weights import (
@@ -100,8 +100,9 @@ def _weight_times_slope(graph: Graph, split: Split, loss: Callable[..., Tensor])
     if not weights:
         return {}
     total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
-        outputs = graph.flat(*(tensor.to(graph.device) for tensor in inputs))
+    (running,), batches = read_rows([graph], split, BATCH, ROWS)
+    for inputs, targets in batches:
+        outputs = running.flat(*inputs)
         value = loss(graph, outputs=outputs, targets=targets)
         found = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
         for (name, weight), slope in zip(weights.items(), found, strict=True):

@@ -15,11 +15,11 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
 from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter
 from leanly.graph.nodes import MATRICES, argument
-from leanly.graph.rows import held_batches
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.prune.branches import added
 from leanly.prune.labels import seen_rows
+from leanly.prune.reading import read_rows
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -73,8 +73,8 @@ class Refit:
         layers = learned_layers(graph)
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
-        batches = held_batches(graph, split, BATCH, self.samples)
-        ours, theirs = Sweep(graph, batches), Sweep(teacher, batches)
+        running, batches = read_rows([graph, teacher], split, BATCH, self.samples)
+        ours, theirs = (Sweep(one, [inputs for inputs, _ in batches]) for one in running)
         for layer, original in pairs.items():
             if not self._refit(_Side(graph, layer, ours), _Side(teacher, original, theirs)):
                 left.append(layer.name)

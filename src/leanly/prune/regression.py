@@ -14,10 +14,10 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
 from leanly.graph.layers import layer_weights, other_layers
 from leanly.graph.nodes import MATRICES, argument
-from leanly.graph.rows import held_batches
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.prune.labels import seen_rows
+from leanly.prune.reading import read_rows
 from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every, largest
 from leanly.scalars import check_whole, is_number, names_of
 from leanly.target import Target
@@ -78,8 +78,8 @@ class SparseGPT:
                 where="SparseGPT",
                 remedy="shorten dense; it knows linear layers and convolutions of images and sequences",
             )
-        batches = held_batches(graph, split, BATCH, self.samples)
-        sweep = Sweep(graph, batches)
+        (running,), batches = read_rows([graph], split, BATCH, self.samples)
+        sweep = Sweep(running, [inputs for inputs, _ in batches])
         for layer in layers:
             self._thin(graph, layer, sweep)
         graph.notes = (*graph.notes, f"prune.SparseGPT: {STORAGE_ONLY}")

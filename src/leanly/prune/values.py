@@ -10,9 +10,9 @@ from leanly.graph import Graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
 from leanly.graph.nodes import argument
-from leanly.graph.rows import checked_batches
 from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
+from leanly.prune.reading import read_rows
 from leanly.prune.weights import entropies
 from leanly.task import Task
 
@@ -37,11 +37,12 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     split = rows_of(task, "activation_entropy")
     graph = graph.clone().eval()
     layers = _layers(graph)
-    inside = Inside(graph, [layer.name for layer in layers])
+    (running,), batches = read_rows([graph], split, BATCH, ROWS)
+    inside = Inside(running, [layer.name for layer in layers])
     means: list[list[Tensor]] = [[] for _ in layers]
     with torch.no_grad():
-        for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
-            values = inside(*(tensor.to(graph.device) for tensor in inputs))
+        for inputs, targets in batches:
+            values = inside(*inputs)
             for kept, layer, value in zip(means, layers, values, strict=True):
                 kept.append(_channels(layer, value, len(targets)).mean(2))
     found = {}
@@ -79,11 +80,12 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     layers = _layers(graph)
     if not layers:
         return {}
-    watched = Watched(graph, [layer.name for layer in layers])
+    (running,), batches = read_rows([graph], split, BATCH, ROWS)
+    watched = Watched(running, [layer.name for layer in layers])
     outputs_of = [len(filters(_weight(graph, layer)[1], transposed_groups(layer))) for layer in layers]
     total = [torch.zeros(count, dtype=torch.float64) for count in outputs_of]
-    for inputs, targets in checked_batches(graph, split, BATCH, ROWS):
-        outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
+    for inputs, targets in batches:
+        outputs = watched.flat(*inputs)
         values = outputs[len(graph.outputs) :]
         loss = loss_of(graph, task, split, outputs[: len(graph.outputs)], targets)
         slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
@@ -115,11 +117,12 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     graph = graph.clone().eval()
     layers = [layer for layer in _layers(graph) if has_columns(layer)]
     names = list(dict.fromkeys(argument(layer, "input").name for layer in layers))
-    inside = Inside(graph, names)
+    (running,), batches = read_rows([graph], split, BATCH, ROWS)
+    inside = Inside(running, names)
     hessians: dict[str, Tensor] = {}
     with torch.no_grad():
-        for inputs, _ in checked_batches(graph, split, BATCH, ROWS):
-            values = dict(zip(names, inside(*(tensor.to(graph.device) for tensor in inputs)), strict=True))
+        for inputs, _ in batches:
+            values = dict(zip(names, inside(*inputs), strict=True))
             for layer in layers:
                 seen = _hessian(layer, _weight(graph, layer)[1], values[argument(layer, "input").name])
                 hessians[layer.name] = hessians.get(layer.name, torch.zeros_like(seen)) + seen

@@ -113,6 +113,19 @@ def test_a_branch_makes_up_for_what_the_other_one_lost(normed: bool) -> None:
     assert error(graph, lost, x) > 0.01 and error(graph, refitted, x) < 1e-6
 
 
+def test_weights_are_solved_for_the_statistics_that_are_there() -> None:
+    torch.manual_seed(0)
+    model = scrambled(nn.Sequential(nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))).eval()
+    x = torch.randn(ROWS, 6, 4, 4)
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    trained = graph.clone()
+    with torch.no_grad():
+        trained.module.get_buffer("1.running_var").mul_(3)
+        trained.module.get_buffer("1.running_mean").add_(1)
+    assert error(graph, trained, x) > 0.01 and error(graph, Refit(damping=1e-9)(trained, task), x) < 1e-6
+
+
 def test_a_channel_that_a_norm_silences_is_solved_in_front_of_it() -> None:
     torch.manual_seed(0)
     model, x = scrambled(Branches(normed=True)).eval(), torch.randn(ROWS, 6, 4, 4)

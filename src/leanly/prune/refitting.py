@@ -17,7 +17,7 @@ from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_par
 from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
-from leanly.prune.branches import added
+from leanly.prune.destinations import destination
 from leanly.prune.labels import seen_rows
 from leanly.prune.reading import read_rows
 from leanly.scalars import check_whole, is_number
@@ -32,10 +32,11 @@ BATCH = 32
 class Refit:
     """Solve each layer's weights for the outputs that it had before the cut, layer after layer, in closed form.
 
-    Least squares over the values that run through both networks; labels are not used. Where a layer's outputs are added
-    to another branch it makes up for what that one has lost by then, too. He et al. 2017, "Channel Pruning for
-    Accelerating Very Deep Neural Networks". Put it behind `prune.Channels`. Statistics of batch norm are to stay as
-    they are then: weights are solved for those that the network had.
+    Least squares over the values that run through both networks; labels are not used. What counts is what comes out of
+    the batch norms behind a layer, and where that is added to another branch the layer makes up for what this one has
+    lost by then, too. He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks". Put it behind
+    `prune.Channels` or `prune.Layers`, and no `training.BatchNorm` behind it: weights are solved for the statistics
+    that are there.
 
     Args:
         teacher: the network before the cut: "original" for the task's model, a Graph, or a trained nn.Module.
@@ -94,11 +95,12 @@ class Refit:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
         graph, layer = ours.graph, ours.layer
         weight, bias = find(graph.module, str(argument(layer, "weight").target)), bias_of(layer)
-        kept = kept_outputs(graph, theirs.graph, layer)
-        branch, whole = added(layer), added(theirs.layer)
+        kept = kept_outputs(graph, theirs.graph, layer).to(graph.device)
+        arrived, whole = destination(layer), destination(theirs.layer)
         names, wanted = [argument(layer, "input").name], [theirs.layer.name]
-        if branch is not None and whole is not None:
-            names, wanted = [*names, branch.other.name], [*wanted, whole.total.name]
+        if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
+            names += [arrived.other.name] if arrived.other is not None else []
+            wanted.append(whole.total.name)
         squares = products = torch.zeros((), device=graph.device)
         for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
             x = columns(given, layer, weight.shape[2:]).double()
@@ -107,11 +109,11 @@ class Refit:
             y = _outputs(output, layer)[kept].double()
             if y.shape[1] != x.shape[2]:
                 return False
-            for other, total in zip(others, totals, strict=True):
-                if other.ndim != total.ndim or (beside := _outputs(other, layer).double()).shape != y.shape:
-                    continue  # it is the same for all rows, or places
-                assert branch is not None
-                y = branch.before_norms(graph, _outputs(total, layer)[kept].double() - beside, y)
+            for total in totals:
+                assert arrived is not None
+                missing = total.index_select(-1 if is_product(layer) else 1, kept) - sum(others)
+                if (flat := _outputs(missing, layer).double()).shape == y.shape:  # not where others have more places
+                    y = arrived.before_norms(graph, flat, y)
             y = y.reshape(len(x), -1, x.shape[2])
             squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Branches: where a layer's outputs are added to what another branch brings."""
+"""Destinations: where a layer's outputs arrive behind its batch norms, alone or added to another branch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ LEAST_SCALE = 1e-3
 
 
 @dataclass(frozen=True)
-class Branch:
-    """`total` is `other` plus a layer's outputs behind some batch norms.
+class Destination:
+    """`total` is a layer's outputs behind some batch norms, plus `other`.
 
     Args:
-        total, other: nodes.
+        total: the last norm, or the sum.
+        other: what is added; None where nothing is.
         norms: in the order in which they run.
     """
 
     total: Node
-    other: Node
+    other: Node | None
     norms: tuple[Node, ...]
 
     def before_norms(self, graph: Graph, values: Tensor, instead: Tensor) -> Tensor:
@@ -47,27 +48,26 @@ class Branch:
         return values
 
 
-def added(layer: Node) -> Branch | None:
-    """Return the sum that a layer's outputs go to, and nothing else does but through batch norms; None without one."""
+def destination(layer: Node) -> Destination | None:
+    """Return where a layer's outputs arrive if nothing else reads them on the way; None where no norm and no sum is."""
     node, norms = layer, []
     while len(node.users) == 1:
         (user,) = node.users
+        if user.target is SUM and (other := _other(user, node)) is not None:
+            return Destination(user, other, tuple(norms))
         if user.target is NORM and reads_tensor(argument(user, "running_mean")):
             norms.append(user)
-        elif user.target is SUM:
-            return _branch(user, node, tuple(norms))
         elif user.target is not DROPOUT:
-            return None
+            break
         node = user
-    return None
+    return Destination(norms[-1], None, tuple(norms)) if norms else None
 
 
-def _branch(total: Node, node: Node, norms: tuple[Node, ...]) -> Branch | None:
+def _other(total: Node, node: Node) -> Node | None:
+    """Return what a node is added to, None where that is not computed or not added as it is."""
     sides = [argument(total, name) for name in ("self", "other")]
     others = [side for side in sides if isinstance(side, Node) and side is not node and side.op != "get_attr"]
-    if len(others) != 1 or argument(total, "alpha") != 1:
-        return None
-    return Branch(total, others[0], norms)
+    return others[0] if len(others) == 1 and argument(total, "alpha") == 1 else None
 
 
 def _affine(graph: Graph, norm: Node) -> tuple[Tensor, Tensor]:

@@ -49,3 +49,10 @@ def test_every_cut_comes_nearer_to_the_original_before_it_is_taught() -> None:
 def test_what_can_not_be_refitted_gets_new_statistics() -> None:
     model = nn.Sequential(nn.ConvTranspose2d(3, 16, 2), nn.BatchNorm2d(16), nn.ConvTranspose2d(16, 3, 2)).eval()
     assert {cut.restored for cut in cuts(capture(model, example=torch.randn(2, 3, 6, 6)))} == {(BatchNorm(),)}
+
+
+def test_layers_that_can_not_be_refitted_get_new_statistics_beside_those_that_can() -> None:
+    layers = [nn.Conv3d(3, 16, 1), nn.BatchNorm3d(16), nn.ReLU(), nn.Conv3d(16, 16, 1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 4)).eval()
+    found = cuts(capture(model, example=torch.randn(2, 3, 4, 4, 4)))
+    assert {cut.restored for cut in found} == {(BatchNorm(), Refit())}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,7 @@ def test_what_rows_can_tell_limits_the_chance(largest: float, noise: float) -> N
 def test_one_better_than_the_original_need_not_get_better_still() -> None:
     judged = Tries(lambda cut, seconds: (1.0, 0.0), largest=-0.002, noise=0.002)
     assert judged.chance(1.0, -0.004, 5.0) == judged.chance(1.0, -0.004, 0.0) > 0.7
+
+
+def test_what_can_not_be_tried_is_hopeless() -> None:
+    assert Tries(lambda cut, seconds: (1.0, math.inf), 0.01, 0.003).chance(1.0, math.inf, 10.0) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,52 @@ def test_expected_gradient_reads_no_labels(loss, case) -> None:
         found.append(leanly.prune.expected_gradient(graph, about))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     assert min(float(found[0][f"{layer}.weight"].sum()) for layer in (0, 3, 6)) > 0
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_a_short_last_batch_counts_by_its_rows(loss: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1 if loss == "mse" else 3)).eval()
+    x = torch.randn(33, 6)
+    totals = []
+    for rows in (32, 33):
+        task = leanly.Task(model, example=x[:2], train=(x[:rows], torch.zeros(rows)), loss=loss, metric="mse")
+        totals.append(sum(map(torch.sum, leanly.prune.expected_gradient(capture(model, example=x[:2]), task).values())))
+    assert 0.8 < float(totals[1]) / float(totals[0]) < 1.25
+
+
+class Step(nn.Module):
+    """What comes out follows no parameter smoothly, or only in part."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.one, self.two, self.end = nn.Linear(5, 8), nn.Linear(8, 3), end
+        self.kinds = nn.Parameter(torch.arange(3) % 2, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        hidden = torch.relu(self.one(x))
+        logits = self.two(hidden)
+        if self.end == "step":
+            return (logits > 0).float()
+        if self.end == "no_grad":
+            with torch.no_grad():
+                return self.two(torch.relu(self.one(x)))
+        if self.end == "scalar":
+            return logits, hidden.square().mean()
+        if self.end == "integers first":
+            values, places = logits.topk(2)
+            return places, values
+        return logits * self.kinds
+
+
+@pytest.mark.filterwarnings("ignore::leanly.errors.LeanlyWarning")
+@pytest.mark.parametrize("end", ["step", "no_grad", "scalar", "integers first", "integer parameter"])
+def test_a_cut_without_a_criterion_runs_on_awkward_outputs(end: str) -> None:
+    torch.manual_seed(0)
+    model, x = Step(end).eval(), torch.randn(20, 5)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(20, 3)), loss="mse", metric=lambda a, b: 0.0)
+    small = leanly.prune.Channels(fraction=0.5)(capture(model, example=x[:2]), task)
+    assert len(small.kept["one.weight"][0]) == 4
 
 
 def test_what_gives_no_numbers_has_no_expected_gradient() -> None:

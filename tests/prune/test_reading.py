@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import leanly
 from leanly.graph import capture
@@ -77,3 +78,26 @@ def test_a_refit_is_not_weighed_down_by_padding() -> None:
         outcomes.append(Refit()(small, task).state_dict())
     for name, weight in outcomes[0].items():
         torch.testing.assert_close(weight, outcomes[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_stream_of_batches_of_several_lengths_is_read_as_it_is() -> None:
+    model = model_of()
+    rows = task_of(model, LONG).split("train")
+    assert rows is not None
+    (ids, mask), targets = rows.take(torch.arange(ROWS))
+    parts = [
+        ((ids[s : s + 20, :n], mask[s : s + 20, :n]), targets[s : s + 20]) for s, n in ((0, 24), (20, 32), (40, 24))
+    ]
+    task = leanly.Task(
+        model,
+        example=(ids[:2], mask[:2]),
+        train=DataLoader(parts, batch_size=None),  # type: ignore[arg-type]
+        dynamic={"ids": {1: "length"}, "mask": {1: "length"}},
+    )
+    graph = capture(model, example=task.example, dynamic=task.dynamic)
+    split = task.split("train")
+    assert split is not None
+    _, batches = read_rows([graph], split, 20, ROWS)
+    assert [inputs[0].shape[1] for inputs, _ in batches] == [SHORT] * 3
+    small = Channels(fraction=0.5, normalized=False)(graph, task)
+    assert Refit()(small, task)(ids[:3], mask[:3]).shape == (3, 3)

@@ -156,3 +156,55 @@ def test_what_is_the_same_for_all_rows_is_no_branch(shape: tuple[int, ...]) -> N
     graph = capture(model, example=x[:2])
     task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
     assert error(graph, Refit()(graph, task), x) < 1e-9
+
+
+class Tokens(nn.Module):
+    """A batch norm whose channels are tokens, as many as the layer before it has features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.relu(self.norm(self.one(x))))
+
+
+class Positive(nn.Module):
+    """A batch norm whose scale is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.scale = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Parameter(torch.randn(8))
+        self.register_buffer("mean", torch.randn(8))
+        self.register_buffer("variance", torch.rand(8) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        variance = self.get_buffer("variance")
+        normed = nn.functional.batch_norm(self.one(x), self.get_buffer("mean"), variance, self.scale.abs() + 0.5)
+        return self.two(torch.relu(normed))
+
+
+@pytest.mark.parametrize(("net", "shape"), [(Tokens, (8, 6)), (Positive, (3, 5, 5))])
+def test_a_norm_that_can_not_be_turned_back_changes_nothing(net: type[nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = scrambled(net()).eval(), torch.randn(ROWS, *shape)
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    assert error(graph, Refit()(graph, task), x) < 1e-9
+
+
+def test_layers_that_share_a_bias_are_left_alone() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.two.bias = self.one.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.three(torch.relu(self.two(torch.relu(self.one(x)))))
+
+    torch.manual_seed(0)
+    model, x = Shared().eval(), torch.randn(ROWS, 6)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    graph = capture(model, example=x[:2])
+    assert any("left as they are: linear, linear_1" in note for note in Refit()(graph, task).notes)

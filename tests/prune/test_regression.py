@@ -8,7 +8,7 @@ from torch import nn
 
 import leanly
 from leanly.errors import DataError, SettingError
-from leanly.graph import capture
+from leanly.graph import capture, sweeping
 from leanly.prune import Sparse, SparseGPT
 from tests.prune.surgery import scrambled
 
@@ -84,3 +84,24 @@ def test_dense_layers_stay_and_data_are_asked_for() -> None:
 def test_what_is_out_of_range_is_refused(wrong: dict) -> None:
     with pytest.raises(SettingError, match="SparseGPT"):
         SparseGPT(**wrong)
+
+
+def test_a_weight_that_is_read_again_is_seen_as_it_has_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three, self.head = (nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = x + self.two(torch.relu(self.one(x)))
+            return self.head(torch.relu(self.three(x)))
+
+    torch.manual_seed(0)
+    model, x = Again().eval(), torch.randn(64, 8)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(64, dtype=torch.long)))
+    found = []
+    for largest in (sweeping.LARGEST, -1):
+        monkeypatch.setattr(sweeping, "LARGEST", largest)
+        found.append(SparseGPT(0.5)(capture(model, example=x[:2]), task)(x))
+    assert torch.equal(*found)

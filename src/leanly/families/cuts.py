@@ -9,9 +9,9 @@ from leanly.families.allocation import least_share
 from leanly.families.tries import Cut
 from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
-from leanly.graph.columns import has_columns
 from leanly.graph.layers import learned_layers
 from leanly.prune import Channels, Layers, Refit, magnitude, skipping
+from leanly.prune.refitting import is_solvable
 from leanly.recipe import Pass
 from leanly.training import BatchNorm
 
@@ -41,7 +41,7 @@ def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
     shares = CHANNEL_SHARES if costs is None else [share * most for share in TIME_SHARES]
     what = "MACs" if costs is None else "time"
     counts = {round(share * blocks) for share in LAYER_SHARES}
-    restored: tuple[Pass, ...] = (Refit(),) if any(map(has_columns, learned_layers(graph))) else (BatchNorm(),)
+    restored = _restored(graph)
     found = [
         Cut(f"{blocks - count} of {blocks} layers", (_layers(count),), FEATURES, restored)
         for count in sorted(counts)
@@ -58,6 +58,15 @@ def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
             both = (_layers(count), _channels(share * most, multiple, costs))
             found.append(Cut(label, both, restored=restored))
     return found
+
+
+def _restored(graph: Graph) -> tuple[Pass, ...]:
+    """Return what brings a smaller network nearer to the whole one; layers that Refit leaves need new statistics."""
+    layers = learned_layers(graph)
+    solved = [layer for layer in layers if is_solvable(graph, layer)]
+    if not solved:
+        return (BatchNorm(),)
+    return (Refit(),) if len(solved) == len(layers) else (BatchNorm(), Refit())
 
 
 def _layers(count: int) -> Pass:

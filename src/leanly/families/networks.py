@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
 from leanly.costs import CostTable
+from leanly.errors import LeanlyError, LeanlyWarning
 from leanly.families.allocation import NARROWER, Timed, error_of, foreseen, kept_costs, measure_costs
 from leanly.families.candidate import (
     INTEGER_RUNTIMES,
@@ -291,8 +293,13 @@ class Networks:
             return self._teaching.epoch_seconds(student, hidden=cut.features > 0)
 
         def probe(cut: Cut, spare: float) -> tuple[float, float]:
-            student = self._maker.outcome(Recipe((*cut.passes, *cut.restored)))
-            return self._teaching.probe(student, spare, seconds(cut), cut.features)
+            try:
+                student = self._maker.outcome(Recipe((*cut.passes, *cut.restored)))
+                return self._teaching.probe(student, spare, seconds(cut), cut.features)
+            except LeanlyError as error:
+                told = f"{cut.label} can't be tried and is left out: {error.what}"
+                warnings.warn(f"{told}. What to do: {error.remedy}.", LeanlyWarning, stacklevel=2)
+                return 1.0, math.inf
 
         return Ladder(
             cuts=cuts(self._graph, costs),

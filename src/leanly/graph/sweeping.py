@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from leanly.graph.graph import Graph
 from leanly.graph.segments import Runner
@@ -27,7 +28,7 @@ class Sweep:
     """
 
     def __init__(self, graph: Graph, batches: Sequence[Sequence[Tensor]]) -> None:
-        self._batches = batches
+        self._batches, self._device = batches, graph.device
         self._runner = Runner(graph.module)
         self._order = list(graph.module.graph.nodes)
         self._place = {node.name: place for place, node in enumerate(self._order)}
@@ -47,10 +48,10 @@ class Sweep:
         size = 0
         for batch, held in zip(self._batches, self._kept, strict=True):
             with torch.no_grad():
-                self._runner.part(needed, batch, held, names[0])
+                self._runner.part(needed, [tensor.to(self._device) for tensor in batch], held, names[0])
             if size <= LARGEST:
                 kept.append({name: self._runner.named(name) for name in alive})
-                size += sum(one.numel() * one.element_size() for one in kept[-1].values() if isinstance(one, Tensor))
+                size += sum(one.nbytes for one in tree_leaves(kept[-1]) if isinstance(one, Tensor))
             yield tuple(self._runner.named(name) for name in names)
         if size <= LARGEST:
             self._kept = kept

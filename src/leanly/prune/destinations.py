@@ -48,19 +48,32 @@ class Destination:
         return values
 
 
-def destination(layer: Node) -> Destination | None:
-    """Return where a layer's outputs arrive if nothing else reads them on the way; None where no norm and no sum is."""
+def destination(layer: Node, *, channels_second: bool) -> Destination | None:
+    """Return where a layer's outputs arrive if nothing else reads them on the way; None where no norm and no sum is.
+
+    Args:
+        layer: any.
+        channels_second: whether its channels lie where a batch norm looks for them.
+    """
     node, norms = layer, []
     while len(node.users) == 1:
         (user,) = node.users
         if user.target is SUM and (other := _other(user, node)) is not None:
             return Destination(user, other, tuple(norms))
-        if user.target is NORM and reads_tensor(argument(user, "running_mean")):
+        if user.target is NORM and channels_second and _is_stored(user, node):
             norms.append(user)
         elif user.target is not DROPOUT:
             break
         node = user
     return Destination(norms[-1], None, tuple(norms)) if norms else None
+
+
+def _is_stored(norm: Node, node: Node) -> bool:
+    """Say whether a norm of a node has running statistics, and all it does follows from what is stored."""
+    statistics = [argument(norm, name) for name in ("running_mean", "running_var")]
+    affine = [argument(norm, name) for name in ("weight", "bias")]
+    stored = all(map(reads_tensor, statistics)) and all(one is None or reads_tensor(one) for one in affine)
+    return stored and argument(norm, "input") is node
 
 
 def _other(total: Node, node: Node) -> Node | None:
@@ -72,12 +85,12 @@ def _other(total: Node, node: Node) -> Node | None:
 
 def _affine(graph: Graph, norm: Node) -> tuple[Tensor, Tensor]:
     """Return the scale and the shift of each channel, in evaluation mode."""
-    mean, variance, weight, bias = (
-        find(graph.module, str(argument(norm, name).target)).detach().double()
-        if reads_tensor(argument(norm, name))
-        else None
-        for name in ("running_mean", "running_var", "weight", "bias")
-    )
-    assert mean is not None and variance is not None
+
+    def stored(name: str) -> Tensor | None:
+        node = argument(norm, name)
+        return None if node is None else find(graph.module, str(node.target)).detach().double()
+
+    mean, variance, weight, bias = map(stored, ("running_mean", "running_var", "weight", "bias"))
+    assert mean is not None and variance is not None, "they are stored"
     scale = (variance + argument(norm, "eps")).rsqrt() * (1.0 if weight is None else weight)
     return scale, (0.0 if bias is None else bias) - mean * scale

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leanly.data import Split
 from leanly.errors import DataError
 from leanly.graph import Graph
+from leanly.graph.rows import checked_batches
 from leanly.metrics import first_output
 from leanly.structure import build
 from leanly.task import Task
@@ -28,6 +30,7 @@ class Drawn:
     def __init__(self, task: Task) -> None:
         self._loss, self._where = task.loss, f"the outputs of {task.name}"
         self._generator = torch.Generator().manual_seed(SEED)
+        self._spreads: dict[int, float] = {}
 
     def __call__(self, graph: Graph, outputs: Sequence[Tensor], targets: Tensor) -> Tensor:
         """Return the loss on flat outputs; the targets are not read.
@@ -35,30 +38,42 @@ class Drawn:
         Raises:
             DataError: no output has a slope.
         """
-        main = first_output(build(graph.returns, list(outputs)))
-        if self._loss in ("cross_entropy", "kl") and main.ndim == 2 and main.shape[1] > 1:
-            chances = main.detach().float().softmax(1).cpu()
-            classes = torch.multinomial(chances, 1, generator=self._generator).squeeze(1)
-            loss = F.cross_entropy(main, classes.to(main.device))
-        elif self._loss == "binary_cross_entropy":
-            yes = torch.bernoulli(main.detach().float().sigmoid().cpu(), generator=self._generator)
-            loss = F.binary_cross_entropy_with_logits(main, yes.to(main))
-        else:
-            loss = sum((self._with_noise(outputs[place]) for place in float_outputs(graph)), torch.zeros(()))
-        if not loss.requires_grad:
+        sloping = [place for place, output in enumerate(outputs) if output.requires_grad]
+        if not sloping:
             raise DataError(
                 "no output has a slope",
                 where=self._where,
                 remedy="capture the network without the argmax or rounding at its end, or use leanly.prune.magnitude",
             )
-        return loss
+        main = first_output(build(graph.returns, list(outputs)))
+        if self._loss in ("cross_entropy", "kl") and main.requires_grad and main.ndim == 2 and main.shape[1] > 1:
+            chances = main.detach().float().softmax(1).cpu()
+            classes = torch.multinomial(chances, 1, generator=self._generator).squeeze(1)
+            return F.cross_entropy(main, classes.to(main.device))
+        if self._loss == "binary_cross_entropy" and main.requires_grad:
+            yes = torch.bernoulli(main.detach().float().sigmoid().cpu(), generator=self._generator)
+            return F.binary_cross_entropy_with_logits(main, yes.to(main))
+        rows = len(targets)
+        return torch.stack([self._with_noise(place, outputs[place]) / rows for place in sloping]).sum()
 
-    def _with_noise(self, output: Tensor) -> Tensor:
+    def _with_noise(self, place: int, output: Tensor) -> Tensor:
         """Return the slope of the squared error, in units of the output's own spread, times the output."""
+        output = output.float()
+        finite = output.isfinite()
+        output = torch.where(finite, output, 0.0)
+        if place not in self._spreads:
+            spread = float(output.detach()[finite].std(correction=0))
+            self._spreads[place] = spread if spread > 0 else 1.0
         noise = torch.randn(output.shape, generator=self._generator).to(output)
-        return (noise * output).sum() / (len(output) * output.detach().std(correction=0).clamp(min=1e-12))
+        return (noise * output).sum() / self._spreads[place]
 
 
-def float_outputs(graph: Graph) -> list[int]:
-    """Return the places of the flat outputs that are numbers with a fraction."""
-    return [place for place, spec in enumerate(graph.outputs) if "float" in spec.dtype]
+def has_slope(graph: Graph, split: Split) -> bool:
+    """Say whether an output follows the parameters smoothly, by the first row."""
+    inputs, _ = next(checked_batches(graph, split, 1, 1))
+    twin = graph.clone().eval()
+    with torch.inference_mode(False), torch.enable_grad():
+        for parameter in twin.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_()
+        return any(output.requires_grad for output in twin.flat(*(tensor.to(twin.device) for tensor in inputs)))

@@ -10,14 +10,14 @@ from torch import Tensor
 from leanly.data import Split
 from leanly.graph import Graph
 from leanly.graph.rows import checked_batches
-from leanly.training.padding import find_padding
+from leanly.training.padding import Padding, find_padding
 
 Batch = tuple[list[Tensor], Tensor]
 """Flat inputs, and targets."""
 
 
 def read_rows(graphs: Sequence[Graph], split: Split, size: int, limit: int) -> tuple[list[Graph], list[Batch]]:
-    """Return graphs on the same tensors and what to run them on; inputs are where the first graph computes.
+    """Return graphs on the same tensors and what to run them on, held on the CPU.
 
     Where padding is left out, rows of about the same length stand together and the graphs take any length: what is
     computed behind the end of a text counts for nothing, and would count for most of all that is averaged.
@@ -31,17 +31,29 @@ def read_rows(graphs: Sequence[Graph], split: Split, size: int, limit: int) -> t
     Raises:
         DataError: rows that the graphs don't take.
     """
-    first = graphs[0]
-    batches = list(checked_batches(first, split, size, limit))
+    batches = list(checked_batches(graphs[0], split, size, limit))
     padding = find_padding(graphs, split)
-    if padding is not None:
-        columns = zip(*(inputs for inputs, _ in batches), strict=True)
-        batched = [spec.shape[:1] == ("batch",) for spec in first.inputs]
-        whole = [torch.cat(parts) if carries else parts[0] for parts, carries in zip(columns, batched, strict=True)]
-        targets = torch.cat([labels for _, labels in batches])
-        batches = []
-        for rows in padding.lengths(whole).argsort(stable=True).split(size):
-            picked = [tensor[rows] if carries else tensor for tensor, carries in zip(whole, batched, strict=True)]
-            batches.append((padding.without(picked), targets[rows]))
-        graphs = [padding.free(graph) for graph in graphs]
-    return list(graphs), [([tensor.to(first.device) for tensor in inputs], labels) for inputs, labels in batches]
+    if padding is None:
+        return list(graphs), batches
+    carries = [spec.shape[:1] == ("batch",) for spec in graphs[0].inputs]
+    if len({_shapes(batch) for batch in batches}) == 1:
+        batches = _by_length(batches, padding, carries, size)
+    short = [(padding.without(inputs), targets) for inputs, targets in batches]
+    return [padding.free(graph) for graph in graphs], short
+
+
+def _shapes(batch: Batch) -> tuple[torch.Size, ...]:
+    """The shapes of a row's parts."""
+    inputs, targets = batch
+    return tuple(tensor.shape[1:] for tensor in (*inputs, targets))
+
+
+def _by_length(batches: Sequence[Batch], padding: Padding, carries: Sequence[bool], size: int) -> list[Batch]:
+    """Return the rows in batches again, the shortest first; inputs that carry no rows stand in every batch."""
+    columns = zip(*(inputs for inputs, _ in batches), strict=True)
+    whole = [torch.cat(parts) if rows else parts[0] for parts, rows in zip(columns, carries, strict=True)]
+    targets = torch.cat([labels for _, labels in batches])
+    return [
+        ([tensor[rows] if carried else tensor for tensor, carried in zip(whole, carries, strict=True)], targets[rows])
+        for rows in padding.lengths(whole).argsort(stable=True).split(size)
+    ]

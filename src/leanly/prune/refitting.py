@@ -14,10 +14,10 @@ from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
 from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter
-from leanly.graph.nodes import MATRICES, argument
+from leanly.graph.nodes import MATRICES, argument, read_once
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
-from leanly.prune.destinations import destination
+from leanly.prune.destinations import Destination, destination
 from leanly.prune.labels import seen_rows
 from leanly.prune.reading import read_rows
 from leanly.scalars import check_whole, is_number
@@ -74,10 +74,12 @@ class Refit:
         layers = learned_layers(graph)
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
+        shapes = graph.shapes(2)
         running, batches = read_rows([graph, teacher], split, BATCH, self.samples)
         ours, theirs = (Sweep(one, [inputs for inputs, _ in batches]) for one in running)
         for layer, original in pairs.items():
-            if not self._refit(_Side(graph, layer, ours), _Side(teacher, original, theirs)):
+            second = not is_product(layer) or len(shapes[layer.name]) == 2
+            if not self._refit(_Side(graph, layer, ours, second), _Side(teacher, original, theirs, second)):
                 left.append(layer.name)
         others = other_layers(graph)
         if len(left) == len(layers):
@@ -96,7 +98,7 @@ class Refit:
         graph, layer = ours.graph, ours.layer
         weight, bias = find(graph.module, str(argument(layer, "weight").target)), bias_of(layer)
         kept = kept_outputs(graph, theirs.graph, layer).to(graph.device)
-        arrived, whole = destination(layer), destination(theirs.layer)
+        arrived, whole = ours.destination(), theirs.destination()
         names, wanted = [argument(layer, "input").name], [theirs.layer.name]
         if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
             names += [arrived.other.name] if arrived.other is not None else []
@@ -130,11 +132,15 @@ class Refit:
 
 @dataclass(frozen=True)
 class _Side:
-    """A layer, and a sweep through the graph that has it."""
+    """A layer, a sweep through the graph that has it, and whether its channels lie in dimension 1."""
 
     graph: Graph
     layer: Node
     sweep: Sweep
+    channels_second: bool
+
+    def destination(self) -> Destination | None:
+        return destination(self.layer, channels_second=self.channels_second)
 
     def values(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
         return self.sweep.values(names, before=self.layer.name)
@@ -155,10 +161,16 @@ def _pairs(layers: Sequence[Node], graph: Graph, teacher: Graph) -> dict[Node, N
         other, weight = others.get(layer.name), argument(layer, "weight")
         if other is None or other.target is not layer.target or argument(other, "weight").target != weight.target:
             continue
-        own = len(weight.users) == 1 and (bias_of(layer) is None or reads_parameter(graph, layer, "bias"))
-        if own and has_columns(layer):
+        if is_solvable(graph, layer):
             found[layer] = other
     return found
+
+
+def is_solvable(graph: Graph, layer: Node) -> bool:
+    """Say whether a layer's weight and bias are its own, and its operator is one that can be solved."""
+    bias = bias_of(layer)
+    own = bias is None or (reads_parameter(graph, layer, "bias") and read_once(bias))
+    return own and read_once(argument(layer, "weight")) and has_columns(layer)
 
 
 def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:

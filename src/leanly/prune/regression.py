@@ -12,7 +12,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
-from leanly.graph.layers import layer_weights, other_layers
+from leanly.graph.layers import layer_weights, learned_layers, other_layers
 from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
@@ -80,22 +80,27 @@ class SparseGPT:
             )
         (running,), batches = read_rows([graph], split, BATCH, self.samples)
         sweep = Sweep(running, [inputs for inputs, _ in batches])
-        for layer in layers:
-            self._thin(graph, layer, sweep)
+        first: dict[str, str] = {}
+        for layer in learned_layers(graph):
+            first.setdefault(str(argument(layer, "weight").target), layer.name)
+        for name, earliest in first.items():
+            if (reader := readers.get(name)) in layers:
+                self._thin(graph, reader, sweep, earliest)
         graph.notes = (*graph.notes, f"prune.SparseGPT: {STORAGE_ONLY}")
         whole = [layer.name for layer in readers.values() if not has_columns(layer)] + other_layers(graph)
         if whole:
             graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")
         return graph.train(mode)
 
-    def _thin(self, graph: Graph, layer: Node, sweep: Sweep) -> None:
+    def _thin(self, graph: Graph, layer: Node, sweep: Sweep, earliest: str) -> None:
+        """Thin the weight of a layer; others may read it, the earliest of them first."""
         weight = find(graph.module, str(argument(layer, "weight").target))
         if self.pattern is not None:
             inputs = weight.shape[0 if layer.target in MATRICES else 1]
             check_divides(inputs, self.pattern[1], layer.name, "SparseGPT.pattern")
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
-            for (given,) in sweep.values([argument(layer, "input").name], before=layer.name):
+            for (given,) in sweep.values([argument(layer, "input").name], before=earliest):
                 multiplied = columns(given, layer, weight.shape[2:]).double()
                 hessians = hessians + multiplied @ multiplied.transpose(1, 2)
             # neighbouring inputs of a tap side by side, as patterns count them

@@ -42,7 +42,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     means: list[list[Tensor]] = [[] for _ in layers]
     with torch.no_grad():
         for inputs, targets in batches:
-            values = inside(*inputs)
+            values = inside(*(tensor.to(graph.device) for tensor in inputs))
             for kept, layer, value in zip(means, layers, values, strict=True):
                 kept.append(_channels(layer, value, len(targets)).mean(2))
     found = {}
@@ -76,7 +76,8 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     task, split = labelled(task, "fisher")
     graph = graph.clone().eval()
     for parameter in graph.parameters():
-        parameter.requires_grad_()
+        if parameter.is_floating_point():
+            parameter.requires_grad_()
     layers = _layers(graph)
     if not layers:
         return {}
@@ -85,7 +86,7 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     outputs_of = [len(filters(_weight(graph, layer)[1], transposed_groups(layer))) for layer in layers]
     total = [torch.zeros(count, dtype=torch.float64) for count in outputs_of]
     for inputs, targets in batches:
-        outputs = watched.flat(*inputs)
+        outputs = watched.flat(*(tensor.to(graph.device) for tensor in inputs))
         values = outputs[len(graph.outputs) :]
         loss = loss_of(graph, task, split, outputs[: len(graph.outputs)], targets)
         slopes = torch.autograd.grad(loss * len(targets), values, allow_unused=True)
@@ -122,7 +123,7 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     hessians: dict[str, Tensor] = {}
     with torch.no_grad():
         for inputs, _ in batches:
-            values = dict(zip(names, inside(*inputs), strict=True))
+            values = dict(zip(names, inside(*(tensor.to(graph.device) for tensor in inputs)), strict=True))
             for layer in layers:
                 seen = _hessian(layer, _weight(graph, layer)[1], values[argument(layer, "input").name])
                 hessians[layer.name] = hessians.get(layer.name, torch.zeros_like(seen)) + seen

@@ -39,7 +39,7 @@ def graph(task: leanly.Task) -> leanly.Graph:
 
 
 def test_shapes_shares_and_the_drop_are_those_of_the_cut(graph: leanly.Graph, task: leanly.Task) -> None:
-    small = Channels(fraction=0.5)(graph, task)
+    small = Channels(fraction=0.5, importance=magnitude)(graph, task)
     report = examine_cut(graph, small, task, [magnitude, gradient])
     before, after = dict(graph.named_parameters()), dict(small.named_parameters())
     assert [layer.before for layer in report.layers] == [tuple(p.shape) for n, p in before.items() if "weight" in n]
@@ -65,8 +65,8 @@ def test_shapes_shares_and_the_drop_are_those_of_the_cut(graph: leanly.Graph, ta
 
 
 def test_a_second_cut_is_told_apart_from_the_first(graph: leanly.Graph, task: leanly.Task) -> None:
-    once = Channels(macs=0.3)(graph, task)
-    twice = Channels(macs=0.3)(once, task)
+    once = Channels(macs=0.3, importance=magnitude)(graph, task)
+    twice = Channels(macs=0.3, importance=magnitude)(once, task)
     nothing = examine_cut(once, once, task, [magnitude])
     assert {share for layer in nothing.layers for share in layer.taken.values()} == {0.0} and not nothing.untrained
     report = examine_cut(once, twice, task, [magnitude])

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 from leanly.graph.binarizer import scaled_weight
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.norms import is_stored_norm, norm_of
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 
 aten = torch.ops.aten
@@ -35,7 +36,7 @@ def fold_batch_norm(graph: Graph) -> Graph:
     graph.eval()
     module = graph.module
     for norm in list(module.graph.nodes):
-        if norm.target is not aten.batch_norm.default or not reads_tensor(argument(norm, "running_mean")):
+        if not is_stored_norm(norm):
             continue
         layer = norm.args[0]
         if layer.target in FOLDABLE and len(layer.users) == 1 and _own_weights(layer) and not _grouped_transpose(layer):
@@ -60,26 +61,20 @@ def _grouped_transpose(layer: Node) -> bool:
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
-    def tensor(node: object) -> torch.Tensor | None:
-        return find(module, str(node.target)) if isinstance(node, Node) else None
-
-    gamma, beta, mean, variance = (tensor(node) for node in norm.args[1:5])
-    assert mean is not None and variance is not None
+    mean, factor, shift = norm_of(module, norm)
     weight_name = str(_stored(argument(layer, "weight")).target)
     old_bias = argument(layer, "bias")
-    weight, bias = find(module, weight_name), tensor(old_bias)
+    weight = find(module, weight_name)
+    bias = find(module, str(old_bias.target)) if isinstance(old_bias, Node) else None
     with torch.no_grad():
-        factor = torch.rsqrt(variance.double() + argument(norm, "eps"))
-        if gamma is not None:
-            factor = factor * gamma.double()
         shape = [1] * weight.ndim
         shape[FOLDABLE[layer.target]] = -1
         if argument(layer, "weight").target is SIGNS:
             new_weight = scaled_weight(weight, factor)
         else:
             new_weight = (weight.double() * factor.reshape(shape)).to(weight.dtype)
-        offset = (bias.double() if bias is not None else 0.0) - mean.double()
-        new_bias = offset * factor + (beta.double() if beta is not None else 0.0)
+        offset = (bias.double() if bias is not None else 0.0) - mean
+        new_bias = offset * factor + shift
     bias_name = str(old_bias.target) if isinstance(old_bias, Node) else f"{weight_name.removesuffix('weight')}bias"
     put(module, weight_name, nn.Parameter(new_weight))
     put(module, bias_name, nn.Parameter(new_bias.to(weight.dtype)))

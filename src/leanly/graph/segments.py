@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +56,12 @@ def find_segments(graph: Graph, starts: Callable[[Node], bool], counts: Callable
             if node is cut:
                 break
         if inside and any(starts(node) or counts(node) for node in stretch):
-            segments.append(_segment(order, place, entry, before))
+            segments.append(_segment(order, entry, before))
             entry, inside = before, False
         inside = inside or any(counts(node) for node in stretch)
         before = cut.name
     if inside:
-        segments.append(_segment(order, place, entry, before))
+        segments.append(_segment(order, entry, before))
     return tuple(segments)
 
 
@@ -113,16 +113,25 @@ def _cuts(main: Sequence[Node], place: Mapping[Node, int], batched: set[str]) ->
     return cuts
 
 
-def _segment(order: Sequence[Node], place: Mapping[Node, int], entry: str, exit: str) -> Segment:
-    by_name = {node.name: node for node in order}
-    needed, waiting = set[Node](), [by_name[exit]]
+def _segment(order: Sequence[Node], entry: str, exit: str) -> Segment:
+    return Segment(entry, exit, tuple(needed_for(order, [exit], {entry})))
+
+
+def needed_for(order: Sequence[Node], names: Collection[str], given: Container[str]) -> list[str]:
+    """Return the nodes that have to run for the values of some, in order.
+
+    Args:
+        order: the nodes of a graph.
+        names: of the nodes whose values are wanted.
+        given: names of nodes whose values are there, besides the inputs.
+    """
+    needed, waiting = set[Node](), [node for node in order if node.name in names]
     while waiting:
         node = waiting.pop()
-        if node in needed or node.name == entry or node.op == "placeholder":
-            continue
-        needed.add(node)
-        waiting += node.all_input_nodes
-    return Segment(entry, exit, tuple(node.name for node in sorted(needed, key=lambda node: place[node])))
+        if node not in needed and node.name not in given and node.op != "placeholder":
+            needed.add(node)
+            waiting += node.all_input_nodes
+    return [node.name for node in order if node in needed]
 
 
 class Runner(Interpreter):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from leanly.graph.graph import Graph
-from leanly.graph.segments import Runner
+from leanly.graph.segments import Runner, needed_for
 
 LARGEST = 2**29
 """Bytes of values that are kept; where more are alive, the sweep goes on from further back."""
@@ -43,7 +43,7 @@ class Sweep:
         """
         place = self._place[before]
         alive = [node.name for node in self._order[:place] if self._is_alive(node, place)]
-        needed = self._needed([*names, *alive])
+        needed = needed_for(self._order, {*names, *alive}, self._kept[0] if self._kept else ())
         kept: list[dict[str, Any]] = []
         size = 0
         for batch, held in zip(self._batches, self._kept, strict=True):
@@ -60,14 +60,3 @@ class Sweep:
         """Say whether a computed value is read at a place or behind it."""
         computed = node.op not in ("placeholder", "get_attr")
         return computed and any(self._place[user.name] >= place for user in node.users)
-
-    def _needed(self, names: Iterable[str]) -> list[str]:
-        """Return what has to run for some values, in order, starting from what is kept."""
-        held = self._kept[0] if self._kept else {}
-        needed, waiting = set[Node](), [self._order[self._place[name]] for name in names]
-        while waiting:
-            node = waiting.pop()
-            if node not in needed and node.op != "placeholder" and node.name not in held:
-                needed.add(node)
-                waiting += node.all_input_nodes
-        return [node.name for node in self._order if node in needed]

@@ -10,7 +10,7 @@ from torch import Tensor
 from leanly.data import Split
 from leanly.graph import Graph
 from leanly.graph.rows import checked_batches
-from leanly.training.padding import Padding, find_padding
+from leanly.training.padding import Padding, carries_rows, find_padding
 
 Batch = tuple[list[Tensor], Tensor]
 """Flat inputs, and targets."""
@@ -35,7 +35,7 @@ def read_rows(graphs: Sequence[Graph], split: Split, size: int, limit: int) -> t
     padding = find_padding(graphs, split)
     if padding is None:
         return list(graphs), batches
-    carries = [spec.shape[:1] == ("batch",) for spec in graphs[0].inputs]
+    carries = [carries_rows(graphs[0], position) for position in range(len(graphs[0].inputs))]
     if len({_shapes(batch) for batch in batches}) == 1:
         batches = _by_length(batches, padding, carries, size)
     short = [(padding.without(inputs), targets) for inputs, targets in batches]

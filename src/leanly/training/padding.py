@@ -65,7 +65,7 @@ def find_padding(graphs: Sequence[Graph], split: Split) -> Padding | None:
     end = ends[counts.argmax()]
     padding = Padding(inputs, tuple(end.tolist()))
     rows = (torch.stack([leaves[p][:, -1] for p in inputs], 1) == end).all(1)
-    whole = [tensor[rows] if _batched(graph, p) else tensor for p, tensor in enumerate(leaves)]
+    whole = [tensor[rows] if carries_rows(graph, p) else tensor for p, tensor in enumerate(leaves)]
     short = padding.without(whole)
     if short[inputs[0]].shape[1] == whole[inputs[0]].shape[1]:
         return None
@@ -77,13 +77,14 @@ def _token_inputs(graph: Graph) -> tuple[int, ...]:
     found = [
         position
         for position, spec in enumerate(graph.inputs)
-        if _batched(graph, position) and len(spec.shape) == 2 and spec.dtype in ("int64", "int32", "bool")
+        if carries_rows(graph, position) and len(spec.shape) == 2 and spec.dtype in ("int64", "int32", "bool")
     ]
     lengths = {graph.inputs[position].shape[1] for position in found}
     return tuple(found) if len(lengths) == 1 else ()
 
 
-def _batched(graph: Graph, position: int) -> bool:
+def carries_rows(graph: Graph, position: int) -> bool:
+    """Say whether an input has the batch in front."""
     return graph.inputs[position].shape[:1] == ("batch",)
 
 

@@ -1,4 +1,4 @@
-"""Folding: a batch norm becomes part of its layer where all it does is stored, and stays where its scale is computed."""
+"""Folding: a batch norm becomes part of its layer where all it does is stored; one whose scale is computed stays."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import torch
 from leanly.artifact import Artifact
 from leanly.errors import LoweringError
 from leanly.graph import Graph
+from leanly.lowering.parity import check_steps
 from leanly.quantize.binary import multiplies_signs
 from leanly.runtimes import RuntimePredictor, open_artifact
 
@@ -29,6 +30,8 @@ def prove(artifact: Artifact, graph: Graph) -> Artifact:
     """
     predictor = open_artifact(artifact)
     _compare(predictor, graph)
+    if artifact.precision == "int8":
+        check_steps(artifact, graph, BATCHES)
     _check_size(artifact, len(graph.module.graph.nodes))
     kernels = predictor.kernels()
     in_integers = any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,49 +19,83 @@ class NodeTimes:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Measured seconds of each layer against its MACs a row; between two measurements it is a straight line.
+    """Measured seconds of each layer against both of its widths, as look-up tables of latency are (Shen et al. 2022,
+    "Structural Pruning via Latency-Saliency Knapsack").
+
+    A kernel works through what it is given, and what it gives, in blocks: two layers of the same MACs take what their
+    two widths make of them, not the same.
 
     Args:
-        layers: by the name of the node, (MACs, seconds) in the order of the MACs, at least one.
+        layers: by the name of the node, (outputs, terms, seconds) measurements, at least one: elements of the output
+            for a row, products that are added up in each of them. The largest is of the whole layer.
         machine: where it was measured, in words.
 
     Raises:
-        SettingError: a layer without a measurement, or MACs that do not rise.
+        SettingError: a layer without a measurement, two of the same widths, or numbers that can't be.
     """
 
-    layers: Mapping[str, tuple[tuple[float, float], ...]]
+    layers: Mapping[str, tuple[tuple[float, float, float], ...]]
     machine: str = ""
 
     def __post_init__(self) -> None:
         try:
-            layers = {str(name): tuple((float(a), float(b)) for a, b in points) for name, points in self.layers.items()}
+            layers = {
+                str(name): tuple(
+                    sorted(
+                        ((float(outputs), float(terms), float(seconds)) for outputs, terms, seconds in points),
+                        key=lambda point: (point[0] * point[1], point),
+                    )
+                )
+                for name, points in self.layers.items()
+            }
         except (AttributeError, TypeError, ValueError) as error:
             raise SettingError(
                 f"layers is {self.layers!r}",
                 where="CostTable",
-                remedy='give (MACs, seconds) pairs by layer: {"conv2d": [(1e6, 1e-3)]}',
+                remedy='give (outputs, terms, seconds) by layer: {"conv2d": [(4096, 144, 1e-3)]}',
             ) from error
         object.__setattr__(self, "layers", layers)
         for name, points in layers.items():
-            rising = all(one[0] < other[0] for one, other in itertools.pairwise(points))
-            finite = all(math.isfinite(number) for point in points for number in point)
-            if not points or not rising or not finite or min(seconds for _, seconds in points) < 0:
+            fit = all(
+                math.isfinite(outputs * terms * seconds) and outputs * terms > 0 and seconds >= 0
+                for outputs, terms, seconds in points
+            )
+            if not points or not fit or len({point[:2] for point in points}) < len(points):
                 raise SettingError(
                     f"the measurements of {name!r} are {points}",
                     where="CostTable",
-                    remedy="give (MACs, seconds) pairs, each with more MACs than the one before",
+                    remedy="give (outputs, terms, seconds), each pair of widths once",
                 )
 
     def __hash__(self) -> int:
         return hash((tuple(self.layers.items()), self.machine))
 
-    def seconds(self, layer: str, macs: float) -> float:
-        """Return what a layer takes with so many MACs; 0 where it has none or was not measured."""
+    def seconds(self, layer: str, outputs: float, terms: float) -> float:
+        """Return what a layer takes at two widths; 0 where it has no work left or was not measured.
+
+        Between measurements it is a straight line in the MACs, through those most whose widths are near.
+        """
         points = self.layers.get(layer)
-        if not points or macs <= 0:
+        if not points or outputs * terms <= 0:
             return 0.0
         if len(points) == 1:
-            return points[0][1]
-        place = min(max(bisect_left([count for count, _ in points], macs), 1), len(points) - 1)
-        (low, first), (high, last) = points[place - 1], points[place]
-        return max(first + (last - first) * (macs - low) / (high - low), 0.0)
+            return points[0][2]
+        widest = max(point[0] for point in points), max(point[1] for point in points)
+        weights = []
+        for point in points:
+            away = ((point[0] - outputs) / widest[0]) ** 2 + ((point[1] - terms) / widest[1]) ** 2
+            if away == 0:
+                return point[2]
+            weights.append(1 / away)
+        macs = [point[0] * point[1] for point in points]
+        return _line(macs, [point[2] for point in points], weights, outputs * terms)
+
+
+def _line(xs: list[float], ys: list[float], weights: list[float], at: float) -> float:
+    """Return where the weighted least-squares line lies; it falls nowhere, and is not below zero."""
+    total = sum(weights)
+    x, y = (sum(w * v for w, v in zip(weights, values, strict=True)) / total for values in (xs, ys))
+    spread = sum(w * (one - x) ** 2 for w, one in zip(weights, xs, strict=True))
+    rise = sum(w * (one - x) * (other - y) for w, one, other in zip(weights, xs, ys, strict=True))
+    slope = max(rise / spread, 0.0) if spread else 0.0
+    return max(y + slope * (at - x), 0.0)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import leanly
 from leanly.costs import CostTable
 from leanly.errors import DataError, SettingError
+from leanly.families.allocation import layer_widths
 from leanly.graph import Graph
 from leanly.graph.coupling import couple
 from leanly.prune import Channels, Refit, Sparse, SparseGPT
@@ -205,19 +206,16 @@ def test_a_coarse_unit_is_taken_or_left_whichever_is_nearer():
 def test_times_that_fall_in_steps_are_used():
     graph = captured(nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)), 10)
 
-    def steps(macs_of_eight: int) -> tuple[tuple[float, float], ...]:
-        points = [(macs_of_eight * 1e-6, 0.5e-3)]
-        for eights in range(1, 17):
-            points += [(macs_of_eight * eights - 1e-3, eights * 1e-3), (macs_of_eight * eights, eights * 1e-3)]
-            points += [(macs_of_eight * eights + 1e-3, (eights + 1) * 1e-3)]
-        return tuple(points)
+    def steps(outputs: int, terms: int) -> list[tuple[float, float, float]]:
+        pairs = [(one, other) for one in range(1, outputs + 1) for other in range(1, terms + 1)]
+        return [(one, other, -(-one // 8) * -(-other // 8) * 1e-3) for one, other in pairs]
 
-    table = CostTable({"linear": steps(80), "linear_1": steps(64), "linear_2": steps(32)})
+    table = CostTable({"linear": steps(32, 10), "linear_1": steps(32, 32), "linear_2": steps(4, 32)})
     small = Channels(latency=0.3, costs=table)(graph)
     widths = [small.module.get_parameter(f"{n}.weight").shape[0] for n in (0, 2)]
     assert min(widths) < 32
     before, after = (
-        sum(table.seconds(node.name, node.macs) for node in held.cost().nodes if node.macs) for held in (graph, small)
+        sum(table.seconds(name, *widths) for name, widths in layer_widths(held).items()) for held in (graph, small)
     )
     assert after <= 0.75 * before
 
@@ -225,12 +223,12 @@ def test_times_that_fall_in_steps_are_used():
 def test_nothing_that_takes_anything_is_told():
     graph = captured(nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)), 10)
     with pytest.raises(SettingError, match="no layer of the network takes time"):
-        Channels(latency=0.3, costs=CostTable({"other": [(1.0, 1.0)]}))(graph)
+        Channels(latency=0.3, costs=CostTable({"other": [(1.0, 1.0, 1.0)]}))(graph)
     for costs in ("x", {"conv": 1}):
         with pytest.raises(SettingError, match=r"give leanly\.costs\.CostTable"):
             Channels(latency=0.3, costs=costs)
-    for layers in (None, {"a": [1, 2]}, {"a": [(1.0, math.nan)]}):
-        with pytest.raises(SettingError, match=r"CostTable.*\(MACs, seconds\)"):
+    for layers in (None, {"a": [1, 2]}, {"a": [(1.0, 1.0)]}):
+        with pytest.raises(SettingError, match=r"CostTable.*\(outputs, terms, seconds\)"):
             CostTable(layers)
     with pytest.raises(SettingError, match="pattern=5"):
         Sparse(pattern=5)

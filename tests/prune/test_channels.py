@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import leanly
 from leanly.costs import CostTable
 from leanly.errors import DataError, LeanlyWarning, SettingError
+from leanly.families.allocation import layer_widths
 from leanly.graph import capture
 from leanly.graph.coupling import couple
 from leanly.prune import Channels, gradient, magnitude
@@ -370,27 +372,23 @@ def test_a_quantized_graph_can_be_cut():
     assert small(x).shape == (8, 5) and bool(torch.isfinite(small(x)).all())
 
 
-def layer_macs(graph) -> dict[str, int]:
-    return {node.name: node.macs for node in graph.cost().nodes if node.macs}
-
-
 def test_a_share_of_the_time_leaves_where_time_is_to_be_gained(convs):
-    macs = layer_macs(convs)
-    costs = {name: ((count / 4, 0.25), (count, 1.0)) for name, count in macs.items()}
-    costs["conv2d_1"] = ((macs["conv2d_1"] / 4, 1.0), (macs["conv2d_1"], 1.0))  # it takes as long at any width
-    small = Channels(latency=0.5, costs=CostTable(costs))(convs)
-    table, after = CostTable(costs), layer_macs(small)
-    left = sum(table.seconds(name, count) for name, count in after.items())
-    whole = sum(table.seconds(name, count) for name, count in macs.items())
+    widths = layer_widths(convs)
+    costs = {name: ((outputs / 2, terms / 2, 0.25), (outputs, terms, 1.0)) for name, (outputs, terms) in widths.items()}
+    flat = Channels(latency=0.5, costs=CostTable(costs))(convs)
+    outputs, terms = widths["conv2d_1"]
+    costs["conv2d_1"] = ((outputs / 2, terms / 2, 1.0), (outputs, terms, 1.0))  # it takes as long at any width
+    table = CostTable(costs)
+    small = Channels(latency=0.5, costs=table)(convs)
+    whole, left = (sum(table.seconds(name, *two) for name, two in layer_widths(g).items()) for g in (convs, small))
     assert 1 - left / whole == pytest.approx(0.5, rel=0.1)
-    flat = Channels(
-        latency=0.5, costs=CostTable({name: ((count / 4, 0.25), (count, 1.0)) for name, count in macs.items()})
-    )
-    assert after["conv2d"] < layer_macs(flat(convs))["conv2d"]
+    assert math.prod(layer_widths(small)["conv2d"]) < math.prod(layer_widths(flat)["conv2d"])
 
 
 def test_a_recipe_keeps_the_costs():
-    recipe = Recipe((Channels(latency=0.3, costs=CostTable({"conv": ((1.0, 2.0), (3.0, 4.0))}, "this machine")),))
+    recipe = Recipe(
+        (Channels(latency=0.3, costs=CostTable({"conv": ((1.0, 2.0, 3.0), (3.0, 4.0, 5.0))}, "this machine")),)
+    )
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
 
 

@@ -54,7 +54,7 @@ def test_the_verdict_is_the_test_s(cut, tmp_path: Path, max_drop: float, expecte
 
 
 def test_a_recipe_with_a_cost_table_stays_readable() -> None:
-    costs = CostTable({f"conv{n}": ((1.0, 1e-3), (2.0, 2e-3)) for n in range(50)})
+    costs = CostTable({f"conv{n}": ((1.0, 1.0, 1e-3), (2.0, 1.0, 2e-3)) for n in range(50)})
     (step,) = Recipe((Channels(latency=0.5, costs=costs),)).to_json()
     told = call_of(step)
     assert told.startswith("prune.Channels(latency=") and "costs=a table of 50 layers" in told

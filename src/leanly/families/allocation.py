@@ -14,17 +14,22 @@ from leanly.errors import LeanlyError
 from leanly.files import cache_folder, digest, make_folder, read_json, write_json
 from leanly.graph import Graph
 from leanly.prune import Channels, magnitude
+from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
 if TYPE_CHECKING:
     from leanly.task import Task
 
 NARROWER = (0.25, 0.5, 0.75)
-"""Share of the units of every group that the copies lack."""
-
+"""Share of the units of every group that the first copies lack."""
+AS_CUT = (0.3, 0.6)
+"""Of the time that channels can save at all: what the other copies lack, cut by what the first ones took."""
+COPIES = 1 + len(NARROWER) + len(AS_CUT)
 
 Timed = Callable[[Graph, Artifact, int], NodeTimes]
 """`(graph, artifact, batch size)`: times the nodes of an artifact that was made of a graph."""
+Widths = tuple[float, float]
+"""Elements of a layer's output for a row, and products that are added up in each."""
 
 
 def measure_costs(
@@ -32,9 +37,10 @@ def measure_costs(
 ) -> CostTable | None:
     """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only.
 
-    A width that the network or the runtime refuses, as one that would empty a small layer, is left out. What lies
-    between layers is shared out among them, so that a table's sum is the time of the whole network; several batch sizes
-    count alike.
+    Copies that are narrower all over come first, then some that are cut as the table so far says, whose layers differ
+    in width as those of the cuts to come. Layers of the same shape learn from each other. A width that the network or
+    the runtime refuses, as one that would empty a small layer, is left out. What lies between layers is shared out
+    among them, so that a table's sum is the time of the whole network; several batch sizes count alike.
 
     Args:
         graph: in float.
@@ -44,38 +50,81 @@ def measure_costs(
         timed: times the nodes of an artifact.
         multiple: that widths are kept at.
     """
-    wholes: list[float] = []
-    points: dict[str, dict[float, list[float]]] = {}
-    for share in (0.0, *NARROWER):
-        narrow = graph
+    ruler = _Ruler(graph, target, make, timed)
+    if not ruler.measure(()):
+        return None
+    for share in NARROWER:
+        ruler.measure((Channels(fraction=share, importance=magnitude, multiple=multiple),))
+    table = ruler.table()
+    if all(len(found) == 1 for found in table.layers.values()):
+        return None
+    for share in AS_CUT:
+        gone = share * (1 - least_share(table))
+        ruler.measure((Channels(latency=gone, costs=table, importance=magnitude, multiple=multiple),))
+        table = ruler.table()
+    return table
+
+
+class _Ruler:
+    """Times copies of a network and collects what each layer took, as a share of the whole network's time."""
+
+    def __init__(self, graph: Graph, target: Target, make: Callable[[Graph], Artifact], timed: Timed) -> None:
+        self._graph, self._target, self._make, self._timed = graph, target, make, timed
+        self._wholes: list[float] = []
+        self._shares: dict[str, dict[Widths, list[float]]] = {}
+        self._kinds = {
+            node.name: (node.operator, node.output_shape, node.macs) for node in graph.cost(1).nodes if node.macs
+        }
+
+    def measure(self, cut: tuple[Pass, ...]) -> bool:
+        """Cut a copy and time it, the whole network first; say whether it could be, and the runtime told of layers."""
         try:
-            if share:
-                narrow = Channels(fraction=share, importance=magnitude, multiple=multiple)(graph, task, target)
-            artifact = make(narrow)
+            graph = Recipe(cut)(self._graph)
+            artifact = self._make(graph)
         except LeanlyError:
-            if not share:
-                return None
-            continue
-        macs = {node.name: float(node.macs) for node in narrow.cost(1).nodes if node.macs}
-        for number, size in enumerate(target.batch_sizes):
-            times = timed(narrow, artifact, size)
-            layers = {name: seconds for name, seconds in times.layers.items() if name in macs}
+            return False
+        widths = layer_widths(graph)
+        if self._shares:  # a layer is known by what it took whole
+            widths = {name: widths[name] for name in self._shares if name in widths}
+        found = [self._timed(graph, artifact, size) for size in self._target.batch_sizes]
+        self._wholes = self._wholes or [times.whole for times in found]
+        for times, whole in zip(found, self._wholes, strict=True):
+            layers = {name: seconds for name, seconds in times.layers.items() if name in widths}
             known = sum(layers.values())
             if not known:
-                return None
-            if not share:
-                wholes.append(times.whole)
+                return False
             for name, seconds in layers.items():
-                shared_out = seconds * times.whole / known
-                points.setdefault(name, {}).setdefault(macs[name], []).append(shared_out / wholes[number])
-    if all(len(found) == 1 for found in points.values()):
-        return None
-    usual = math.exp(statistics.fmean(map(math.log, wholes)))
-    table = {
-        name: tuple((count, usual * statistics.fmean(shares)) for count, shares in sorted(found.items()))
-        for name, found in points.items()
+                share = seconds * times.whole / known / whole
+                self._shares.setdefault(name, {}).setdefault(widths[name], []).append(share)
+        return True
+
+    def table(self) -> CostTable:
+        usual = math.exp(statistics.fmean(map(math.log, self._wholes)))
+        means = {
+            name: {widths: statistics.fmean(shares) for widths, shares in found.items()}
+            for name, found in self._shares.items()
+        }
+        # the first of them is the whole layer: a copy of another one tells of this one by how much less it took
+        lefts: dict[object, dict[Widths, list[float]]] = {}
+        for name, found in means.items():
+            whole = next(iter(found.values()))
+            for widths, share in found.items():
+                lefts.setdefault(self._kinds[name], {}).setdefault(widths, []).append(share / max(whole, 1e-12))
+        layers = {}
+        for name, found in means.items():
+            whole = next(iter(found.values()))
+            others = {widths: whole * statistics.fmean(left) for widths, left in lefts[self._kinds[name]].items()}
+            layers[name] = tuple((*widths, usual * share) for widths, share in {**others, **found}.items())
+        return CostTable(layers, machine=self._target.machine.processor)
+
+
+def layer_widths(graph: Graph) -> dict[str, Widths]:
+    """Return both widths of each layer that multiplies."""
+    return {
+        node.name: (float(math.prod(node.output_shape)), node.macs / math.prod(node.output_shape))
+        for node in graph.cost(1).nodes
+        if node.macs
     }
-    return CostTable(table, machine=target.machine.processor)
 
 
 def kept_costs(key: Mapping[str, object], measure: Callable[[], CostTable | None]) -> CostTable | None:
@@ -100,12 +149,12 @@ def kept_costs(key: Mapping[str, object], measure: Callable[[], CostTable | None
 def least_share(costs: CostTable) -> float:
     """Return the share of the time that is left where every layer is as narrow as it was measured."""
     points = costs.layers.values()
-    return sum(min(seconds for _, seconds in one) for one in points) / sum(one[-1][1] for one in points)
+    return sum(min(seconds for _, _, seconds in one) for one in points) / sum(one[-1][2] for one in points)
 
 
 def foreseen(costs: CostTable, graph: Graph) -> float:
     """Return the seconds that a table foresees for a graph."""
-    return sum(costs.seconds(node.name, float(node.macs)) for node in graph.cost(1).nodes)
+    return sum(costs.seconds(name, *widths) for name, widths in layer_widths(graph).items())
 
 
 def error_of(foreseen_and_measured: Sequence[tuple[float, float]]) -> float:

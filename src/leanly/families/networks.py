@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from leanly.artifact import Artifact
 from leanly.costs import CostTable
 from leanly.errors import LeanlyError, LeanlyWarning
-from leanly.families.allocation import NARROWER, Timed, error_of, foreseen, kept_costs, measure_costs
+from leanly.families.allocation import COPIES, Timed, error_of, foreseen, kept_costs, measure_costs
 from leanly.families.candidate import (
     INTEGER_RUNTIMES,
     Candidate,
@@ -251,7 +251,7 @@ class Networks:
     def _costs(self, candidate: Candidate, each: float, seconds: float) -> CostTable | None:
         """What layers take at several widths, run as a candidate is, where the time is long enough."""
         timed = self._timed
-        if timed is None or (1 + len(NARROWER)) * each > COSTS_SHARE * seconds:
+        if timed is None or COPIES * each > COSTS_SHARE * seconds:
             return None
         few = Recipe(_with_few_rows(candidate.recipe.passes))
 

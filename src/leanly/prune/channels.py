@@ -40,7 +40,7 @@ class Channels:
         latency: the same until this share of the time of all layers is gone, as `costs` says; widths whose time does
             not fall are left.
         threshold: the units that hold less importance than this share of what the mean unit of their kind holds.
-        costs: seconds of each layer by its MACs, measured on the target.
+        costs: seconds of each layer by its widths, measured on the target.
         importance: `leanly.prune.magnitude`, `gradient`, another criterion of that signature, or its name; None takes
             `expected_gradient` where the task has rows (their labels are not read), and `magnitude` without.
         multiple: widths that are cut stay multiples of it; of the MACs, or the time, leaves what is nearest then.

@@ -49,7 +49,7 @@ def take_cheapest(
     Args:
         axes: the axes that may be used.
         share: of all MACs, as `Graph.cost` counts them, or of the seconds of all layers.
-        costs: seconds of each layer by its MACs.
+        costs: seconds of each layer by its widths.
 
     Returns:
         The share that was reached, and whether steps are left that would go too far.

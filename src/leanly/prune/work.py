@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 from torch import fx
 
@@ -19,11 +22,13 @@ class Work:
 
     Args:
         coupling: of the graph that is counted, as `Graph.cost` counts.
-        costs: seconds of each layer by its MACs.
+        costs: seconds of each layer by its widths.
     """
 
     def __init__(self, coupling: Coupling, costs: CostTable | None = None) -> None:
         self._coupling, self._costs = coupling, costs
+        # the same few widths are asked for again and again
+        self._seconds = functools.cache(costs.seconds) if costs is not None else lambda *_: 0.0
         self._nodes: list[fx.Node] = []
         self._readers: dict[int, list[int]] = {}
         self.counts: list[float] = []
@@ -70,5 +75,9 @@ class Work:
             places = self._coupling.places[source.name][0]
             return tuple(int(lengths[place]) if place >= 0 else size for place, size in zip(places, whole, strict=True))
 
-        count = macs(node, shape, shape(node))
-        return count if self._costs is None else self._costs.seconds(node.name, count / ROWS)
+        output = shape(node)
+        count = macs(node, shape, output)
+        if self._costs is None or not count:
+            return count
+        elements = math.prod(output)
+        return self._seconds(node.name, elements / ROWS, count / elements)

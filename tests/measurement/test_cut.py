@@ -81,6 +81,20 @@ def test_layers_that_are_gone_and_criteria_that_cannot_score_are_named(graph: le
     assert report.criteria == ("magnitude",) and "batch_norm_scale says nothing here" in report.notes[0]
 
 
+def test_the_scales_of_norms_score_the_layers_before_them() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 3))
+    nn.init.uniform_(model[1].weight)
+    x, y = torch.randn(40, 3, 8, 8), torch.arange(40) % 3
+    task = leanly.Task(model.eval(), example=x[:2], train=(x, y), test=(x, y))
+    graph = leanly.capture(model, example=x[:2]).eval()
+    small = Channels(fraction=0.5, importance=batch_norm_scale)(graph, task)
+    convolution, linear = examine_cut(graph, small, task, [batch_norm_scale]).layers
+    scales = model[1].weight.detach().sort().values
+    assert convolution.taken["batch_norm_scale"] == pytest.approx(float(scales[:8].sum() / scales.sum()), abs=1e-6)
+    assert not linear.taken
+
+
 def test_rows_are_asked_for(graph: leanly.Graph) -> None:
     x = torch.randn(4, 8)
     task = leanly.Task(graph_model(), example=x[:2], train=(x, torch.zeros(4, dtype=torch.long)))

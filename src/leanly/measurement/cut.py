@@ -19,6 +19,7 @@ from leanly.structure import build
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.fx import Node
 
     from leanly.data import Split
     from leanly.graph import Cost, Graph
@@ -229,16 +230,27 @@ def _layers(graph: Graph, small: Graph, cost: Cost, scored: Mapping[str, Mapping
             if name in seen:
                 continue
             seen.add(name)
-            taken = {
-                criterion: _taken(scores[name], graph.kept.get(name), small.kept.get(name)) if name in left else 1.0
-                for criterion, scores in scored.items()
-                if name in scores
-            }
+            taken: dict[str, float] = {}
+            for criterion, scores in scored.items():
+                of = name if name in scores else _scale_behind(node)
+                if of in scores:
+                    taken[criterion] = _taken(scores[of], graph.kept.get(of), small.kept.get(of)) if of in left else 1.0
             after = tuple(left[name].shape) if name in left else ()
             zeros = float((left[name] == 0).float().mean()) if name in left else 0.0
             called = node.name if len(weights) == 1 else f"{node.name}, {name}"
             found.append(LayerCut(called, graph.source(node), tuple(whole[name].shape), after, zeros, taken))
     return found
+
+
+def _scale_behind(node: Node) -> str:
+    """Name the scale of the norm that alone reads a layer: a criterion may score the layer's channels there."""
+    from leanly.graph.nodes import argument, reads_tensor
+    from leanly.graph.norms import BATCH_NORM
+
+    users = list(node.users)
+    if len(users) != 1 or users[0].target is not BATCH_NORM or not reads_tensor(argument(users[0], "weight")):
+        return ""
+    return str(argument(users[0], "weight").target)
 
 
 def _taken(scores: Any, before: Sequence[Any] | None, after: Sequence[Any] | None) -> float:

@@ -13,11 +13,11 @@ import leanly
 from leanly.artifact import Artifact
 from leanly.costs import CostTable, NodeTimes
 from leanly.errors import LoweringError, SettingError
-from leanly.families import allocation
+from leanly.families import allocation, networks
 from leanly.families.allocation import COPIES, error_of, foreseen, kept_costs, layer_widths, least_share, measure_costs
 from leanly.families.networks import Networks
 from leanly.graph import Graph
-from leanly.prune import Channels
+from leanly.prune import Channels, magnitude
 from tests.families.test_networks import judged
 
 OVERHEAD, EACH, BETWEEN = 2e-6, 1e-9, 5e-6
@@ -161,9 +161,16 @@ def test_errors_are_shares_of_what_was_measured() -> None:
     assert error_of([(1.0, 1.0), (1.1, 1.0), (2.0, 4.0)]) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("patience", "importance"), [(10.0, None), (-1.0, magnitude)])
 def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
-    graph: Graph, task: leanly.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph,
+    task: leanly.Task,
+    patience: float,
+    importance: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(networks, "PATIENCE", patience)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(allocation, "NARROWER", (0.5, 0.75))
     target = leanly.Target("cpu", threads=1, runtimes=("onnxruntime",), batch_sizes=(1,))
@@ -180,6 +187,7 @@ def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
     assert (
         cut.latency is not None and cut.costs is not None and set(cut.costs.layers) == {"conv2d", "conv2d_1", "linear"}
     )
+    assert cut.importance is importance
     (told,) = family.remarks(trials)
     assert told.startswith("what layers take at other widths foresaw the time of smaller networks within ")
     assert Networks(graph, task, target).remarks(trials) == []

@@ -11,6 +11,7 @@ from leanly.graph import Graph
 from leanly.graph.blocks import find_blocks
 from leanly.graph.layers import learned_layers
 from leanly.prune import Channels, Layers, Refit, magnitude, skipping
+from leanly.prune.importance import Importance
 from leanly.prune.refitting import is_solvable
 from leanly.recipe import Pass
 from leanly.training import BatchNorm
@@ -29,12 +30,13 @@ MULTIPLE = 8
 in most layers are cut in smaller steps."""
 
 
-def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
+def cuts(graph: Graph, costs: CostTable | None = None, importance: Importance | None = magnitude) -> list[Cut]:
     """Name the smaller networks of a graph, the most moderate of each kind first.
 
     Args:
         graph: the whole network.
         costs: what its layers take at several widths; without, channels leave by their MACs.
+        importance: of channels; None is what `Channels` takes where none is named.
     """
     blocks, multiple = len(find_blocks(graph)), width_multiple(graph)
     most = 1.0 if costs is None else 1 - least_share(costs)
@@ -48,14 +50,14 @@ def cuts(graph: Graph, costs: CostTable | None = None) -> list[Cut]:
         if 0 < count <= blocks
     ]
     found += [
-        Cut(f"{share:.0%} of {what} off channels", (_channels(share, multiple, costs),), restored=restored)
+        Cut(f"{share:.0%} of {what} off channels", (_channels(share, multiple, costs, importance),), restored=restored)
         for share in shares
     ]
     for layer_share, share in BOTH:
         count = round(layer_share * blocks)
         if count:
             label = f"{blocks - count} of {blocks} layers and {share * most:.0%} of {what} off channels"
-            both = (_layers(count), _channels(share * most, multiple, costs))
+            both = (_layers(count), _channels(share * most, multiple, costs, importance))
             found.append(Cut(label, both, restored=restored))
     return found
 
@@ -73,10 +75,10 @@ def _layers(count: int) -> Pass:
     return Layers(count=count, importance=skipping)
 
 
-def _channels(share: float, multiple: int, costs: CostTable | None) -> Pass:
+def _channels(share: float, multiple: int, costs: CostTable | None, importance: Importance | None) -> Pass:
     if costs is not None:
-        return Channels(latency=share, costs=costs, importance=magnitude, multiple=multiple)
-    return Channels(macs=share, importance=magnitude, multiple=multiple)
+        return Channels(latency=share, costs=costs, importance=importance, multiple=multiple)
+    return Channels(macs=share, importance=importance, multiple=multiple)
 
 
 def width_multiple(graph: Graph) -> int:

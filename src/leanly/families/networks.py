@@ -34,6 +34,9 @@ from leanly.families.plans import other_ways
 from leanly.families.teaching import Teaching
 from leanly.families.tries import Cut, Tries
 from leanly.graph import Graph
+from leanly.prune import magnitude
+from leanly.prune.importance import Importance
+from leanly.prune.labels import ROWS as ROWS_SCORED
 from leanly.quantize import Smooth, Static
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
@@ -54,6 +57,8 @@ FORMS_WITHIN, FORMS_SHARE = 2.0, 0.2
 in the fastest, in this share of the spare time."""
 ROWS = 16
 """Calibration rows of a network that is only timed."""
+PATIENCE = 10.0
+"""Seconds that each cut may wait for what its channels are worth."""
 LEAST_NOISE = 1e-4
 DISAGREE = 0.6
 """Rows that exactly one of a network and its student gets right, over those that the network gets wrong: 0.4 where
@@ -210,8 +215,16 @@ class Networks:
     @functools.cached_property
     def _sample(self) -> Cut:
         """A cut of the middle, untaught, on which forms are compared."""
-        every = cuts(self._graph)
+        every = cuts(self._graph, importance=self._importance)
         return every[len(every) // 2]
+
+    @functools.cached_property
+    def _importance(self) -> Importance | None:
+        """The usual criterion of channels, or magnitude where each cut would wait for it."""
+        train = self._task.split("train")
+        assert train is not None, "smaller networks are taught on it"
+        share = min(ROWS_SCORED / max(len(train), 1), 1.0) if train.counted else 1.0
+        return None if share * self._teaching.whole_seconds <= PATIENCE else magnitude
 
     def _in_form(self, form: Candidate, cut: Cut) -> Candidate:
         return _smaller_candidate(form, cut.passes, cut.label, 0.0)
@@ -302,7 +315,7 @@ class Networks:
                 return 1.0, math.inf
 
         return Ladder(
-            cuts=cuts(self._graph, costs),
+            cuts=cuts(self._graph, costs, self._importance),
             candidate=functools.partial(_smaller_candidate, form),
             teach=lambda cut, epochs, before: self._teaching.lesson(cut.features, epochs, before),
             capacity=capacity,

@@ -9,7 +9,7 @@ from torch import nn
 import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import capture, sweeping
-from leanly.prune import Sparse, SparseGPT
+from leanly.prune import Sparse, SparseGPT, regression
 from tests.prune.surgery import scrambled
 
 WEIGHTS = ("0.weight", "3.weight", "6.weight")
@@ -105,3 +105,14 @@ def test_a_weight_that_is_read_again_is_seen_as_it_has_become(monkeypatch: pytes
         monkeypatch.setattr(sweeping, "LARGEST", largest)
         found.append(SparseGPT(0.5)(capture(model, example=x[:2]), task)(x))
     assert torch.equal(*found)
+
+
+def test_what_a_block_loses_is_made_up_for_at_once_or_column_by_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    rows, inputs = torch.randn(6, 40, dtype=torch.float64), torch.randn(40, 200, dtype=torch.float64)
+    found = []
+    for block in (4, 12, 64):
+        monkeypatch.setattr(regression, "BLOCK", block)
+        found.append(SparseGPT(pattern=(2, 4))._thinned(rows, inputs @ inputs.T))
+    assert torch.allclose(found[0], found[1]) and torch.allclose(found[0], found[2])
+    assert bool((found[0].reshape(6, 10, 4) != 0).sum(2).eq(2).all())

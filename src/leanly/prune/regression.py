@@ -114,18 +114,26 @@ class SparseGPT:
             weight.copy_(from_rows(torch.stack(thinned)[:, :, back], layer, weight.shape))
 
     def _thinned(self, rows: Tensor, hessian: Tensor) -> Tensor:
-        """Thin the rows of a group, `[channels, columns]`."""
+        """Thin the rows of a group, `[channels, columns]`.
+
+        What a block of columns loses the columns behind it make up for at once, which is the same and takes less time.
+        """
         rows, factor = rows.clone(), inverse_factor(damped(hessian, self.damping))
         step = BLOCK if self.pattern is None else self.pattern[1]
-        for start in range(0, rows.shape[1], step):
-            stop = min(start + step, rows.shape[1])
-            losses = (rows[:, start:stop] / factor.diagonal()[start:stop]).square()
-            kept = self._kept(losses)
+        block = max(BLOCK // step, 1) * step
+        for start in range(0, rows.shape[1], block):
+            stop = min(start + block, rows.shape[1])
+            lost = torch.zeros_like(rows[:, start:stop])
             for column in range(start, stop):
-                zero = ~kept[:, column - start]
-                lost = torch.where(zero, rows[:, column], 0) / factor[column, column]
-                rows[:, column:] -= lost[:, None] * factor[column, column:]
+                place = (column - start) % step
+                if place == 0:
+                    judged = slice(column, min(column + step, stop))
+                    kept = self._kept((rows[:, judged] / factor.diagonal()[judged]).square())
+                zero = ~kept[:, place]
+                lost[:, column - start] = torch.where(zero, rows[:, column], 0) / factor[column, column]
+                rows[:, column:stop] -= lost[:, column - start, None] * factor[column, column:stop]
                 rows[:, column].masked_fill_(zero, 0)
+            rows[:, stop:] -= lost @ factor[start:stop, stop:]
         return rows
 
     def _kept(self, losses: Tensor) -> Tensor:

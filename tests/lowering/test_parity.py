@@ -13,6 +13,7 @@ from torch import nn
 import leanly
 from leanly.errors import LoweringError
 from leanly.lowering import onnx as writing
+from leanly.lowering import parity
 from leanly.lowering.parity import check_steps
 from leanly.quantize import Binary, Static
 from tests.lowering.test_artifacts import Residual, task_for
@@ -54,6 +55,22 @@ def test_every_integer_is_one_step_off_at_most(runtime: str, bits: int, tmp_path
     graph = residual(weights=bits, activations=bits, kernels=runtime)
     check_steps(leanly.lower(graph, runtime=runtime, to=tmp_path / "a"), graph, BATCHES)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["artifact.json", "model.onnx"]
+
+
+def test_batches_that_would_take_too_much_memory_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, seen, whole = residual(), [], leanly.Graph.example_batch
+    artifact = leanly.lower(graph, to=tmp_path / "a")
+
+    def example_batch(self: leanly.Graph, size: int) -> tuple[torch.Tensor, ...]:
+        seen.append(size)
+        return whole(self, size)
+
+    monkeypatch.setattr(leanly.Graph, "example_batch", example_batch)
+    for largest, batches in ((2**30, [1, 3, 8]), (100_000, [1, 3]), (0, [1])):
+        monkeypatch.setattr(parity, "LARGEST", largest)
+        seen.clear()
+        check_steps(artifact, graph, BATCHES)
+        assert seen[1:] == batches, "the first row is for the shapes"
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from leanly.families.sensitivity import layer_errors, metric_drops, only_quantized, output_errors
+from leanly.families.sensitivity import layer_bits, layer_errors, metric_drops, only_quantized, output_errors
 from leanly.graph import capture
-from leanly.quantize import Static
+from leanly.quantize import Static, WeightsOnly
 from leanly.quantize.static import prepare
 from leanly.task import Task
 
@@ -54,3 +54,24 @@ def test_one_layer_alone_is_quantized_and_the_one_that_suffers_loses_most() -> N
     errors = output_errors(quantized, [x])
     assert list(errors) == layers and errors[layers[1]] == max(errors.values())
     assert all(error > 0 for error in errors.values())
+
+
+def test_the_bits_of_a_layer_are_those_of_its_weights_and_of_what_they_multiply() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 32), torch.randint(0, 8, (32,))
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    task = Task(model, example=(x[:2],), train=(x, y))
+    graph = capture(task.model, example=task.example).eval()
+    few = Static(activations=5, weight_bits=(("linear", 2),), layer_bits=(("linear_1", 4),), float_nodes=("linear_2",))
+    assert layer_bits(few(graph, task)) == {"linear": "W2A5", "linear_1": "W4A4"}
+    assert set(layer_bits(WeightsOnly(bits=4)(graph)).values()) == {"W4"}
+
+
+def test_an_embedding_alone_can_be_quantized() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(0, 40, (16, 6))
+    model = nn.Sequential(nn.Embedding(40, 32), nn.Flatten(), nn.Linear(192, 4)).eval()
+    task = Task(model, example=(ids[:2],), validation=(ids, torch.arange(16) % 4))
+    quantized = WeightsOnly(bits=4)(capture(model, example=ids[:2]))
+    assert list(layer_bits(quantized).values()) == ["W8", "W4"]
+    assert len(list(metric_drops(quantized, list(layer_bits(quantized)), task, 16))) == 2

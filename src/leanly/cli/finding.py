@@ -7,16 +7,19 @@ import inspect
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from leanly.errors import LeanlyError, SettingError
+from leanly.errors import BundleError, LeanlyError, SettingError
 from leanly.suggest import suggestion
 
+Made = TypeVar("Made")
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from leanly.artifact import Artifact
     from leanly.bundle import Contents
+    from leanly.recipe import Recipe
     from leanly.task import Task
 
 
@@ -74,7 +77,37 @@ def find_artifacts(path: Path, sizes: Sequence[int], public_key: Path | None = N
         int(size): opened(Artifact.open(contents.path / place))
         for size, place in contents.document["artifacts"].items()
     }
-    return {size: by_size[min(by_size, key=lambda made: (abs(made - size), -made))] for size in sizes}
+    return {size: nearest(by_size, size) for size in sizes}
+
+
+def nearest(by_size: Mapping[int, Made], size: int) -> Made:
+    """Return what was made for the nearest batch size: of two as near, for the larger."""
+    return by_size[min(by_size, key=lambda made: (abs(made - size), -made))]
+
+
+def find_recipes(path: Path, public_key: Path | None = None) -> dict[int, Recipe]:
+    """Return a bundle's recipes by batch size, first the one whose network it holds; a folder of `lower` has none.
+
+    Raises:
+        SettingError: it is no bundle, or this leanly lacks a pass of a recipe.
+        BundleError: the bundle is not as it was made.
+    """
+    from leanly.bundle.manifest import COPY_AGAIN
+    from leanly.recipe import Recipe
+
+    if (path / "artifact.json").is_file():
+        return {}
+    document = find_bundle(path, public_key).document
+    try:
+        found = {}
+        for choice in document.get("choices", ()):
+            shipped = choice["float_best"] if choice["best"] is None else choice["best"]
+            found[int(choice["batch_size"])] = Recipe.from_json(document["trials"][str(shipped)]["recipe"])
+        return found
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"the description is damaged ({error!r})", where=str(path / "bundle.json"), remedy=COPY_AGAIN
+        ) from error
 
 
 def find_bundle(path: Path, public_key: Path | None = None) -> Contents:

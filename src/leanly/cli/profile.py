@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from leanly.cli.options import TASK_HELP, PublicKey, Threads
+from leanly.cli.sensitivity import ROWS, Losses, find_losses
 from leanly.cli.tables import table
 
 if TYPE_CHECKING:
     from leanly.artifact import Artifact
     from leanly.graph import Graph
     from leanly.task import Task
-
-SENSITIVITY_ROWS = 512
-"""Validation rows on which one quantized layer at a time is scored."""
 
 
 def profile(
@@ -35,9 +33,10 @@ def profile(
 ) -> None:
     """List each node as the runtime runs it here, its kernel and its time; then what each layer costs and loses.
 
-    A bundle's layers are timed in float32 too, in the same runtime. Times are the runtime's own count of one call.
+    A bundle's layers are timed in float32 too, in the same runtime. Times are the runtime's own count of one call. What
+    a layer loses is of the bits that the bundle's recipe gives it; a float bundle's layers are tried in 8 bits.
     """
-    from leanly.cli.finding import find_artifacts, find_task
+    from leanly.cli.finding import find_artifacts, find_recipes, find_task, nearest
     from leanly.measurement import profile as node_seconds
     from leanly.runtimes import read_kernels
     from leanly.search import words
@@ -70,16 +69,31 @@ def profile(
     for sentence in words.storage_only(artifact):
         print(sentence)
     if (a / "graph").is_dir():
+        from leanly.families.candidate import parts
         from leanly.graph import Graph
+        from leanly.recipe import Recipe
 
+        recipes = find_recipes(a, public_key) or {batch_size: Recipe()}
+        held, recipe = next(iter(recipes)), nearest(recipes, batch_size)
+        if parts(recipe)[0] != parts(recipes[held])[0]:
+            print(f"no layers: {a} holds the network that runs at batch {held}, at batch {batch_size} another runs")
+            return
         artifact = replace(artifact, proven=kernels)
-        _print_layers(Graph.open(a / "graph"), artifact, seconds, job, batch_size, threads)
+        graph = Graph.open(a / "graph")
+        losses = find_losses(graph, artifact, recipe, job) if job is not None else None
+        _print_layers(graph, artifact, seconds, job, losses, batch_size, threads)
     elif job is not None:
         print(f"no losses by layer: {a} holds no captured model to quantize; a bundle of leanly optimize does")
 
 
 def _print_layers(
-    graph: Graph, artifact: Artifact, seconds: dict[str, float], job: Task | None, batch_size: int, threads: int
+    graph: Graph,
+    artifact: Artifact,
+    seconds: dict[str, float],
+    job: Task | None,
+    losses: Losses | None,
+    batch_size: int,
+    threads: int,
 ) -> None:
     from leanly.measurement.attribution import layer_seconds
     from leanly.search import words
@@ -89,7 +103,6 @@ def _print_layers(
     names = [node.name for node in nodes]
     ours = layer_seconds(graph, names, artifact.proven, seconds)
     theirs = {} if artifact.precision == "float32" else _float_seconds(graph, artifact, job, batch_size, threads, names)
-    losses = _losses(graph, artifact, job) if job is not None else {}
     columns: list[tuple[str, bool, Any]] = [
         ("layer", False, lambda node: node.name),
         ("operator", False, lambda node: node.operator),
@@ -100,11 +113,12 @@ def _print_layers(
         ("bytes", True, lambda node: words.size(node.parameter_bytes)),
         ("source", False, lambda node: node.source),
     ]
-    if losses:
+    if losses is not None and losses.bits:
         assert job is not None
         columns[5:5] = [
-            ("SQNR", True, lambda node: _sqnr(losses.get(node.name))),
-            (f"{job.metric.name} lost", True, lambda node: _lost(losses.get(node.name), job.metric.name)),
+            ("bits", False, lambda node: losses.bits.get(node.name, "-")),
+            ("SQNR", True, lambda node: _sqnr(losses.errors.get(node.name))),
+            (f"{job.metric.name} lost", True, lambda node: _lost(losses.drops.get(node.name), job.metric.name)),
         ]
     if theirs:
         columns.insert(5, ("float32", True, lambda node: _time(theirs.get(node.name))))
@@ -123,11 +137,14 @@ def _print_layers(
     }
     rows.append([whole.get(title, "") for title, _, _ in columns])
     print(table([title for title, _, _ in columns], rows, right=[i for i, column in enumerate(columns) if column[1]]))
-    if losses:
+    if losses is not None and losses.bits:
         print(
-            f"\nSQNR: signal to error in decibels of the layer's output where it alone is quantized; what is lost: the "
-            f"same over the first {SENSITIVITY_ROWS} rows of validation (below 0: gained)."
+            f"\nbits: of weights (W) and of what they multiply (A), quantized {losses.told}.\nSQNR: signal to error in "
+            f"decibels of the layer's output where it alone is quantized so; what is lost: the same over the first "
+            f"{ROWS} rows of validation (below 0: gained)."
         )
+    elif losses is not None:
+        print(f"\nno losses by layer: {losses.told}")
 
 
 def _float_seconds(
@@ -147,27 +164,6 @@ def _float_seconds(
     return layer_seconds(whole, [name for name in names if name in _names(whole)], twin.proven, seconds)
 
 
-def _losses(graph: Graph, artifact: Artifact, job: Task) -> dict[str, tuple[float, float]]:
-    """Return (error as a share of the output's energy, metric lost) of each layer that can be quantized."""
-    from rich.progress import Progress
-
-    from leanly.families.sensitivity import layer_errors, metric_drops
-    from leanly.quantize.calibration import calibration_batches
-    from leanly.quantize.placement import KERNELS
-    from leanly.quantize.static import Static, prepare
-
-    static = Static(kernels=artifact.runtime if artifact.runtime in KERNELS else "")
-    quantized = static(graph, job)
-    errors = layer_errors(prepare(graph, static.attention), quantized, next(iter(calibration_batches(graph, job, 16))))
-    drops = []
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("one layer quantized at a time", total=len(errors))
-        for drop in metric_drops(quantized, list(errors), job, SENSITIVITY_ROWS):
-            drops.append(drop)
-            progress.advance(bar)
-    return {name: (error, drop) for (name, error), drop in zip(errors.items(), drops, strict=True)}
-
-
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'s' if count > 1 else ''}"
 
@@ -185,13 +181,13 @@ def _time(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1e6 * seconds:.1f} us"
 
 
-def _sqnr(loss: tuple[float, float] | None) -> str:
-    if loss is None:
+def _sqnr(error: float | None) -> str:
+    if error is None:
         return "-"
-    return "exact" if loss[0] == 0 else f"{-10 * math.log10(loss[0]):.1f} dB"
+    return "exact" if error == 0 else f"{-10 * math.log10(error):.1f} dB"
 
 
-def _lost(loss: tuple[float, float] | None, metric: str) -> str:
+def _lost(drop: float | None, metric: str) -> str:
     from leanly.search import words
 
-    return "-" if loss is None else words.drop(loss[1], metric)
+    return "-" if drop is None else words.drop(drop, metric)

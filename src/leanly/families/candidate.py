@@ -10,11 +10,13 @@ from typing import Protocol
 
 from leanly.artifact import Plan
 from leanly.files import digest
-from leanly.quantize import Equalize, Smooth, Static
+from leanly.quantize import Binary, Equalize, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
 
 INTEGER_RUNTIMES = ("onnxruntime", "openvino")
+QUANTIZING = (Static, Mixed, WeightsOnly, Binary)
+"""Passes that put quantizers into a network; others make it ready, or make good what was lost."""
 PLAN = "plan"
 """The kind of step that only runs files otherwise that are there."""
 
@@ -122,11 +124,10 @@ def static_of(candidate: Candidate) -> Static:
 
 
 def parts(recipe: Recipe) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
-    """Return the passes that make a network, and those from the first on that make it integer."""
+    """Return the passes that make a network, and those from the first on that quantize it or make it ready for that."""
     passes = recipe.passes
-    place = next(
-        (place for place, step in enumerate(passes) if isinstance(step, Equalize | Smooth | Static)), len(passes)
-    )
+    first = (Equalize, Smooth, *QUANTIZING)
+    place = next((place for place, step in enumerate(passes) if isinstance(step, first)), len(passes))
     return passes[:place], passes[place:]
 
 

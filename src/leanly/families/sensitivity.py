@@ -13,7 +13,7 @@ from leanly.graph import Graph
 from leanly.graph.nodes import argument
 from leanly.graph.outputs import floats_of
 from leanly.quantize.placement import root
-from leanly.quantize.quantizers import is_quantizer
+from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 from leanly.quantize.walking import reads_quantized_weight
 from leanly.training.evaluation import evaluate_first
 
@@ -74,15 +74,29 @@ def only_quantized(quantized: Graph, layer: str) -> Graph:
     """Return the graph with the quantizers of one layer's weight and input, and no others."""
     graph = quantized.clone()
     module = graph.module
-    kept = {
-        root(argument(node, name)) for node in module.graph.nodes for name in ("input", "weight") if node.name == layer
-    }
+    kept = [quantizer for node in module.graph.nodes if node.name == layer for quantizer in _quantizers(node)]
     for node in list(module.graph.nodes):
         if is_quantizer(node) and node not in kept:
             node.replace_all_uses_with(argument(node, "x"))
             module.graph.erase_node(node)
     module.recompile()
     return graph
+
+
+def layer_bits(quantized: Graph) -> dict[str, str]:
+    """Return, for each quantized layer, the bits of its weights and of its input: "W4A8", or "W4" beside floats."""
+    found = {}
+    for node in quantized.module.graph.nodes:
+        if reads_quantized_weight(node):
+            affine = {of_weight(one): read_affine(quantized.module, one) for one in _quantizers(node)}
+            bits = {of: (integers.high - integers.low).bit_length() for of, integers in affine.items()}
+            found[node.name] = f"W{bits[True]}" + (f"A{bits[False]}" if False in bits else "")
+    return found
+
+
+def _quantizers(layer: Node) -> list[Node]:
+    """Return the quantizers of what a layer reads: of its weight, and of its input where that is rounded."""
+    return [source for source in map(root, layer.all_input_nodes) if is_quantizer(source)]
 
 
 class _Recorder(Interpreter):

@@ -1,38 +1,42 @@
 """Mixed precision on EfficientNet-Lite0: nearly as fast as all int8, at half its disagreement with the float network.
 
-The layers that change the outputs most for the time that float takes longer stay float, as many as keep the
-speed.
+Layers stay float where that mends the outputs most within a time (`quantize.Mixed`), the longest that keeps the speed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bench import peers
 from bench.contest import Ground, Settings, lay_ground, race, test_outputs
-from bench.entrants import BATCHES, THREADS, Entrant
+from bench.entrants import BATCHES, Entrant
 from bench.lowered import TARGET, Bench, lowered, open_bench
 from bench.models.subjects import subject_named
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least, at_most
 from leanly.families.candidate import float_forms
-from leanly.families.sensitivity import output_errors
-from leanly.measurement import profile
-from leanly.measurement.attribution import layer_seconds
+from leanly.families.precisions import measure_precisions
+from leanly.measurement.attribution import node_times
 from leanly.measurement.records import Interval
-from leanly.quantize import Static
+from leanly.quantize import Mixed, Static
+from leanly.quantize.alone import sensitivities
 from leanly.quantize.calibration import calibration_batches
 from leanly.recipe import Recipe
 
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
+SLOWER = (0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15)
+"""Share of the time in integers that layers in float may add, by what each was measured to take."""
 SPEED, SHARE = 0.95, 0.5
 DRAWS = 2000
 RUNTIMES = ("onnxruntime", "openvino")
 """That have kernels of integers."""
-QUICK_COUNTS = (2, 6)
+ROWS = 16
+"""On which it is seen what a layer changes in the outputs."""
+QUICK_SLOWER = (0.02, 0.05)
 
 
 def rows(data_dir: Path, quick: bool) -> list[Row]:
@@ -49,36 +53,37 @@ def rows(data_dir: Path, quick: bool) -> list[Row]:
     latencies = race(ground, list(whole.values()), timing, 0)
     runtime, rest = min(whole, key=lambda form: sum(found.median for found in latencies[whole[form].label].values()))
     integer = whole[runtime, rest]
-    order = _order(bench, runtime, rest, integer)
     mixes = {}
-    for count in QUICK_COUNTS if quick else COUNTS:
-        recipe = Recipe((Static(kernels=runtime, float_nodes=tuple(order[:count])),))
-        entrant = lowered(bench, recipe, runtime, "int8", rest)
-        mixes[count] = replace(entrant, name=f"{count} layers in float, {entrant.name}")
+    for slower, static in _statics(bench, runtime, rest, integer, QUICK_SLOWER if quick else SLOWER).items():
+        entrant = lowered(bench, Recipe((static,)), runtime, "int8", rest)
+        mixes[slower] = replace(entrant, name=f"{len(static.float_nodes)} layers in float, {entrant.name}")
     latencies = race(ground, [integer, *mixes.values()], timing, 1)
     speeds = {
-        count: mean_of(
+        slower: mean_of(
             [pooled_ratio([(latencies[integer.label][size], latencies[mix.label][size])], seed=0) for size in BATCHES]
         ).interval
-        for count, mix in mixes.items()
+        for slower, mix in mixes.items()
     }
-    fast = [count for count in mixes if speeds[count].value >= SPEED] or [min(mixes)]
-    count = max(fast)
-    return [_speed_row(speeds[count], integer, mixes[count]), _disagreement_row(ground, integer, mixes[count])]
+    fast = [slower for slower in mixes if speeds[slower].value >= SPEED] or [min(mixes)]
+    slower = max(fast)
+    return [_speed_row(speeds[slower], integer, mixes[slower]), _disagreement_row(ground, integer, mixes[slower])]
 
 
-def _order(bench: Bench, runtime: str, rest: str, integer: Entrant) -> list[str]:
-    """Names of layers, those first that change the outputs most for the time that float would take longer."""
-    quantized = Static(kernels=runtime)(bench.graph, bench.task)
-    errors = output_errors(quantized, next(iter(calibration_batches(bench.graph, bench.task, 32))))
+def _statics(bench: Bench, runtime: str, rest: str, integer: Entrant, limits: Sequence[float]) -> dict[float, Static]:
+    """Return, by the time that may be added, which layers stay float; of limits that give the same, the first."""
+    even = Static(kernels=runtime)
+    quantized = even(bench.graph, bench.task)
+    inputs = next(iter(calibration_batches(bench.graph, bench.task, ROWS)))
+    layers = sensitivities(quantized, inputs, (8,), even.granularity)
     floats = lowered(bench, Recipe(), runtime, rest)
-    seconds = [
-        layer_seconds(graph, errors, entrant.artifact.kernels(), profile(entrant.artifact, threads=THREADS))
-        for graph, entrant in ((quantized, integer), (bench.graph, floats))
-    ]
-    extra = {name: seconds[1].get(name, 0.0) - seconds[0].get(name, 0.0) for name in errors}
-    least = max(float(np.mean(list(extra.values()))), 1e-7) / 10
-    return sorted(errors, key=lambda name: -errors[name] / max(extra[name], least))
+    made = {"int8": (quantized, integer.artifact), rest: (bench.graph, floats.artifact)}
+    times = measure_precisions(layers, made, partial(node_times, None, TARGET), min(BATCHES))
+    mixed = Mixed(average=None, choices=(8,), static=even, times=times, rest=rest)
+    found: dict[Static, float] = {}
+    for slower in limits:
+        kept = replace(mixed, slower=slower).settled(layers).float_nodes
+        found.setdefault(replace(even, float_nodes=kept), slower)
+    return {slower: static for static, slower in found.items()}
 
 
 def _speed_row(speed: Interval, integer: Entrant, mix: Entrant) -> Row:

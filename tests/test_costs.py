@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leanly.costs import CostTable
+from leanly.costs import CostTable, PrecisionTimes
 from leanly.errors import SettingError
 
 
@@ -35,3 +35,17 @@ def test_a_narrower_layer_that_took_longer_does_not_make_the_widest_free() -> No
 def test_measurements_that_can_not_be_are_refused(points) -> None:
     with pytest.raises(SettingError, match="measurements of 'conv'"):
         CostTable({"conv": points})
+
+
+def test_what_was_not_measured_in_a_precision_is_none() -> None:
+    table = PrecisionTimes({"conv": {"int8": 1, "float32": 2.0}})
+    assert table.seconds("conv", "int8") == 1.0 and table.seconds("conv", "float32") == 2.0
+    assert table.seconds("conv", "bfloat16") is table.seconds("other", "int8") is None
+
+
+@pytest.mark.parametrize(
+    "layers", [{"conv": {"float32": 1.0}}, {"conv": {"int8": -1.0}}, {"conv": {"int8": 1, "int4": 1}}, {"conv": 1}, 3]
+)
+def test_precisions_that_do_not_exist_or_take_no_time_are_refused(layers) -> None:
+    with pytest.raises(SettingError, match="by layer and precision"):
+        PrecisionTimes(layers)

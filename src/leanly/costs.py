@@ -1,4 +1,4 @@
-"""CostTable: what layers were measured to take at several widths, so that a pass can read off what a cut saves."""
+"""What layers were measured to take, at several widths and in several precisions, so that a pass can read it off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leanly.errors import SettingError
+
+FLOATS = ("float32", "bfloat16")
+"""Precisions of what is not computed in integers."""
+BY_PRECISION = 'give seconds by layer and precision: {"conv2d": {"int8": 1e-5, "float32": 3e-5}}'
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,40 @@ class CostTable:
             weights.append(1 / away)
         macs = [point[0] * point[1] for point in points]
         return _line(macs, [point[2] for point in points], weights, outputs * terms)
+
+
+@dataclass(frozen=True)
+class PrecisionTimes:
+    """Measured seconds of each layer in each precision; few bits of weights are computed in "int8".
+
+    Args:
+        layers: by the name of the node, seconds in "int8", and in "float32" and "bfloat16" where it was run so.
+
+    Raises:
+        SettingError: a precision that does not exist, a layer without "int8", or seconds that are none.
+    """
+
+    layers: Mapping[str, Mapping[str, float]]
+
+    def __post_init__(self) -> None:
+        try:
+            layers = {str(name): {key: float(value) for key, value in one.items()} for name, one in self.layers.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise SettingError(f"layers is {self.layers!r}", where="PrecisionTimes", remedy=BY_PRECISION) from error
+        object.__setattr__(self, "layers", layers)
+        for name, seconds in layers.items():
+            known = "int8" in seconds and {*seconds} <= {"int8", *FLOATS}
+            if not known or not all(math.isfinite(value) and value >= 0 for value in seconds.values()):
+                raise SettingError(
+                    f"the seconds of {name!r} are {seconds}", where="PrecisionTimes", remedy=BY_PRECISION
+                )
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.layers))
+
+    def seconds(self, layer: str, precision: str) -> float | None:
+        """Return what a layer takes in a precision; None where it was not measured."""
+        return self.layers.get(layer, {}).get(precision)
 
 
 def _line(xs: list[float], ys: list[float], weights: list[float], at: float) -> float:

@@ -1,14 +1,18 @@
-"""Mixed: few bits where they are not missed, within the average that was asked for."""
+"""Mixed: few bits where they are not missed, float where they are, within the average and the time that are given."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 from torch import nn
 
 import leanly
+from leanly.costs import PrecisionTimes
 from leanly.errors import DataError, SettingError
 from leanly.quantize import Mixed, Static
+from leanly.quantize.alone import Sensitivity
 from leanly.quantize.quantizers import read_affine, weight_quantizers
 from leanly.recipe import Recipe
 from tests.quantize.networks import error, residual
@@ -79,3 +83,93 @@ def test_what_can_not_be_asked_for_is_refused() -> None:
         Mixed(choices=(1, 4))
     with pytest.raises(DataError, match="calibration needs data"):
         Mixed()(graph)
+
+
+LAYERS = {
+    "stem": Sensitivity(100, False, {4: 9.0, 8: 5.0}),
+    "middle": Sensitivity(400, False, {4: 3.0, 8: 1.0}),
+    "tied": Sensitivity(100, True, {4: 50.0, 8: 40.0}),
+    "head": Sensitivity(400, False, {4: 8.0, 8: 4.0}),
+}
+
+
+def times(**floats: float) -> PrecisionTimes:
+    """Layers of one second in integers, and of so many in float."""
+    return PrecisionTimes({name: {"int8": 1.0, "float32": floats.get(name, 9.0)} for name in LAYERS})
+
+
+def settled(**settings) -> tuple[set[str], dict[str, int]]:
+    static = Mixed(**{"average": None, "choices": (8,), **settings}).settled(LAYERS)
+    return set(static.float_nodes), dict(static.weight_bits)
+
+
+def test_float_goes_where_it_mends_most_within_the_time() -> None:
+    dear = times(stem=1.5, middle=1.3, head=1.3)
+    assert settled(times=dear, slower=0.0)[0] == set(), "no time, no float"
+    assert settled(times=dear, slower=0.07)[0] == set()
+    assert settled(times=dear, slower=0.08)[0] == {"head"}
+    assert settled(times=dear, slower=0.125)[0] == {"stem"}
+    assert settled(times=dear, slower=0.2)[0] == {"stem", "head"}, "of four seconds, 0.8 are left to be spent"
+    assert settled(times=dear, slower=0.3)[0] == {"stem", "middle", "head"}
+    assert settled(times=dear, slower=9.0)[0] == {"stem", "middle", "head"}, "a shared weight stays rounded"
+
+
+def test_a_layer_whose_bits_are_named_does_not_go_to_float() -> None:
+    named = Static(layer_bits=(("head", 8),))
+    assert settled(times=times(stem=1.5, middle=1.3, head=1.3), slower=0.3, static=named)[0] == {"stem", "middle"}
+
+
+def test_the_worst_layer_is_the_first_in_float_where_that_costs_no_time() -> None:
+    free = times(stem=1.0, middle=1.0, head=1.0)
+    assert settled(times=free, slower=0.0)[0] == {"stem", "middle", "head"}
+    floats, bits = settled(times=free, slower=0.0, average=11.0)
+    assert floats == {"stem"} and set(bits.values()) == {8}, "a tenth of the weights takes 32 bits instead of 8"
+
+
+def test_float_is_of_the_precision_that_was_measured() -> None:
+    table = PrecisionTimes({"stem": {"int8": 1.0, "bfloat16": 1.1}, "head": {"int8": 1.0, "float32": 1.1}})
+    assert settled(times=table, slower=1.0, rest="bfloat16")[0] == {"stem"}
+    assert settled(times=table, slower=1.0)[0] == {"head"}
+
+
+def test_both_limits_hold_at_once() -> None:
+    floats, bits = settled(times=times(stem=1.5, head=1.5), slower=0.125, average=8.8, choices=(4, 8))
+    assert floats == {"stem"}, "there is time for one; the bits of its weights are taken from others"
+    assert 32 * 100 + sum(bits[name] * LAYERS[name].weights for name in bits) == 8.8 * 1000
+    assert bits == {"middle": 4, "tied": 8, "head": 8}
+
+
+def test_what_it_makes_holds_what_was_chosen() -> None:
+    graph, task = residual()
+    table = PrecisionTimes(
+        {name: {"int8": 1.0, "float32": 1.1} for name in ("conv2d", "conv2d_1", "conv2d_2", "linear")}
+    )
+    mixed = Mixed(average=None, choices=(8,), times=table, slower=0.03, static=Static(kernels="onnxruntime"))
+    made = mixed(graph, task)
+    assert len(bits_of(made)) == 3, "one layer in float"
+    even = Static(kernels="onnxruntime")(graph, task)
+    assert error(graph, made, task) < error(graph, even, task)
+    (note,) = [note for note in made.notes if "quantize.Mixed" in note]
+    assert note.count(" 8") == 3 and note.count(" float") == 1
+
+
+def test_a_recipe_keeps_what_layers_take() -> None:
+    recipe = Recipe((Mixed(average=None, times=times(stem=2.0), slower=0.1, rest="bfloat16"),))
+    again = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert again == recipe and hash(again.passes) == hash(recipe.passes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"times": {"layers": {"conv": {"float32": 1.0}}}}, "the seconds of 'conv'"),
+        ({"times": 3}, "times is 3"),
+        ({"choices": (8,)}, "two or more"),
+        ({"slower": -0.1}, "slower=-0.1"),
+        ({"rest": "float16"}, "rest='float16'.*float32 or bfloat16"),
+        ({"average": 33.0, "times": {"layers": {}}}, "average=33"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        Mixed(**settings)

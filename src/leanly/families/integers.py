@@ -6,11 +6,11 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 
+from leanly.costs import PrecisionTimes
 from leanly.distill import Distill
 from leanly.families.allocation import Timed
 from leanly.families.candidate import (
@@ -24,11 +24,12 @@ from leanly.families.candidate import (
     static_of,
 )
 from leanly.families.making import Maker
-from leanly.families.sensitivity import output_errors
+from leanly.families.precisions import measure_precisions
 from leanly.families.teaching import Teaching
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
-from leanly.quantize import CorrectBias, Equalize, LearnSteps, Reconstruct, Smooth, Static, WeightsOnly
+from leanly.quantize import CorrectBias, Equalize, LearnSteps, Mixed, Reconstruct, Smooth, Static, WeightsOnly
+from leanly.quantize.alone import sensitivities
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.equalization import has_pairs
 from leanly.recipe import Pass, Recipe
@@ -39,14 +40,12 @@ if TYPE_CHECKING:
     from leanly.task import Task
 
 OBSERVERS = ("mse", "percentile", "minmax")
-SENSITIVE_STEPS = (1, 2, 4, 8)
-"""How many of the most sensitive layers stay float, one trial after the other."""
+SLOWER = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Share of the time in integers that layers in float may add, one trial after the other."""
 CLOSE = 1.4
 """A runtime this many times slower than the fastest is tried again only when all else was."""
 ROWS = 16
 """Calibration rows on which it is seen what a layer's integers change in the outputs."""
-SHORTEST = 1e-7
-"""Seconds that a profiler can tell apart."""
 ITERATIONS = 400
 """Steps of learning which way the weights of a part are rounded: for eight bits few are enough."""
 FINE = 0.1
@@ -85,7 +84,9 @@ class Integers:
         self._maker, self._task, self._target = maker, task, target
         self._teaching, self._timed = teaching, timed
         self._runtimes = integer_runtimes(target)
-        self._errors: dict[str, list[str]] = {}
+        self._floats = float_forms(self._runtimes, target)
+        self._mixed: dict[str, list[tuple[Static, str]]] = {}
+        self._times: dict[str, PrecisionTimes] = {}
         self._attention = any("scaled_dot_product" in str(node.target) for node in maker.graph.module.graph.nodes)
         # a few channels of a transformer are far larger than the others: unsmoothed, no range suits both
         self.smooth: tuple[Pass, ...] = (Smooth(),) if self._attention else ()
@@ -163,13 +164,11 @@ class Integers:
             static = replace(static_of(best.candidate), float_nodes=())
         if any(trial.outcome == "pass" and static_of(trial.candidate).float_nodes for trial in measured):
             return  # the fewest layers in float that pass are found
-        layers = self._sensitive(static, best.candidate if best is not None else candidate)
         if self._attention:
             yield self.named(replace(static, attention=False), candidate.runtime, candidate.rest)
-        for count in SENSITIVE_STEPS:
-            if count < len(layers):
-                kept = tuple(sorted(layers[:count], key=layers.index))
-                yield self.named(replace(static, float_nodes=kept), candidate.runtime, candidate.rest)
+        whole = next((trial.candidate for trial in alike if not static_of(trial.candidate).float_nodes), candidate)
+        for mixed, rest in self._mixes(static, whole):
+            yield self.named(mixed, candidate.runtime, rest)
 
     def mended(self, candidate: Candidate, trials: Sequence[Seen]) -> Iterator[Candidate]:
         """The fastest int8 equalized, with biases corrected, roundings learned, then trained: as fast, and nearer."""
@@ -206,30 +205,45 @@ class Integers:
         eager = next((trial for trial in trials if trial.candidate.eager and trial.medians), None)
         return None if eager is None else eager.medians[max(eager.medians)] / max(eager.medians)
 
-    def _sensitive(self, static: Static, candidate: Candidate) -> list[str]:
-        """Names of the quantized layers: those first that lose most for the time that float would take longer."""
-        key = repr(static)
-        if key not in self._errors:
-            quantized = self._maker.outcome(Recipe((*self.smooth, static)))
-            errors = output_errors(quantized, next(iter(calibration_batches(quantized, self._task, ROWS))))
-            dear = self._float_seconds(quantized, candidate, list(errors))
-            self._errors[key] = sorted(errors, key=lambda name: -errors[name] / dear[name])
-        return self._errors[key]
+    def _mixes(self, static: Static, whole: Candidate) -> list[tuple[Static, str]]:
+        """Return which layers stay float in which precision: what mends most within ever more time.
 
-    def _float_seconds(self, quantized: Graph, candidate: Candidate, names: Sequence[str]) -> dict[str, float]:
-        """Return by how much longer each layer takes in float; all the same where nothing was timed."""
-        whole = Candidate("", Recipe(), candidate.runtime, "float32")
-        artifacts = [self._maker.made(entry) for entry in (candidate, whole)]
-        if self._timed is None or artifacts[0] is None or artifacts[1] is None:
-            return dict.fromkeys(names, 1.0)
-        size = min(self._target.batch_sizes)
-        integer = self._timed(quantized, artifacts[0], size).layers
-        floats = self._timed(self._maker.graph, artifacts[1], size).layers
-        known = {name: floats[name] - integer[name] for name in names if name in integer and name in floats}
-        if not known:
-            return dict.fromkeys(names, 1.0)
-        usual = max(fmean(known.values()), SHORTEST)
-        return {name: max(known.get(name, usual), usual / 10) for name in names}
+        Args:
+            static: how the others are quantized.
+            whole: without layers in float, whose artifact tells what they take in integers.
+        """
+        key = repr((static, whole.runtime))
+        if key not in self._mixed:
+            quantized = self._maker.outcome(Recipe((*self.smooth, static)))
+            inputs = next(iter(calibration_batches(quantized, self._task, ROWS)))
+            layers = sensitivities(quantized, inputs, (static.weights,), static.granularity)
+            times = self._precision_times(whole, quantized, list(layers))
+            found = []
+            for slower in SLOWER:
+                for rest in dict.fromkeys((whole.rest, "float32")):
+                    mixed = Mixed(
+                        average=None, choices=(static.weights,), static=static, times=times, slower=slower, rest=rest
+                    )
+                    floats = mixed.settled(layers).float_nodes
+                    if 0 < len(floats) < len(layers):
+                        found.append((replace(static, float_nodes=floats), rest))
+            self._mixed[key] = found
+        return self._mixed[key]
+
+    def _precision_times(self, whole: Candidate, quantized: Graph, layers: Sequence[str]) -> PrecisionTimes:
+        if whole.runtime not in self._times:
+            forms = [("int8", quantized, whole)]
+            for runtime, form in self._floats:
+                if runtime == whole.runtime:
+                    forms.append((form, self._maker.graph, Candidate("", Recipe(), runtime, form)))
+            made = {
+                form: (graph, artifact)
+                for form, graph, candidate in forms
+                if (artifact := self._maker.made(candidate)) is not None
+            }
+            size = min(self._target.batch_sizes)
+            self._times[whole.runtime] = measure_precisions(layers, made, self._timed, size)
+        return self._times[whole.runtime]
 
     def packed_weights(self) -> Iterator[Candidate]:
         """Few-bit weights that are decoded as they are multiplied: less to read, where most of a network is weights."""
@@ -237,7 +251,7 @@ class Integers:
             return
         for bits in (8, 4):
             recipe = Recipe((WeightsOnly(bits=bits),))
-            for runtime, precision in float_forms(self._runtimes, self._target):
+            for runtime, precision in self._floats:
                 way = runtime if precision == "float32" else f"{precision} {runtime}"
                 yield Candidate(f"{bits}-bit weights {way}", recipe, runtime, precision)
 

@@ -11,8 +11,7 @@ from torch.fx import Interpreter, Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
-from leanly.graph.outputs import floats_of
-from leanly.quantize.placement import root
+from leanly.quantize.alone import quantizers_of
 from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
 from leanly.quantize.walking import reads_quantized_weight
 from leanly.training.evaluation import evaluate_first
@@ -39,23 +38,6 @@ def layer_errors(graph: Graph, quantized: Graph, inputs: Sequence[Tensor]) -> di
     return forced.errors
 
 
-def output_errors(quantized: Graph, inputs: Sequence[Tensor]) -> dict[str, float]:
-    """Return, for each quantized layer, the share of the outputs' energy that quantizing it alone changes.
-
-    Args:
-        quantized: the graph with quantizers.
-        inputs: flat input tensors, a few rows.
-    """
-    layers = [node.name for node in quantized.module.graph.nodes if reads_quantized_weight(node)]
-    with torch.no_grad():
-        wanted = floats_of(only_quantized(quantized, "").flat(*inputs))
-        energy = max(float(wanted.square().sum()), 1e-300)
-        return {
-            layer: float((floats_of(only_quantized(quantized, layer).flat(*inputs)) - wanted).square().sum()) / energy
-            for layer in layers
-        }
-
-
 def metric_drops(quantized: Graph, layers: Sequence[str], task: Task, rows: int) -> Iterator[float]:
     """Yield how much of the metric is lost where one layer alone is quantized, layer by layer.
 
@@ -74,7 +56,7 @@ def only_quantized(quantized: Graph, layer: str) -> Graph:
     """Return the graph with the quantizers of one layer's weight and input, and no others."""
     graph = quantized.clone()
     module = graph.module
-    kept = [quantizer for node in module.graph.nodes if node.name == layer for quantizer in _quantizers(node)]
+    kept = [quantizer for node in module.graph.nodes if node.name == layer for quantizer in quantizers_of(node)]
     for node in list(module.graph.nodes):
         if is_quantizer(node) and node not in kept:
             node.replace_all_uses_with(argument(node, "x"))
@@ -88,15 +70,10 @@ def layer_bits(quantized: Graph) -> dict[str, str]:
     found = {}
     for node in quantized.module.graph.nodes:
         if reads_quantized_weight(node):
-            affine = {of_weight(one): read_affine(quantized.module, one) for one in _quantizers(node)}
+            affine = {of_weight(one): read_affine(quantized.module, one) for one in quantizers_of(node)}
             bits = {of: (integers.high - integers.low).bit_length() for of, integers in affine.items()}
             found[node.name] = f"W{bits[True]}" + (f"A{bits[False]}" if False in bits else "")
     return found
-
-
-def _quantizers(layer: Node) -> list[Node]:
-    """Return the quantizers of what a layer reads: of its weight, and of its input where that is rounded."""
-    return [source for source in map(root, layer.all_input_nodes) if is_quantizer(source)]
 
 
 class _Recorder(Interpreter):

@@ -1,69 +1,88 @@
-"""Mixed: bits chosen for each layer, so that weights take few on average and the outputs move least."""
+"""Mixed: bits, or float, chosen for each layer, so that the outputs move least within average bits and time."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
-from torch.fx import Node
 
+from leanly.costs import FLOATS, PrecisionTimes
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.outputs import floats_of
-from leanly.graph.tensors import find
+from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.choosing import Limit, least_error
 from leanly.quantize.quantizers import check_quantizable
-from leanly.quantize.static import Static, prepare, weight_affine
+from leanly.quantize.static import Static
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
+FLOAT = 32
+"""Bits of a weight that stays float."""
+
 
 @dataclass(frozen=True)
 class Mixed:
-    """Give each layer's weights as many bits as serve the outputs best, with so many on average over all weights.
+    """Give each layer the precision that serves the outputs best, within so many bits on average and so much time.
 
-    Each layer is rounded alone to each number of bits, and the squared change of the outputs seen; then the bit that
-    takes off most of it for the bytes it takes is spent, one after the other. The error of layers rounded together is
-    close to the sum of theirs, as in Dong et al. 2020, "HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural
-    Networks".
+    Each layer is rounded alone to each number of bits, and the squared change of the outputs seen; chosen is what sums
+    up to the least. The error of layers rounded together is close to the sum of theirs, as in Dong et al. 2020,
+    "HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networks"; within a time, Yao et al. 2021, "HAWQ-V3:
+    Dyadic Neural Network Quantization". Few bits save bytes: they take as long as eight.
 
     Args:
-        average: bits of a weight, on average.
-        choices: bits that a layer may get, 2 to 8, at least two of them.
+        average: bits of a weight, on average; None for no limit.
+        choices: bits that a layer may get, 2 to 8; two of them, or one beside float.
         static: how all else is quantized; its `weights` and `weight_bits` are not used.
         rows: on which the change of the outputs is seen, the first of `train` (of `validation` where there is none).
+        times: what layers were measured to take; with it they may stay float, which is 32 bits of a weight.
+        slower: share by which layers in float may make all of them slower than in integers.
+        rest: "float32" or "bfloat16": what layers in float are computed in.
 
     Raises:
         SettingError: a setting out of its range.
     """
 
-    average: float = 4.0
+    average: float | None = 4.0
     choices: tuple[int, ...] = (2, 3, 4, 6, 8)
     static: Static = field(default_factory=Static)
     rows: int = 32
+    times: PrecisionTimes | None = None
+    slower: float = 0.05
+    rest: str = "float32"
 
     def __post_init__(self) -> None:
         if isinstance(self.choices, Iterable) and not isinstance(self.choices, str):
             object.__setattr__(self, "choices", tuple(self.choices))
-        if isinstance(self.static, Mapping):  # as a recipe's JSON holds it
+        # as a recipe's JSON holds them
+        if isinstance(self.static, Mapping):
             object.__setattr__(self, "static", Static(**self.static))
+        if isinstance(self.times, Mapping):
+            object.__setattr__(self, "times", PrecisionTimes(**self.times))
         if not isinstance(self.static, Static):
             raise SettingError(f"static is {self.static!r}", where="Mixed", remedy="give quantize.Static(...)")
+        if not isinstance(self.times, PrecisionTimes | None):
+            raise SettingError(f"times is {self.times!r}", where="Mixed", remedy="give costs.PrecisionTimes(...)")
+        least = "two" if self.times is None else "one"
         fit = isinstance(self.choices, tuple) and all(is_whole(bits, 2) and bits <= 8 for bits in self.choices)
-        if not fit or len(set(self.choices)) < 2:
-            raise SettingError(f"choices={self.choices!r}", where="Mixed", remedy="give two or more, each from 2 to 8")
+        if not fit or len(set(self.choices)) < (2 if self.times is None else 1):
+            raise SettingError(
+                f"choices={self.choices!r}", where="Mixed", remedy=f"give {least} or more, each from 2 to 8"
+            )
         object.__setattr__(self, "choices", tuple(sorted(set(self.choices))))
-        if not (is_number(self.average) and self.choices[0] <= self.average <= self.choices[-1]):
+        most = self.choices[-1] if self.times is None else FLOAT
+        if self.average is not None and not (is_number(self.average) and self.choices[0] <= self.average <= most):
             raise SettingError(
                 f"average={self.average!r}",
                 where="Mixed",
-                remedy=f"give a number from {self.choices[0]} to {self.choices[-1]}, what the choices allow",
+                remedy=f"give a number from {self.choices[0]} to {most}, what the choices allow, or None",
             )
+        if not (is_number(self.slower) and self.slower >= 0):
+            raise SettingError(f"slower={self.slower!r}", where="Mixed", remedy="give a share, such as 0.05")
+        if self.rest not in FLOATS:
+            raise SettingError(f"rest={self.rest!r}", where="Mixed", remedy=f"use {' or '.join(FLOATS)}")
         check_whole(self.rows, 1, name="rows", where="Mixed")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
@@ -74,67 +93,49 @@ class Mixed:
             SettingError: nothing to quantize, or weights of another precision than float32.
         """
         check_quantizable(graph, "Mixed")
-        prepared = prepare(graph, self.static.attention)
-        placement = replace(self.static, weight_bits=()).placed(prepared, target)
-        layers = _with_own_weights(prepared, placement.weights)
-        inputs = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
-        chosen = self._chosen(prepared, layers, [tensor.to(prepared.device) for tensor in inputs])
-        quantized = replace(self.static, weight_bits=tuple(chosen.items()))(graph, task, target)
-        told = ", ".join(f"{name} {bits}" for name, bits in chosen.items())
-        quantized.notes = (*quantized.notes, f"quantize.Mixed: bits of weights: {told}")
+        even = replace(self.static, weights=8, weight_bits=())(graph, task, target)
+        rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
+        inputs = [tensor.to(graph.device) for tensor in rows]
+        static = self.settled(sensitivities(even, inputs, self.choices, self.static.granularity))
+        quantized = static(graph, task, target)
+        floats = set(static.float_nodes) - set(self.static.float_nodes)
+        told = [*(f"{name} {bits}" for name, bits in static.weight_bits), *(f"{name} float" for name in sorted(floats))]
+        quantized.notes = (*quantized.notes, f"quantize.Mixed: bits of weights: {', '.join(told)}")
         return quantized
 
-    def _chosen(self, graph: Graph, layers: dict[str, Node], inputs: Sequence[Tensor]) -> dict[str, int]:
-        errors = {name: self._errors(graph, layer, inputs) for name, layer in layers.items()}
-        sizes = {name: _weight(graph, layer).numel() for name, layer in layers.items()}
-        chosen = dict.fromkeys(layers, self.choices[0])
-        left = self.average * sum(sizes.values()) - sum(chosen[name] * sizes[name] for name in layers)
-        heap: list[tuple[float, str, int]] = []
+    def settled(self, layers: Mapping[str, Sensitivity]) -> Static:
+        """Return the quantization that is chosen.
 
-        def offer(name: str) -> None:
-            """Put up the step that takes off most error for its bits: a longer one where the next helps little."""
-            now = chosen[name]
-            steps = [bits for bits in self.choices if bits > now]
-            gains = {bits: (errors[name][now] - errors[name][bits]) / ((bits - now) * sizes[name]) for bits in steps}
-            if gains:
-                best = max(gains, key=lambda bits: gains[bits])
-                heapq.heappush(heap, (-gains[best], name, best))
+        Args:
+            layers: by name, what the bits of each change in the outputs.
+        """
+        errors = {name: {bits: layer.errors[bits] for bits in self.choices} for name, layer in layers.items()}
+        limits = []
+        if self.times is not None:
+            seconds = self._seconds(self.times, layers)
+            for name in seconds:
+                if FLOAT in seconds[name]:
+                    errors[name][FLOAT] = 0.0
+            whole = sum(by_bits[self.choices[0]] for by_bits in seconds.values())
+            limits.append(Limit(seconds, (1 + self.slower) * whole))
+        if self.average is not None:
+            sizes = {name: {bits: bits * layers[name].weights for bits in errors[name]} for name in layers}
+            limits.append(Limit(sizes, self.average * sum(layer.weights for layer in layers.values())))
+        chosen = least_error(errors, limits)
+        floats = [name for name, bits in chosen.items() if bits == FLOAT]
+        return replace(
+            self.static,
+            float_nodes=(*self.static.float_nodes, *floats),
+            weight_bits=tuple((name, bits) for name, bits in chosen.items() if bits != FLOAT),
+        )
 
-        for name in layers:
-            offer(name)
-        while heap:
-            _, name, bits = heapq.heappop(heap)
-            spent = (bits - chosen[name]) * sizes[name]
-            if spent <= left:
-                left -= spent
-                chosen[name] = bits
-                offer(name)
-        return chosen
-
-    def _errors(self, graph: Graph, layer: Node, inputs: Sequence[Tensor]) -> dict[int, float]:
-        """Return by how much the outputs move where the weights of one layer have so many bits, squared and summed."""
-        weight = _weight(graph, layer)
-        with torch.no_grad():
-            whole, wanted = weight.clone(), floats_of(graph.flat(*inputs))
-            found = {}
-            for bits in self.choices:
-                affine = weight_affine(whole, bits, self.static.granularity)
-                weight.copy_(affine.dequantize(affine.quantize(whole)))
-                found[bits] = float((floats_of(graph.flat(*inputs)) - wanted).square().sum())
-            weight.copy_(whole)
+    def _seconds(self, times: PrecisionTimes, layers: Mapping[str, Sensitivity]) -> dict[str, dict[int, float]]:
+        """Return what each layer takes by its bits; in float only where it was measured so and nothing forbids it."""
+        found, named = {}, dict(self.static.layer_bits)
+        for name, layer in layers.items():
+            integer, floating = times.seconds(name, "int8"), times.seconds(name, self.rest)
+            found[name] = dict.fromkeys(self.choices, integer or 0.0)
+            # a layer in float would read the rounded weight that it shares with others
+            if floating is not None and not layer.shared and name not in named:
+                found[name][FLOAT] = floating
         return found
-
-
-def _with_own_weights(graph: Graph, names: Sequence[str]) -> dict[str, Node]:
-    """Return the layers by name, of those that share a weight the first."""
-    nodes = {node.name: node for node in graph.module.graph.nodes}
-    found: dict[str, Node] = {}
-    for name in names:
-        weight = argument(nodes[name], "weight")
-        if reads_tensor(weight) and all(argument(layer, "weight") is not weight for layer in found.values()):
-            found[name] = nodes[name]
-    return found
-
-
-def _weight(graph: Graph, layer: Node) -> Tensor:
-    return find(graph.module, str(argument(layer, "weight").target)).detach()

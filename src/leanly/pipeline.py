@@ -217,6 +217,7 @@ def _run(
                     past=past,
                     max_drop=budget.max_drop,
                     confidence=budget.confidence,
+                    max_bytes=budget.bytes,
                     timed=functools.partial(node_times, task, target),
                 ),
                 instruments=bench.instruments(),

@@ -17,3 +17,4 @@ class Trial:
     outcome: str = ""
     drop: float | None = None
     seconds: float = 0.0
+    bytes: int | None = None

@@ -17,7 +17,7 @@ from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
 from leanly.graph import Graph, capture
 from leanly.prune import Channels
-from leanly.quantize import CorrectBias, Equalize, Static
+from leanly.quantize import CorrectBias, Equalize, Static, WeightsOnly
 from leanly.recipe import Recipe
 from leanly.target import Target
 from leanly.task import Task
@@ -210,6 +210,21 @@ def test_packed_weights_are_tried_where_most_of_the_network_is_linear(
     }
 
 
+@pytest.mark.parametrize(("limit", "sooner"), [(None, False), (999, True), (1000, False)])
+def test_packed_weights_come_before_smaller_networks_where_int8_is_too_large(limit: int | None, sooner: bool) -> None:
+    x = torch.randint(0, 40, (80, 64))
+    layers = [nn.Embedding(40, 32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Flatten()]
+    wide = nn.Sequential(*layers, nn.Linear(64 * 64, 3)).eval()
+    rows = (x, torch.arange(80) % 3)
+    job = Task(wide, example=(x[:2],), train=rows, validation=rows)
+    family = Networks(capture(wide, example=(x[:2],)).eval(), job, Target(threads=1), max_bytes=limit)
+    trials = ask(family, lambda one: replace(judged(one), bytes=1000 if one.precision == "int8" else 4000), limit=200)
+    found = [trial.candidate for trial in trials]
+    packed = [place for place, one in enumerate(found) if "4-bit weights and embeddings" in one.label]
+    smaller = [place for place, one in enumerate(found) if one.network]
+    assert packed and smaller and (min(packed) < min(smaller)) == sooner
+
+
 def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
     graph: Graph, task: Task, tmp_path: Path
 ) -> None:
@@ -361,3 +376,11 @@ def test_a_smaller_network_is_kept_where_the_report_looks_for_it(graph: Graph, t
     path = kept_network(tmp_path / "graphs", recipe)
     assert path is not None and 0 < Graph.open(path).cost().macs < graph.cost().macs
     assert len(list((tmp_path / "graphs").iterdir())) == 1, "the quantized one is quickly made again"
+
+
+def test_what_is_packed_and_smaller_is_tried_in_integers_from_the_float_network(graph: Graph, taught: Task) -> None:
+    family = Networks(graph, taught, Target(threads=1, runtimes=("onnxruntime",)))
+    packed = Recipe((Channels(fraction=0.5), WeightsOnly(bits=4)))
+    winner = Candidate("half, packed", packed, "onnxruntime", "float32", network="half")
+    for candidate in family._other_integers(winner):
+        assert [type(step) for step in candidate.recipe.passes] == [Channels, Static]

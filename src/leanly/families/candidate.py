@@ -101,6 +101,11 @@ class Seen(Protocol):
         """By how much the metric fell on validation."""
         ...
 
+    @property
+    def bytes(self) -> int | None:
+        """What the runtime reads; None where it was not measured."""
+        ...
+
 
 def mean_latency(seen: Seen) -> float:
     """Return the geometric mean of the medians over the batch sizes."""

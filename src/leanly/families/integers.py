@@ -249,11 +249,13 @@ class Integers:
         """Few-bit weights that are decoded as they are multiplied: less to read, where most of a network is weights."""
         if self._linear_share < MOSTLY:
             return
-        for bits in (8, 4):
-            recipe = Recipe((WeightsOnly(bits=bits),))
+        packings = {"8-bit weights": WeightsOnly(bits=8), "4-bit weights": WeightsOnly(bits=4)}
+        if any(node.target is torch.ops.aten.embedding.default for node in self._maker.graph.module.graph.nodes):
+            packings["4-bit weights and embeddings"] = WeightsOnly(bits=4, embedding_bits=4)
+        for name, packing in packings.items():
             for runtime, precision in self._floats:
                 way = runtime if precision == "float32" else f"{precision} {runtime}"
-                yield Candidate(f"{bits}-bit weights {way}", recipe, runtime, precision)
+                yield Candidate(f"{name} {way}", Recipe((packing,)), runtime, precision)
 
     @functools.cached_property
     def _linear_share(self) -> float:

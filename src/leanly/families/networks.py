@@ -77,6 +77,7 @@ class Networks:
         past: keys of the candidates that an earlier process of the run measured.
         max_drop: of the budget, in the metric's units.
         confidence: of the budget.
+        max_bytes: of the budget; None for no limit.
         timed: times the nodes of an artifact: says which layers are dear, in float and at other widths.
     """
 
@@ -91,10 +92,11 @@ class Networks:
         past: Collection[str] = (),
         max_drop: float = 0.01,
         confidence: float = 0.95,
+        max_bytes: int | None = None,
         timed: Timed | None = None,
     ) -> None:
         self._graph, self._task, self._target, self._past = graph, task, target, frozenset(past)
-        self._max_drop, self._confidence = max_drop, confidence
+        self._max_drop, self._confidence, self._max_bytes = max_drop, confidence, max_bytes
         rows = task.split("train") is not None
         self._may_be_smaller, self._lacks_rows = smaller and rows, smaller and not rows
         self._ladder: Ladder | None = None
@@ -165,6 +167,9 @@ class Networks:
         if fastest is not None and not any(mean_latency(trial) <= AS_FAST * mean_latency(fastest) for trial in passing):
             yield from self._integers.more_accurate(fastest.candidate, measured)
             yield from self._integers.mended(fastest.candidate, trials)
+        if fastest is not None and self._max_bytes is not None and (fastest.bytes or 0) > self._max_bytes:
+            # few-bit weights beside integers are read as bytes: only those that are decoded take less
+            yield from self._integers.packed_weights()
         yield from self._smaller(trials, seconds)
         yield from other_ways(self._target, trials)
         yield from self._integers.others_quantizers(measured, everywhere=True)
@@ -233,7 +238,7 @@ class Networks:
         """The smaller network with its quantizers placed as each runtime wants them, in each runtime."""
         passes = winner.recipe.passes
         if winner.precision != "int8":
-            passes = (*passes, *self._integers.smooth, self._integers.static)
+            passes = (*parts(winner.recipe)[0], *self._integers.smooth, self._integers.static)
         static = next(step for step in passes if isinstance(step, Static))
         place = passes.index(static)
         for runtime in self._runtimes:

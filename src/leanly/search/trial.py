@@ -101,6 +101,11 @@ class Trial:
         """By how much the metric fell on `validation`."""
         return self.verdict.drop.value if self.verdict and self.verdict.drop else None
 
+    @property
+    def bytes(self) -> int | None:
+        """What the runtime reads of its artifact; None where it was not measured."""
+        return self.measurement.artifact_bytes if self.measurement else None
+
     def replace(self, **changes: Any) -> Trial:
         """Return a copy with other fields."""
         return dataclasses.replace(self, **changes)

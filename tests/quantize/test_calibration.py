@@ -6,12 +6,14 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 import leanly
 from leanly.errors import DataError, LeanlyWarning, SettingError
-from leanly.quantize import Static
+from leanly.graph import Graph
+from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static, calibration
 from leanly.quantize.calibration import calibration_batches
+from leanly.recipe import Pass, Recipe
 
 ROWS = 100
 X = torch.arange(float(ROWS))[:, None].repeat(1, 4)
@@ -25,7 +27,7 @@ class Stream(IterableDataset):
 
 def task(train=(X, Y), validation=None) -> leanly.Task:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     return leanly.Task(model, example=X[:2], train=train, validation=validation)
 
 
@@ -73,23 +75,99 @@ def test_what_is_no_number_is_told_in_one_line():
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("factor", [100.0, 255.0, 1 / 255])
-def test_rows_that_are_scaled_otherwise_are_warned_of(factor):
-    odd = task(validation=(X * factor, Y))
+METHODS = [
+    Static(), Static(draw=1), Mixed(), Smooth(), Binary(), CorrectBias(), GPTQ(), Reconstruct(iterations=1),
+]  # fmt: skip
+
+
+def given(method: Pass) -> Graph:
+    """Return a graph that a pass can be put behind, made on rows that are alike."""
+    fine = task()
+    graph = leanly.capture(fine.model, example=X[:2])
+    return Static()(graph, fine) if isinstance(method, CorrectBias | GPTQ | Reconstruct) else graph
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("factor", [100.0, 1 / 255])
+def test_rows_that_are_scaled_otherwise_are_warned_of_by_every_pass(method, factor):
+    graph, odd = given(method), task(validation=(X * factor, Y))
+    told = re.escape(f"in the calibration rows (split 'train') and from 0 to {99 * factor:.3g} in split 'validation'")
+    with pytest.warns(LeanlyWarning, match=rf"Input input goes from 0 to \d+ {told}"):
+        method(graph, odd)
+
+
+def test_a_recipe_warns_once():
+    odd = task(validation=(X * 100, Y))
+    recipe = Recipe((Smooth(), Static(), CorrectBias(), GPTQ(), Reconstruct(iterations=1)))
+    with pytest.warns(LeanlyWarning) as told:
+        recipe(leanly.capture(odd.model, example=X[:2]), odd)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("draw", [0, 1])
+def test_all_rows_that_are_used_are_compared(draw):
+    rows = X.clone()
+    rows[20:] *= 500
+    odd = task(train=(rows, Y), validation=(X, Y))
     graph = leanly.capture(odd.model, example=X[:2])
-    told = re.escape(f"reaches 15 in the calibration rows (split 'train') and {15 * factor:.3g} in split 'validation'")
-    with pytest.warns(LeanlyWarning, match=told):
-        Static()(graph, odd)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Static(observer="minmax")(graph, odd)  # once is enough
+        Static(samples=20)(graph, odd)
+    with pytest.warns(
+        LeanlyWarning, match=r"to 4.95e\+04 in the calibration rows .* from 0 to 99 in split 'validation'"
+    ):
+        Static(samples=ROWS, draw=draw)(graph, odd)
 
 
-def test_rows_of_one_scale_are_not():
-    fine = task(validation=(X * 50, Y))
+def test_rows_of_zeros_are_warned_of():
+    empty = task(train=(X * 0, Y))
+    with pytest.warns(LeanlyWarning, match="Input input is zero throughout in the calibration rows"):
+        Static()(leanly.capture(empty.model, example=X[:2]), empty)
+
+
+@pytest.mark.parametrize("validation", [(X * 50, Y), Stream()], ids=["other", "stream"])
+def test_rows_of_one_scale_are_not(validation):
+    fine = task(validation=validation)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Static()(leanly.capture(fine.model, example=X[:2]), fine)
+
+
+def test_rows_that_changed_in_place_are_seen_anew():
+    rows = X.clone()
+    one = task(train=(rows, Y))
+    graph = leanly.capture(one.model, example=X[:2])
+    before, again = (Static()(graph, one).fingerprint() for _ in range(2))
+    rows[50] *= 7
+    assert before == again != Static()(graph, one).fingerprint()
+
+
+def test_a_dataset_that_makes_other_rows_is_seen_anew():
+    class Made(Dataset):
+        factor = 1.0
+
+        def __len__(self):
+            return ROWS
+
+        def __getitem__(self, index):
+            return X[index] * self.factor, int(Y[index])
+
+    rows = Made()
+    one = task(train=rows)
+    graph = leanly.capture(one.model, example=X[:2])
+    before, again = (Static()(graph, one).fingerprint() for _ in range(2))
+    rows.factor = 3.0
+    assert before == again != Static()(graph, one).fingerprint()
+
+
+def test_the_same_rows_run_once(monkeypatch):
+    one, ran = task(), []
+    graph = leanly.capture(one.model, example=X[:2])
+    watch = calibration._watch
+    monkeypatch.setattr(calibration, "_watch", lambda *given: ran.append(given) or watch(*given))
+    for observer in ("mse", "minmax", "entropy"):
+        Static(observer=observer)(graph, one)
+    assert len(ran) == 1
 
 
 def test_a_percentile_needs_enough_values():

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
+import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter
 
-from leanly.errors import DataError, LeanlyWarning
+from leanly.errors import DataError
 from leanly.graph import Graph
 from leanly.graph.checking import check_task
 from leanly.graph.rows import check_rows, checked_batches
 from leanly.graph.statistics import Histogram
+from leanly.quantize.input_ranges import InputRanges, warn_of_scale
 from leanly.quantize.placement import KERNELS, place
 from leanly.training.precision import placed, takes_channels_last
 
@@ -26,15 +27,22 @@ if TYPE_CHECKING:
 BATCH = 16
 MOST_REMEMBERED = 4
 
-FAR = 90.0
-"""Times by which the ranges of calibration and validation rows may differ: a forgotten division by 255 is more."""
 
-_remembered: WeakKeyDictionary[Split, dict[tuple[str, int, int], dict[str, Histogram]]] = WeakKeyDictionary()
+class _Seen(NamedTuple):
+    """Values by their nodes, and the digest of the rows that gave them."""
+
+    rows: bytes
+    values: dict[str, Histogram]
+
+
+_remembered: WeakKeyDictionary[Split, dict[tuple[str, int, int], _Seen]] = WeakKeyDictionary()
 """By split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
 
 
 def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int = 0) -> Iterator[list[Tensor]]:
     """Yield flat input tensors of rows of the training data (of validation where there is none).
+
+    Once all are read, it is warned of rows that are scaled otherwise than those of validation.
 
     Args:
         graph: takes them.
@@ -46,6 +54,14 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
         DataError: the task has neither, the rows are not what the graph takes, or are to be drawn from a stream.
     """
     split = _calibration_split(task)
+    ranges = InputRanges(graph.inputs)
+    for inputs in _rows(graph, split, samples, draw):
+        ranges.see(inputs)
+        yield inputs
+    warn_of_scale(ranges, split, task.split("validation") if task is not None else None)
+
+
+def _rows(graph: Graph, split: Split, samples: int, draw: int) -> Iterator[list[Tensor]]:
     if not draw:
         for inputs, _ in checked_batches(graph, split, BATCH, samples):
             yield inputs
@@ -84,49 +100,40 @@ def calibrate(
         DataError: no calibration data, rows of another shape, or NaN or infinity in a value.
     """
     seen = _remembered.setdefault(_calibration_split(task), {})
-    if not seen:
-        _compare_ranges(graph, task)
     key = (graph.fingerprint(), samples, draw)
-    known = seen.pop(key, {})
+    rows, known = seen.pop(key, _Seen(b"", {}))
+    if known and rows != _digest(calibration_batches(graph, task, samples, draw)):
+        known = {}  # the user's data changed meanwhile
     wanted = set(values)
     if not wanted <= known.keys():
         # what other runtimes quantize costs little to watch along, and they are tried next
         others = {
             name for kernels in KERNELS for name in place(graph.module.graph, kernels=kernels).activations.values()
         }
-        known |= _watch(graph, (wanted | others) - known.keys(), calibration_batches(graph, task, samples, draw))
-    seen[key] = known
+        digest = hashlib.blake2b()
+        batches = _hashed(calibration_batches(graph, task, samples, draw), digest)
+        known |= _watch(graph, (wanted | others) - known.keys(), batches)
+        rows = digest.digest()
+    seen[key] = _Seen(rows, known)
     while len(seen) > MOST_REMEMBERED:
         del seen[next(iter(seen))]
     return {name: known[name] for name in wanted}
 
 
-def _compare_ranges(graph: Graph, task: Task | None) -> None:
-    """Warn where calibration rows are scaled otherwise than the rows that accuracy is measured on."""
-    seen, validation = _calibration_split(task), task.split("validation") if task is not None else None
-    first = next(seen.flat_batches(BATCH, BATCH))[0]
-    for spec, tensor in zip(graph.inputs, first, strict=True):
-        if tensor.is_floating_point() and tensor.numel() and not bool(tensor.any()):
-            warnings.warn(
-                f"Input {spec.name} is zero throughout in the first calibration rows (split {seen.name!r}): ranges "
-                "seen there fit nothing else. What to do: look at how the rows are prepared.",
-                LeanlyWarning,
-                stacklevel=5,
-            )
-    if validation is None or validation is seen:
-        return
-    other = next(validation.flat_batches(BATCH, BATCH))[0]
-    for spec, *tensors in zip(graph.inputs, first, other, strict=True):
-        if not all(tensor.is_floating_point() and tensor.numel() for tensor in tensors):
-            continue
-        ours, theirs = (float(tensor.abs().max()) for tensor in tensors)
-        if max(ours, theirs) >= FAR * min(ours, theirs) > 0:
-            warnings.warn(
-                f"Input {spec.name} reaches {ours:.3g} in the calibration rows (split {seen.name!r}) and {theirs:.3g} "
-                "in split 'validation': one of them seems to be scaled otherwise. What to do: prepare both alike.",
-                LeanlyWarning,
-                stacklevel=5,
-            )
+def _hashed(batches: Iterable[list[Tensor]], digest: hashlib.blake2b) -> Iterator[list[Tensor]]:
+    """Yield batches as they are, and put their shapes and bytes into a digest."""
+    for inputs in batches:
+        for tensor in inputs:
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        yield inputs
+
+
+def _digest(batches: Iterable[list[Tensor]]) -> bytes:
+    digest = hashlib.blake2b()
+    for _ in _hashed(batches, digest):
+        pass
+    return digest.digest()
 
 
 def _calibration_split(task: Task | None) -> Split:

@@ -10,6 +10,7 @@ from torch import Tensor
 from leanly.checks import first_place
 from leanly.errors import DataError
 from leanly.graph.graph import Graph
+from leanly.graph.lookups import tables
 from leanly.graph.tensors import dtype_name
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def checked_batches(
 
 
 def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequence[int] | Tensor | None) -> None:
-    """Raise a DataError where a batch is not what the graph takes: its shape, its dtype, finite numbers.
+    """Raise a DataError where a batch is not what the graph takes: its shape, its dtype, finite numbers, known ids.
 
     Args:
         graph: takes it.
@@ -45,6 +46,7 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
         where: the split and the batch, for messages.
         rows: the number of each row, for messages; None where they have none, as in a stream that is mixed.
     """
+    looked_up = tables(graph)
     for spec, tensor in zip(graph.inputs, inputs, strict=True):
         shape, dtype = list(tensor.shape), dtype_name(tensor)
         if dtype != spec.dtype and "float" in dtype + spec.dtype:
@@ -63,10 +65,21 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
                 remedy="prepare the rows as the example; a dimension that varies goes into capture(dynamic=)",
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            place = first_place(~tensor.isfinite())[0]
-            told = f"row {int(rows[place])}" if rows is not None else f"row {place} of the batch"
             raise DataError(
-                f"input {spec.name} holds NaN or infinity in {told}",
+                f"input {spec.name} holds NaN or infinity in {_row(~tensor.isfinite(), rows)}",
                 where=where,
                 remedy="take that row out; task.check() looks at all",
             )
+        if (table := looked_up.get(spec.name)) and bool((unknown := (tensor < 0) | (tensor >= table.rows)).any()):
+            raise DataError(
+                f"input {spec.name} holds the id {int(tensor[unknown][0])} in {_row(unknown, rows)}, and the table "
+                f"{table.name} has {table.rows:,} rows, 0 to {table.rows - 1:,}",
+                where=where,
+                remedy="make the ids with the vocabulary that the model was trained on, or take that row out",
+            )
+
+
+def _row(wrong: Tensor, rows: Sequence[int] | Tensor | None) -> str:
+    """Name the row of the first true entry."""
+    place = first_place(wrong)[0]
+    return f"row {int(rows[place])}" if rows is not None else f"row {place} of the batch"

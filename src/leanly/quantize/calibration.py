@@ -125,7 +125,7 @@ def _hashed(batches: Iterable[list[Tensor]], digest: hashlib.blake2b) -> Iterato
     for inputs in batches:
         for tensor in inputs:
             digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         yield inputs
 
 

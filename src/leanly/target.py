@@ -106,7 +106,7 @@ class Target:
             SettingError: the device is a GPU, on which none runs yet.
         """
         self.check_measurable()
-        installed = tuple(name for name in RUNTIMES if importlib.util.find_spec(name) is not None)
+        installed = installed_runtimes()
         missing = [name for name in self.runtimes or () if name not in installed]
         if missing:
             raise MissingExtra(
@@ -130,6 +130,11 @@ class Target:
             except importlib.metadata.PackageNotFoundError:
                 continue
         return found
+
+
+def installed_runtimes() -> tuple[str, ...]:
+    """Return the runtimes that are installed."""
+    return tuple(name for name in RUNTIMES if importlib.util.find_spec(name) is not None)
 
 
 def _is_count(value: object) -> bool:

@@ -10,10 +10,10 @@ from torch import nn
 
 import leanly
 from leanly.artifact import Artifact, Plan
-from leanly.errors import BundleError, LoweringError, SettingError
+from leanly.errors import BundleError, LoweringError, MissingExtra, SettingError
 from leanly.lowering import lower
 from leanly.lowering.proof import prove, sqnr
-from leanly.quantize import Static
+from leanly.quantize import Binary, Static, WeightsOnly
 from leanly.runtimes import open_artifact
 
 
@@ -113,11 +113,32 @@ def test_what_can_not_be_is_refused_before_any_work(case, settings, words, tmp_p
     assert not (tmp_path / "a").exists()
 
 
-def test_torch_has_no_integer_kernels(case, tmp_path):
+@pytest.mark.parametrize(
+    ("step", "form"),
+    [
+        (Static(), "products of integers"),
+        (WeightsOnly(group=16), "packed weights"),
+        (Binary(), "one-bit layers"),
+        (Binary(activations=32), "one-bit layers"),
+    ],
+    ids=["integers", "packed", "signs", "signs of weights"],
+)
+def test_torch_runs_no_few_bits_and_says_so_before_any_work(case, step, form, tmp_path, monkeypatch):
     model, x = case
-    quantized = Static()(leanly.capture(model, example=(x[:2],)), task_for(model, x))
-    with pytest.raises(LoweringError, match="no integer kernels"):
-        lower(quantized, runtime="torch", to=tmp_path / "a")
+    few = step(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    monkeypatch.setattr(leanly.Graph, "save", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(LoweringError, match=f'torch has no kernels for {form}.*"onnxruntime" or "openvino"'):
+        lower(few, runtime="torch", to=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_runtime_that_is_not_installed_is_named_before_any_work(case, tmp_path, monkeypatch):
+    model, x = case
+    graph = leanly.capture(model, example=(x[:2],))
+    monkeypatch.setattr("leanly.lowering.artifacts.installed_runtimes", lambda: ("torch",))
+    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda *_, **__: pytest.fail("work was done"))
+    with pytest.raises(MissingExtra, match="'openvino' is not installed"):
+        lower(graph, runtime="openvino", to=tmp_path / "a")
 
 
 def test_an_int8_artifact_without_integer_kernels_is_an_error(case, tmp_path, monkeypatch):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from leanly.artifact import DESCRIPTION, RUNTIMES, Artifact, Plan
 from leanly.compact import compact, restore
-from leanly.errors import LoweringError, SettingError
+from leanly.errors import LoweringError, MissingExtra, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
-from leanly.lowering.integers import computes_in_integers, store_integers
+from leanly.lowering.integers import computes_in_integers, forms_of, store_integers
 from leanly.lowering.proof import prove
 from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
 from leanly.quantize.binary import is_binarized
-from leanly.quantize.quantizers import of_weight
+from leanly.quantize.forms import Form, runtimes_of
 from leanly.runtimes.torch import EAGER
+from leanly.target import installed_runtimes
 
 PRECISIONS = ("float32", "bfloat16", "int8", "binary")
 
@@ -49,17 +51,19 @@ def lower(
     Raises:
         SettingError: a runtime or precision that does not exist or doesn't fit the graph.
         MissingExtra: the runtime is not installed.
-        LoweringError: the exporter failed, or the artifact differs from the graph.
+        LoweringError: the runtime has no kernels for the graph's bits, which is said first; the exporter failed, or the
+            artifact differs from the graph.
         RunError: the folder holds something else than an artifact.
     """
-    if graph.device.type != "cpu":
-        graph = graph.clone().to("cpu")
-    integer = computes_in_integers(graph)
-    packed = not integer and any(of_weight(node) for node in graph.module.graph.nodes)
+    integer, forms = computes_in_integers(graph), forms_of(graph)
+    packed = not integer and Form.PACKED in forms
     precision = precision or ("int8" if integer else "float32")
     _check(runtime, precision, rest, integer, packed)
+    _check_kernels(runtime, (*forms, Form.SIGN_PRODUCTS) if precision == "binary" else forms)
     if precision == "binary":
         _check_signs(graph)
+    if graph.device.type != "cpu":
+        graph = graph.clone().to("cpu")
     to = Path(to)
     with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         if runtime == "torch":
@@ -125,12 +129,6 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
     for name, given, known in (("precision", precision, PRECISIONS), ("rest", rest, PRECISIONS[:2])):
         if given not in known:
             raise SettingError(f"unknown {name} {given!r}", where="lower", remedy=f"use one of {', '.join(known)}")
-    if precision == "binary" and runtime != "openvino":
-        raise SettingError(
-            f"the kernel of signs does not run in {runtime}",
-            where="lower",
-            remedy='use runtime="openvino"',
-        )
     if integer != (precision in ("int8", "binary")) and not packed:
         raise SettingError(
             f"precision {precision} does not fit a graph {'with' if integer else 'without'} quantizers",
@@ -141,11 +139,20 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
         raise SettingError(
             "ONNX Runtime has no bfloat16 kernels on the CPU", where="lower", remedy='use runtime="openvino"'
         )
-    if runtime == "torch" and precision == "int8":
-        raise LoweringError(
-            "the torch runtime has no integer kernels for this graph",
-            where="lower",
-            remedy='use runtime="onnxruntime" or "openvino"',
+
+
+def _check_kernels(runtime: str, forms: Iterable[Form]) -> None:
+    for form in forms:
+        if runtime not in runtimes_of(form):
+            named = " or ".join(f'"{name}"' for name in runtimes_of(form))
+            raise LoweringError(
+                f"{runtime} has no kernels for {form.value}, which this graph needs",
+                where="lower",
+                remedy=f"use runtime={named}",
+            )
+    if runtime not in installed_runtimes():
+        raise MissingExtra(
+            f"runtime {runtime!r} is not installed", where="lower", remedy=f'pip install "leanly[{runtime}]"'
         )
 
 
@@ -163,3 +170,6 @@ def _check_signs(graph: Graph) -> None:
             where="lower",
             remedy="leave precision out: the signs run as bytes, and take a bit each in a bundle",
         )
+    from leanly.runtimes.compiling import openvino_extension
+
+    openvino_extension()  # the graph is exported in vain where it can't be compiled

@@ -19,6 +19,7 @@ from leanly.lowering.signs import pack_layers, store_signs
 from leanly.packing import in_the_middle
 from leanly.quantize.affine import Affine
 from leanly.quantize.binary import has_signs, multiplies_signs
+from leanly.quantize.forms import Form
 from leanly.quantize.placement import WEIGHTED, root
 from leanly.quantize.quantizers import is_quantizer, of_weight, quantizes_values, read_affine
 
@@ -80,6 +81,18 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
 def computes_in_integers(graph: Graph) -> bool:
     """Say whether activations are quantized too: else the weights are decoded and products stay float."""
     return multiplies_signs(graph) or quantizes_values(graph)
+
+
+def forms_of(graph: Graph) -> tuple[Form, ...]:
+    """Return what a runtime has to have kernels for, to run a graph in the bits that its passes gave it."""
+    forms = []
+    if has_signs(graph) or multiplies_signs(graph):
+        forms.append(Form.SIGNS)
+    if quantizes_values(graph):
+        forms.append(Form.INTEGERS)
+    elif any(of_weight(node) for node in graph.module.graph.nodes):
+        forms.append(Form.PACKED)
+    return tuple(forms)
 
 
 def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:

@@ -12,10 +12,12 @@ from torch.fx import GraphModule, Interpreter, Node
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
+from leanly.graph.checking import check_target
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.placement import UNCHANGING, WEIGHTED, root
 from leanly.quantize.quantizers import check_quantizable
 from leanly.scalars import check_flag, check_whole, is_whole, names_of
@@ -79,10 +81,12 @@ class Binary:
 
         Raises:
             DataError: no rows, rows of another shape, or NaN in what runs through.
-            SettingError: nothing is left to binarize, weights of another precision than float32, or a float node that
-                does not exist.
+            SettingError: nothing is left to binarize, weights of another precision than float32, a float node that
+                does not exist, or a target whose runtimes keep no signs.
         """
         check_quantizable(graph, "Binary")
+        check_target(target, "Binary")
+        check_runs(Form.SIGNS, target, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)
         if self.activations == 1:

@@ -10,13 +10,15 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
+from leanly.graph.checking import check_target
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
 from leanly.graph.slopes import BATCH, output_slopes
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
-from leanly.quantize.quantizers import is_quantizer, read_affine, weight_quantizers, write_weight
+from leanly.quantize.forms import Form, check_runs
+from leanly.quantize.quantizers import is_quantizer, quantizes_values, read_affine, weight_quantizers, write_weight
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
@@ -59,12 +61,14 @@ class GPTQ:
         """Return a graph whose quantized weights lie on their integers.
 
         Raises:
-            SettingError: no weight is quantized.
+            SettingError: no weight is quantized, or the target's runtimes have no kernels for what is.
             DataError: the task has no calibration data.
         """
         check_graph(graph, "GPTQ")
+        check_target(target, "GPTQ")
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
+        check_runs(Form.INTEGERS if quantizes_values(graph) else Form.PACKED, target, "GPTQ")
         walk = Walk(graph, task, self.samples, BATCH)  # as many as there are slopes at once: places come in one order
         read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
         tables = [node for node in read if node.target is aten.embedding.default]

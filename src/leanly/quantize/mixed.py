@@ -10,9 +10,11 @@ import torch
 from leanly.costs import FLOATS, PrecisionTimes
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.checking import check_target
 from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.choosing import Limit, least_error
+from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.quantizers import check_quantizable
 from leanly.quantize.static import Static
 from leanly.scalars import check_whole, is_number, is_whole
@@ -90,9 +92,12 @@ class Mixed:
 
         Raises:
             DataError: no rows, or rows of another shape.
-            SettingError: nothing to quantize, or weights of another precision than float32.
+            SettingError: nothing to quantize, weights of another precision than float32, or a target whose runtimes
+                have no integer kernels.
         """
         check_quantizable(graph, "Mixed")
+        check_target(target, "Mixed")
+        check_runs(Form.INTEGERS, target, "Mixed")
         even = replace(self.static, weights=8, weight_bits=())(graph, task, target)
         rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
         inputs = [tensor.to(graph.device) for tensor in rows]

@@ -19,6 +19,7 @@ from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.calibration import calibrate
+from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.observers import observer_named, percentile
 from leanly.quantize.placement import KERNELS, Placement, place, readers
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
@@ -119,11 +120,12 @@ class Static:
         Raises:
             DataError: no calibration data, rows of another shape, NaN while calibrating, or too little of it for the
                 percentile.
-            SettingError: nothing to quantize, weights of another precision than float32, or a float node that does
-                not exist.
+            SettingError: nothing to quantize, weights of another precision than float32, a float node that does not
+                exist, or a target whose runtimes have no integer kernels.
         """
         check_quantizable(graph, "Static")
         check_target(target, "Static")
+        check_runs(Form.INTEGERS, target, "Static")
         graph = prepare(graph, self.attention)
         placement = self.placed(graph, target)
         left = _left_in_float(graph, {*placement.weights, *placement.products, *self.float_nodes})

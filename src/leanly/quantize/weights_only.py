@@ -10,10 +10,12 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
+from leanly.graph.checking import check_target
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
 from leanly.quantize.binary import multiplies_signs
+from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.scalars import check_flag, names_of
 from leanly.target import Target
@@ -77,10 +79,12 @@ class WeightsOnly:
         """Return a graph with quantizers on weights alone; neither data nor target are needed.
 
         Raises:
-            SettingError: no layer can be quantized, weights of another precision than float32, values in signs, or a
-                float node that does not exist.
+            SettingError: no layer can be quantized, weights of another precision than float32, values in signs, a
+                float node that does not exist, or a target whose runtimes decode no weights.
         """
         check_quantizable(graph, "WeightsOnly")
+        check_target(target, "WeightsOnly")
+        check_runs(Form.PACKED, target, "WeightsOnly")
         if multiplies_signs(graph):
             raise SettingError(
                 "the graph multiplies signs: its layers are given integers, not floats",

@@ -63,11 +63,12 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     graphs: dict[str, Graph] = {}
     chosen: dict[str, str] = {}
     for side, cuts in sides.items():
-        key = {
-            "side": side, "gone": gone, "epochs": epochs, "tried": TRIED, "settings": repr(SETTINGS),
+        about = {
+            "side": side, "gone": gone, "tried": TRIED, "settings": repr(SETTINGS),
             "code": code_version(__file__, rooms=ROOMS), **versions("torch-pruning", "torch"),
         }  # fmt: skip
-        chosen[side] = cached("taught-cut-choice", key, lambda cuts=cuts: _choose(cuts, model, task, gone))
+        chosen[side] = cached("taught-cut-choice", about, lambda cuts=cuts: _choose(cuts, model, task, gone))
+        key = {**about, "epochs": epochs}
         folder = CACHE / "taught-cut" / digest(key)[:16]
         graphs[side] = _taught(sides[side][chosen[side]](model, task, gone), task, epochs, folder)
 

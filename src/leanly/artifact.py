@@ -13,6 +13,8 @@ from leanly.structure import Structure, TensorSpec
 DESCRIPTION = "artifact.json"
 RUNTIMES = ("onnxruntime", "openvino", "torch")
 FORMAT = 1
+EAGER = "eager"
+"""A note on an artifact: run the graph as PyTorch runs a module, without compiling."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Artifact:
             with what it takes to decode them.
         decode_seconds: what decoding them took where it was lowered, or opened from a bundle; part of the time to open.
         proven: the kernels as read from the runtime when it was lowered.
+        notes: what the passes said of the graph, as which layers they left; "eager" where PyTorch runs it uncompiled.
     """
 
     folder: Path

@@ -174,3 +174,27 @@ def test_few_bits_of_a_weight_take_the_range_with_the_least_error(bits, granular
     chosen = weight_affine(weight, bits, granularity)
     errors = [((a.dequantize(a.quantize(weight)) - weight) ** 2).sum(1) for a in (chosen, widest)]
     assert (errors[0].sum() if axis < 0 else errors[0]).lt(0.9 * (errors[1].sum() if axis < 0 else errors[1])).all()
+
+
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=8))
+def test_there_is_no_integer_of_what_is_no_number(values):
+    affine, x = from_range(-1.0, 3.0, bits=8, symmetric=False, signed=True), torch.tensor(values)
+    if bool(x.isnan().any()):
+        with pytest.raises(SettingError, match="NaN has no integer"):
+            affine.quantize(x)
+    else:
+        found = affine.quantize(x)
+        assert int(found.min()) >= affine.low and int(found.max()) <= affine.high
+
+
+@pytest.mark.parametrize("range_", [(5.0, -5.0), (torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.5]))])
+def test_a_range_that_ends_before_it_begins_is_refused(range_):
+    with pytest.raises(SettingError, match="ends before it begins"):
+        from_range(*range_, bits=8, symmetric=False, signed=True, axis=0)
+
+
+def test_groups_that_do_not_divide_the_width_are_refused():
+    affine = from_range(-torch.ones(4, 3), torch.ones(4, 3), bits=4, symmetric=True, signed=True, axis=0)
+    for call, x in ((affine.quantize, torch.ones(4, 8)), (affine.dequantize, torch.ones(4, 8, dtype=torch.int32))):
+        with pytest.raises(SettingError, match=r"3 groups do not divide a tensor of shape \(4, 8\)"):
+            call(x)

@@ -15,7 +15,7 @@ from leanly.distill import Distill
 from leanly.errors import DataError, SettingError
 from leanly.graph.binarizer import signs, split_weight
 from leanly.graph.folding import fold_batch_norm
-from leanly.quantize import Binary
+from leanly.quantize import Binary, Static
 from leanly.quantize.binary import OF_VALUES, OF_WEIGHT, is_binarized
 from leanly.training import BatchNorm, Settings
 from tests.quantize.networks import error, inputs_of, perceptron, residual
@@ -255,3 +255,27 @@ def test_what_can_not_be_asked_for_is_refused() -> None:
         Binary()(*perceptron())
     with pytest.raises(DataError, match="calibration needs data"):
         Binary()(graph)
+
+
+def test_what_is_in_one_bit_is_not_put_there_again() -> None:
+    graph, task = blocks()
+    for first, second in ((Binary(), Binary()), (Binary(weights=32), Binary()), (Binary(activations=32), Binary())):
+        with pytest.raises(SettingError, match="in one bit already"):
+            second(first(graph, task), task)
+    with pytest.raises(SettingError, match="no convolution or linear layer"):
+        Binary()(leanly.capture(nn.ReLU(), example=torch.randn(2, 3)), task)
+
+
+def test_static_quantizes_what_is_not_in_one_bit_and_says_so() -> None:
+    graph, task = blocks()
+    (note,) = Static()(Binary()(graph, task).eval(), task).notes
+    assert note.startswith("quantize.Static: in one bit already: conv2d_1 ") and "no integer kernel" not in note
+
+
+def test_a_row_that_is_as_good_as_infinite_is_named() -> None:
+    graph, task = blocks()
+    x = inputs_of(task).clone()
+    x[5, 0, 0, 0] = 3e38
+    wild = leanly.Task(task.model, example=x[:2], train=(x, torch.zeros(len(x), dtype=torch.long)))
+    with pytest.raises(DataError, match="as good as that, in row 5"):
+        Binary()(graph, wild)

@@ -100,6 +100,11 @@ def test_outputs_stay_and_only_scales_become_parameters() -> None:
     assert len(list(more.parameters())) == len(list(few.parameters())) + count
 
 
+def test_shifts_are_learned_or_not() -> None:
+    with pytest.raises(SettingError, match="shifts is 'yes'"):
+        LearnSteps(shifts="yes")  # type: ignore[arg-type]
+
+
 def test_sgd_and_float_graphs_are_refused() -> None:
     graph, task = perceptron()
     with pytest.raises(SettingError, match="no quantized weights"):

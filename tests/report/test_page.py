@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_weights_that_are_only_stored_in_few_bits_are_called_so(outcome: Outcome
         monkeypatch.setitem(trial.artifact.code_bits, "first.weight_int", 4)
     text = " ".join(read(outcome)[0].text.split())
     assert "Weights of 4 bits (1 tensor) are stored so and computed in int8: storage only." in text
+
+
+def test_what_passes_noted_is_told_of_what_is_shipped(outcome: Outcome, monkeypatch: Any) -> None:
+    for trial in outcome.shipped_by_batch.values():
+        assert trial.artifact is not None
+        noted = dataclasses.replace(trial.artifact, notes=("eager", "training: not kept", "prune.Refit: <none>"))
+        monkeypatch.setitem(vars(trial), "artifact", noted)
+    text = " ".join(read(outcome)[0].text.split())
+    assert "Notes of its passes: training: not kept; prune.Refit: <none>." in text
 
 
 def test_what_people_wrote_is_escaped(outcome: Outcome) -> None:

@@ -106,6 +106,9 @@ def test_a_start_that_is_better_than_all_that_follows_comes_back():
     worse = Settings(batch_size=16, learning_rate=3.0, schedule="constant", precision="float32", warmup=0.0)
     again = leanly.train(task, good, epochs=1, settings=worse)
     assert equal(weights(again), weights(good))
+    metric = evaluate(good, task, task.split("validation"))
+    told = f"training: not kept, since no state was as good on validation as the one given (accuracy {metric:.4f})"
+    assert again.notes == (told,) and good.notes == ()
 
 
 def test_progress_tells_every_step():
@@ -131,6 +134,7 @@ def test_without_validation_the_last_state_comes_back():
     trained = leanly.train(task, epochs=2, settings=FLOAT, progress=seen.append)
     assert {step.metric for step in seen} == {None}
     assert evaluate(trained, task, task.split("train")) > 0.4
+    assert trained.notes == ("training: no validation rows say whether what was learned is better than what was given",)
 
 
 def test_without_training_rows_it_says_what_is_possible():

@@ -11,6 +11,7 @@ from leanly.checks import first_place
 from leanly.errors import DataError
 from leanly.graph.graph import Graph
 from leanly.graph.lookups import tables
+from leanly.graph.statistics import LARGEST
 from leanly.graph.tensors import dtype_name
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
                 where=where,
                 remedy="prepare the rows as the example; a dimension that varies goes into capture(dynamic=)",
             )
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool((usable := tensor.abs() < LARGEST).all()):
             raise DataError(
-                f"input {spec.name} holds NaN or infinity in {_row(~tensor.isfinite(), rows)}",
+                f"input {spec.name} holds NaN or infinity, or what is as good as that, in {_row(~usable, rows)}",
                 where=where,
                 remedy="take that row out; task.check() looks at all",
             )

@@ -36,10 +36,17 @@ class Affine:
     axis: int = -1
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Return the integers of `x`, as int32."""
+        """Return the integers of `x`, as int32.
+
+        Raises:
+            SettingError: `x` holds NaN, or its groups do not fit the scale's.
+        """
         s, z = self.along(x)
         whole = torch.floor(z)
-        return (torch.round(x * s + (z - whole)) + whole).clamp(self.low, self.high).to(torch.int32)
+        steps = (torch.round(x * s + (z - whole)) + whole).clamp(self.low, self.high)
+        if bool(steps.isnan().any()):
+            raise SettingError("NaN has no integer", where="Affine.quantize", remedy="look for NaN in the values")
+        return steps.to(torch.int32)
 
     def dequantize(self, x_int: Tensor) -> Tensor:
         """Return the floats that the integers stand for."""
@@ -47,7 +54,17 @@ class Affine:
         return (x_int.to(s.dtype) - z) / s
 
     def along(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scale and shift in a shape that goes with `x`."""
+        """Return scale and shift in a shape that goes with `x`.
+
+        Raises:
+            SettingError: the last dimension of `x` does not fall into as many groups as the scale has.
+        """
+        if self.scale.ndim == 2 and (x.ndim == 0 or x.shape[-1] % self.scale.shape[1]):
+            raise SettingError(
+                f"{self.scale.shape[1]} groups do not divide a tensor of shape {tuple(x.shape)}",
+                where="Affine",
+                remedy="give scales for a number of groups that divides the last dimension",
+            )
         return along(self.scale, x, self.axis), along(self.shift, x, self.axis)
 
     def zero_point_form(self) -> tuple[Tensor, Tensor]:
@@ -108,12 +125,18 @@ def from_range(
         axis: channel dimension of the tensor, -1 for one scale.
 
     Raises:
-        SettingError: bits out of their range, or a range without an end.
+        SettingError: bits out of their range, a range without an end, or one that ends before it begins.
     """
     low, high = integer_range(bits, signed, narrow)
     minimum, maximum = torch.as_tensor(minimum), torch.as_tensor(maximum)
     if not bool((minimum.isfinite() & maximum.isfinite()).all()):
         raise SettingError("a range ends in NaN or infinity", where="from_range", remedy="look for NaN in the values")
+    if bool((minimum > maximum).any()):
+        raise SettingError(
+            "a range ends before it begins",
+            where="from_range",
+            remedy="give the smallest value first, then the largest",
+        )
     minimum, maximum = minimum.double().clamp(max=0), maximum.double().clamp(min=0)
     if symmetric:
         bound = torch.maximum(-minimum, maximum)

@@ -105,6 +105,14 @@ class Binary:
 
     def _layers(self, graph: Graph) -> list[Node]:
         check_nodes(graph, "float_nodes", self.float_nodes, "Binary")
+        for bits, what, done in (
+            (self.weights, "weights", has_signs(graph)),
+            (self.activations, "activations", multiplies_signs(graph)),
+        ):
+            if bits == 1 and done:
+                raise SettingError(
+                    f"the graph's {what} are in one bit already", where="Binary", remedy="start from the float graph"
+                )
         found = [
             node
             for node in graph.module.graph.nodes
@@ -113,19 +121,23 @@ class Binary:
         layers = [node for node in found[1:-1] if node.name not in self.float_nodes]
         if not layers:
             raise SettingError(
-                f"no layer can go to one bit: of {len(found)} the first and the last stay float",
+                "the network has no convolution or linear layer"
+                if not found
+                else f"no layer can go to one bit: of {len(found)} the first and the last stay float",
                 where="Binary",
                 remedy="shorten float_nodes, or use quantize.Static",
             )
         return layers
 
 
+def weight_in_signs(layer: Node) -> bool:
+    """Say whether a layer's weight is in one bit."""
+    return layer.target in WEIGHTED and getattr(argument(layer, "weight"), "target", None) is OF_WEIGHT
+
+
 def is_binarized(layer: Node) -> bool:
     """Say whether a layer multiplies signs with signs."""
-    return layer.target in WEIGHTED and all(
-        getattr(argument(layer, name), "target", None) is target
-        for name, target in (("input", OF_VALUES), ("weight", OF_WEIGHT))
-    )
+    return weight_in_signs(layer) and getattr(argument(layer, "input"), "target", None) is OF_VALUES
 
 
 def has_signs(graph: Graph) -> bool:

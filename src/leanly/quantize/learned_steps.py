@@ -10,6 +10,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find, put
 from leanly.quantize.quantizers import is_quantizer, of_weight, weight_quantizers
+from leanly.scalars import check_flag
 from leanly.target import Target
 from leanly.task import Task
 
@@ -24,9 +25,15 @@ class LearnSteps:
 
     Args:
         shifts: learn the zero points of asymmetric activations too; they are rounded wherever they are used.
+
+    Raises:
+        SettingError: a setting that is no flag.
     """
 
     shifts: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag(self.shifts, name="shifts", where="LearnSteps")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return the same graph with more parameters; neither data nor target are needed.

@@ -30,10 +30,10 @@ def percentile(histogram: Histogram, bits: int, symmetric: bool, share: float = 
     """
     centres, counts = histogram.bins()
     total = float(counts.sum())
-    needed = math.ceil(round(1 / (1 - share), 3))
+    needed = math.ceil(float(f"{1 / (1 - share):.6g}"))
     if total < needed:
         raise DataError(
-            f"{total:.0f} values were seen, a percentile of {100 * share:.6g} % needs {needed}",
+            f"{total:,.0f} values were seen, a percentile of {100 * share:.12g} % needs {needed:,}",
             where=histogram.name,
             remedy="more calibration rows (samples=), a lower percentile=, or observer='mse'",
         )

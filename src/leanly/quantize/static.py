@@ -18,6 +18,7 @@ from leanly.graph.nodes import argument
 from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
+from leanly.quantize.binary import weight_in_signs
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.observers import observer_named, percentile
@@ -215,10 +216,15 @@ class Static:
 
 
 def _left_in_float(graph: Graph, known: set[str]) -> str:
-    """Say which layers multiply and have no integer kernel, as transposed convolutions and recurrent ones."""
+    """Say which layers multiply and are left: those in one bit, those without an integer kernel, as recurrent ones."""
     left = [node for node in graph.cost().nodes if node.macs and node.name not in known]
-    named = ", ".join(f"{node.name} ({node.operator})" for node in left)
-    return f"no integer kernel is known for {named}" if named else ""
+    signs = {node.name for node in graph.module.graph.nodes if weight_in_signs(node)}
+
+    def named(some: bool) -> str:
+        return ", ".join(f"{node.name} ({node.operator})" for node in left if (node.name in signs) == some)
+
+    told = ((named(True), "in one bit already: "), (named(False), "no integer kernel is known for "))
+    return "; ".join(f"{why}{names}" for names, why in told if names)
 
 
 def prepare(graph: Graph, attention: bool) -> Graph:

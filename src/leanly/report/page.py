@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from leanly.artifact import EAGER
 from leanly.families.keeping import kept_network
 from leanly.measurement.records import Interval, Measurement
 from leanly.report.bars import latency_bars
@@ -189,6 +190,7 @@ def _shipped(outcome: Outcome) -> list[dict[str, Any]]:
                 "kernels": kernel_counts(trial.artifact),
                 "storage_only": words.storage_only(trial.artifact),
                 "recipe": [call_of(step) for step in trial.recipe.to_json()],
+                "notes": [note for note in trial.artifact.notes if note != EAGER],
                 "plans": {size: trial.artifact.plans[size] for size in sizes if size in trial.artifact.plans},
             }
         )

@@ -11,13 +11,10 @@ from typing import Any
 
 import torch
 
-from leanly.artifact import Artifact, Kernel, Plan
+from leanly.artifact import EAGER, Artifact, Kernel, Plan
 from leanly.errors import LeanlyWarning
 from leanly.graph import Graph
 from leanly.runtimes.predictor import Arrays
-
-EAGER = "eager"
-"""A note on an artifact: run the graph as PyTorch runs a module, without compiling."""
 
 
 def compiler_found() -> bool:

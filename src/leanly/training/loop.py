@@ -53,7 +53,8 @@ def fit(
 ) -> Graph:
     """Minimize an objective over the training rows and return the best state that validation saw.
 
-    Without validation rows the last state comes back. The graph given is not changed; the start counts as a state too.
+    Without validation rows the last state comes back, and its notes say so. The graph given is not changed; the start
+    counts as a state too, and the notes say where it is the one that comes back.
 
     Args:
         graph: the network to train.
@@ -103,7 +104,9 @@ def fit(
         stepper = Stepper(inside.train(), objective, settings, target, hidden)
         batches = Rows(split, settings.batch_size, settings.seed, padding, rows)
         pace = Pace(epochs * batches.steps, seconds, spent=spent)
-        _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)()
+        run = _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)
+        run()
+    trained.notes = (*trained.notes, *run.notes())
     return trained.eval()
 
 
@@ -155,6 +158,7 @@ class _State:
     metric: float | None = None
     best: float | None = None
     best_epoch: int = 0
+    kept_step: int = 0
     seconds: float = 0.0
     evaluated: int = -1
     finished: bool = False
@@ -196,6 +200,15 @@ class _Run:
             state.finished = True
             self._save()
         restore(self._graph, self._best)
+
+    def notes(self) -> list[str]:
+        """Say where nothing speaks for the state that comes back, or where it is the one that was given."""
+        if self._validation is None:
+            return ["training: no validation rows say whether what was learned is better than what was given"]
+        if self._state.step and not self._state.kept_step:
+            metric = f"{self._task.metric.name} {self._state.best:.4f}"
+            return [f"training: not kept, since no state was as good on validation as the one given ({metric})"]
+        return []
 
     def _train(self) -> None:
         state = self._state
@@ -240,7 +253,7 @@ class _Run:
                 state.metric = self._task.score(build(self._graph.returns, outputs), self._validation.targets)
         better = state.best is None or (state.metric is not None and state.metric > state.best)
         if state.metric is None or state.best is None or state.metric >= state.best:
-            self._best, state.best = snapshot(self._graph), state.metric
+            self._best, state.best, state.kept_step = snapshot(self._graph), state.metric, state.step
         if better:
             state.best_epoch = state.epoch
         state.evaluated = state.step

@@ -350,6 +350,25 @@ def test_the_fastest_whole_int8_is_calibrated_on_other_rows_where_there_are_some
         assert len({(step.observer, step.kernels) for step in steps if step.draw}) <= 1
 
 
+def test_what_stands_around_the_quantizers_stays_where_others_rows_calibrate(graph: Graph, task: Task) -> None:
+    x = torch.randn(400, 1, 8, 8)
+    rows = Task(task.model, example=(x[:2],), train=(x, torch.arange(400) % 3), name="more rows than are needed")
+
+    def judge(candidate: Candidate) -> Trial:
+        mended = any(isinstance(step, CorrectBias) for step in candidate.recipe.passes)
+        return replace(judged(candidate), outcome="pass" if mended else "fail")
+
+    found = ask(Networks(graph, rows, Target(threads=1), smaller=False), judge)
+    drawn = [
+        trial.candidate
+        for trial in found
+        if any(isinstance(step, Static) and step.draw for step in trial.candidate.recipe.passes)
+    ]
+    assert len(drawn) == 3
+    assert all(isinstance(candidate.recipe.passes[-1], CorrectBias) for candidate in drawn)
+    assert len({candidate.key for candidate in drawn}) == 3
+
+
 def test_build_lowers_and_runs_the_same_files_otherwise(graph: Graph, task: Task, tmp_path: Path) -> None:
     family = Networks(graph, task, Target(threads=1))
     candidate = Candidate("float32 onnxruntime", Recipe(), "onnxruntime", "float32")

@@ -278,5 +278,15 @@ class Integers:
             yield self.named(replace(static, observer=observer), candidate.runtime, candidate.rest)
         split = self._task.seen_split()
         if split is not None and split.counted and len(split) > static.samples:
+            passes = candidate.recipe.passes
+            place = passes.index(static)
+            before, after = passes[:place], passes[place + 1 :]
             for draw in DRAWS:
-                yield self.named(replace(static, draw=draw), candidate.runtime, candidate.rest)
+                yield self.named(
+                    replace(static, draw=draw),
+                    candidate.runtime,
+                    candidate.rest,
+                    before,
+                    after=after,
+                    training=candidate.training,
+                )

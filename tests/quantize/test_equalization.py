@@ -76,7 +76,14 @@ def test_ranges_of_both_sides_are_the_same() -> None:
 def test_what_is_shared_stays_as_it_is() -> None:
     x = torch.randn(3, 4)
     graph = leanly.capture(uneven(Shared()), example=(x,))
-    assert Equalize()(graph).fingerprint() == graph.fingerprint()
+    same = Equalize()(graph)
+    assert same.fingerprint() == graph.fingerprint()
+    (note,) = same.notes
+    assert note.startswith("quantize.Equalize: nothing to equalize: no layer feeds one other layer alone")
+
+
+def test_what_is_equalized_has_no_note() -> None:
+    assert Equalize()(leanly.capture(uneven(Chain()), example=torch.randn(2, 3, 8, 8))).notes == ()
 
 
 def test_settings_out_of_range() -> None:

@@ -115,6 +115,7 @@ def test_a_network_without_linear_layers_comes_back() -> None:
     x = torch.randn(2, 3, 8, 8)
     graph = Smooth()(leanly.capture(model, example=x))
     assert not any(node.target is aten.mul.Tensor for node in graph.module.graph.nodes)
+    assert graph.notes == ("quantize.Smooth: nothing to smooth: no linear layer has a weight that nothing else reads",)
 
 
 def test_it_is_read_back_from_a_recipe() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 import leanly
 from leanly.errors import DataError, SettingError
-from leanly.graph import Graph
+from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.training import BatchNorm
 from leanly.training.rows import Rows
@@ -72,9 +72,18 @@ def test_the_mode_is_kept_and_a_second_time_changes_nothing():
     assert equal(weights(once), weights(BatchNorm()(once, task)))
 
 
-def test_without_batch_norm_no_data_is_needed():
+def test_without_batch_norm_no_data_is_needed_and_a_note_says_so():
     graph = leanly.capture(nn.Linear(3, 2), example=torch.rand(2, 3))
-    assert isinstance(BatchNorm()(graph), Graph)
+    (note,) = BatchNorm()(graph).notes
+    assert note.startswith("training.BatchNorm: nothing to estimate: no batch norm follows the batch")
+
+
+def test_behind_integers_which_fold_it_a_note_says_so():
+    task = image_task()
+    integers = Static()(leanly.capture(task.model, example=task.example), task)
+    same = BatchNorm()(integers, task)
+    assert same.fingerprint() == integers.fingerprint()
+    assert any("quantize.Static and quantize.Equalize fold it" in note for note in same.notes)
 
 
 def test_without_data_it_says_what_to_do():

@@ -52,6 +52,8 @@ class Equalize:
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return a graph that computes the same in eval mode; neither data nor target are needed.
 
+        Where there is nothing to equalize, a note says so.
+
         Raises:
             SettingError: weights are quantized already.
         """
@@ -59,6 +61,9 @@ class Equalize:
         check_unquantized(graph, "Equalize")
         graph = fold_batch_norm(graph)
         pairs = _pairs(graph.module)
+        if not pairs:
+            reason = "no layer feeds one other layer alone, through nothing but ReLU and pooling"
+            graph.notes = (*graph.notes, f"quantize.Equalize: nothing to equalize: {reason}")
         with torch.no_grad():
             for _ in range(self.sweeps):
                 moved = [_equalize(graph.module, first, second) for first, second in pairs]

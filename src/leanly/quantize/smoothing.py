@@ -50,7 +50,7 @@ class Smooth:
             raise SettingError(f"samples={self.samples}", where="Smooth", remedy="use at least one calibration row")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
-        """Return a graph that computes the same in eval mode.
+        """Return a graph that computes the same in eval mode; where there is nothing to smooth, with a note.
 
         Raises:
             DataError: the task has no calibration data, or NaN or infinity in what a layer reads.
@@ -62,6 +62,8 @@ class Smooth:
         graph.eval()
         groups = _groups(graph.module)
         if not groups:
+            reason = "no linear layer has a weight that nothing else reads"
+            graph.notes = (*graph.notes, f"quantize.Smooth: nothing to smooth: {reason}")
             return graph
         watch = _Largest(graph.module, {value.name for value in groups})
         with torch.no_grad():

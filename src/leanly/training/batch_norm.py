@@ -49,7 +49,7 @@ class BatchNorm:
                 raise SettingError(f"{name} is {value!r}", where="BatchNorm", remedy=f"give {low} or more")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
-        """Return the graph with new statistics; one without batch norm comes back as it is.
+        """Return the graph with new statistics; one without batch norm comes back as it is, with a note.
 
         Raises:
             DataError: the task has neither training nor validation rows, or they are not what the graph takes.
@@ -59,6 +59,8 @@ class BatchNorm:
         graph = graph.clone()
         norms = {node for node in graph.module.graph.nodes if _follows_batch(node)}
         if not norms:
+            reason = "no batch norm follows the batch (quantize.Static and quantize.Equalize fold it: go before them)"
+            graph.notes = (*graph.notes, f"training.BatchNorm: nothing to estimate: {reason}")
             return graph
         split = task.seen_split() if task is not None else None
         if split is None:

@@ -105,7 +105,7 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
     for reader in list(node.users):
         with module.graph.inserting_before(reader):
             if reader.target is aten.embedding.default:
-                new = _pack_table(module, reader, name, codes, affine)
+                new = _pack_table(module, reader, name, codes, affine, bits)
             else:
                 put(module, f"{name}_int", (codes - affine.low).to(torch.uint8))
                 put(module, f"{name}_zero", (affine.shift - affine.low).to(torch.uint8))
@@ -114,17 +114,22 @@ def _pack_weight(module: GraphModule, node: Node, bits: Bits) -> None:
                     PACKED_LINEAR, (argument(reader, "input"), *reads, argument(reader, "bias"), width)
                 )
                 left_out = in_the_middle(affine.shift - affine.low, width)
-                bits[f"{name}_zero"] = (0 if left_out else width, affine.shift.numel())
+                rows, groups = affine.shift.shape
+                in_a_byte = 8 // width
+                bits[f"{name}_zero"] = (0 if left_out else width, rows * -(-groups // in_a_byte) * in_a_byte)
         new.meta = dict(reader.meta)
         reader.replace_all_uses_with(new)
         module.graph.erase_node(reader)
     module.graph.erase_node(node)
 
 
-def _pack_table(module: GraphModule, reader: Node, name: str, codes: Tensor, affine: Affine) -> Node:
+def _pack_table(module: GraphModule, reader: Node, name: str, codes: Tensor, affine: Affine, bits: Bits) -> Node:
     """Return what looks rows up in a table of codes: four bits each where groups have scales of their own, or bytes."""
     grouped = affine.scale.ndim > 1
-    put(module, f"{name}_int", _nibbles(codes, affine.shift) if grouped else codes.to(torch.int8))
+    packed = _nibbles(codes, affine.shift) if grouped else codes.to(torch.int8)
+    put(module, f"{name}_int", packed)
+    if grouped:
+        bits[f"{name}_int"] = (4, 2 * packed.numel())  # zero points lie in the same rows
     given = (argument(reader, "indices"), read_attr(module, f"{name}_int"), read_attr(module, f"{name}_step"))
     if grouped:
         return module.graph.call_function(GROUPED_EMBEDDING, (*given, codes.shape[1]))

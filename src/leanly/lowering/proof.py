@@ -11,28 +11,26 @@ from leanly.artifact import Artifact
 from leanly.errors import LoweringError
 from leanly.graph import Graph
 from leanly.lowering.parity import check_steps
+from leanly.lowering.sizes import check_sizes
 from leanly.quantize.binary import multiplies_signs
 from leanly.runtimes import RuntimePredictor, open_artifact
 
 BATCHES = (1, 3, 8)
 LEAST_SQNR = {"float32": 50.0, "bfloat16": 15.0, "int8": 12.0, "binary": 12.0}
 """Decibels of signal to difference below which an artifact does not do what its graph does."""
-OVERHEAD_SHARE = 1.1
-OVERHEAD_BYTES, BYTES_OF_A_NODE = 100_000, 3_000
-"""Structure, names and shape arithmetic beside the stored tensors."""
 
 
 def prove(artifact: Artifact, graph: Graph) -> Artifact:
     """Return the artifact with its kernels recorded, after comparing it with the graph.
 
     Raises:
-        LoweringError: outputs differ, the file is larger than its storage bits allow, or int8 without integer kernels.
+        LoweringError: outputs differ, the files hold more than their storage bits, or int8 without integer kernels.
     """
     predictor = open_artifact(artifact)
     _compare(predictor, graph)
     if artifact.precision == "int8":
         check_steps(artifact, graph, BATCHES)
-    _check_size(artifact, len(graph.module.graph.nodes))
+    check_sizes(artifact, graph)
     kernels = predictor.kernels()
     in_integers = any(kernel.precision == "int8" and _computes(kernel) for kernel in kernels)
     if artifact.precision == "int8" and not in_integers:
@@ -84,14 +82,3 @@ def sqnr(expected: np.ndarray, found: np.ndarray) -> float:
     if noise <= 1e-14 * max(signal, 1.0):
         return float("inf")
     return 10 * float(np.log10(max(signal, 1e-300) / noise))
-
-
-def _check_size(artifact: Artifact, nodes: int) -> None:
-    stored = artifact.stored_bytes
-    allowed = OVERHEAD_SHARE * stored + OVERHEAD_BYTES + BYTES_OF_A_NODE * nodes
-    if artifact.bytes > allowed:
-        raise LoweringError(
-            f"the files take {artifact.bytes:,} bytes, the stored tensors only {stored:,}",
-            where=str(artifact.folder),
-            remedy="report this model: some weights were stored twice or in float",
-        )

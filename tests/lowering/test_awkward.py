@@ -37,15 +37,19 @@ def test_a_channel_that_is_nothing_beside_its_bias(gamma, bias, runtime, tmp_pat
     assert quality(model, torch.randn(32, 3, 8, 8), runtime, tmp_path) > 35
 
 
-def test_what_moves_integers_between_kernels_is_listed_as_integer(tmp_path):
+@pytest.mark.parametrize("activations", [8, 4])
+def test_what_moves_integers_between_kernels_is_listed_as_integer(activations, tmp_path):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5)).eval()
-    x = torch.randn(32, 1, 8, 8)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)
+    ).eval()
+    x = torch.randn(32, 3, 8, 8)
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(32) % 5))
-    quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=x[:2]), task)
+    static = Static(activations=activations, kernels="onnxruntime")
+    quantized = static(leanly.capture(model, example=x[:2]), task)
     artifact = leanly.lower(quantized, runtime="onnxruntime", to=tmp_path / "a")
     found = {kernel.operator: kernel.precision for kernel in artifact.kernels()}
-    between = {name for name in found if "MaxPool" in name or name in ("Transpose", "Reshape")}
+    between = {name for name in found if "MaxPool" in name or name in ("Clip", "Transpose", "Reshape")}
     assert between and {found[name] for name in between} == {"int8"}, found
 
 

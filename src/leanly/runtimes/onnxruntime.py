@@ -23,7 +23,9 @@ INTEGER_OPERATORS = frozenset({
     "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", "QLinearReduceMean",
     "QLinearWhere",
 })  # fmt: skip
-MOVES = frozenset({"NhwcMaxPool", "MaxPool", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice"})
+MOVES = frozenset({
+    "NhwcMaxPool", "MaxPool", "Clip", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice",
+})  # fmt: skip
 """What comes out has the type of what goes in."""
 
 UNASKED = "WeightBiasQuantization"

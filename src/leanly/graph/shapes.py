@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -88,3 +89,13 @@ def is_spec(item: Any) -> bool:
 def shapes(graph: Graph, batch_size: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of every node that is one tensor."""
     return {name: item[0] for name, item in propagate(graph, batch_size).items() if is_spec(item)}
+
+
+def bytes_a_row(graph: Graph) -> dict[str, int]:
+    """Return by how many bytes every node that is one tensor grows with a row."""
+    one, two = ({name: item for name, item in propagate(graph, rows).items() if is_spec(item)} for rows in (1, 2))
+    return {
+        name: (math.prod(two[name][0]) - math.prod(shape)) * dtype.itemsize
+        for name, (shape, dtype) in one.items()
+        if name in two
+    }

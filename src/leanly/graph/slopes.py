@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from leanly.graph.graph import Graph
 from leanly.graph.watching import Watched
 
-BATCH = 16
 
-
-def output_slopes(graph: Graph, names: Sequence[str], rows: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Yield, some rows at a time, the slopes of a random sum of the outputs along the values of some nodes.
+def output_slopes(
+    graph: Graph, names: Sequence[str], batches: Iterable[Sequence[Tensor]]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield for each batch the slopes of a random sum of the outputs along the values of some nodes.
 
     With signs of plus and minus one their squares are on average the squares of the Jacobian, summed over the outputs
     (Hutchinson 1990, "A Stochastic Estimator of the Trace of the Influence Matrix for Laplacian Smoothing Splines").
@@ -23,16 +23,16 @@ def output_slopes(graph: Graph, names: Sequence[str], rows: Sequence[Tensor]) ->
     Args:
         graph: in evaluation mode.
         names: of nodes that are computed with parameters, one tensor each with the rows in front.
-        rows: flat inputs of the graph.
+        batches: flat inputs of the graph, some rows each.
     """
     graph = graph.clone()
     for parameter in graph.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     watched = Watched(graph, names)
     generator = torch.Generator().manual_seed(0)
-    for start in range(0, len(rows[0]), BATCH):
+    for batch in batches:
         with torch.enable_grad():
-            found = watched.flat(*(tensor[start : start + BATCH] for tensor in rows))
+            found = watched.flat(*batch)
         values = found[len(graph.outputs) :]
         outputs = [output for output in found[: len(graph.outputs)] if output.requires_grad]
         if not outputs:

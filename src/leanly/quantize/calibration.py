@@ -39,7 +39,9 @@ _remembered: WeakKeyDictionary[Split, dict[tuple[str, int, int], _Seen]] = WeakK
 """By split, graph and rows: recipes that differ in the observer or in what stays float see the same values."""
 
 
-def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int = 0) -> Iterator[list[Tensor]]:
+def calibration_batches(
+    graph: Graph, task: Task | None, samples: int, draw: int = 0, size: int = BATCH
+) -> Iterator[list[Tensor]]:
     """Yield flat input tensors of rows of the training data (of validation where there is none).
 
     Once all are read, it is warned of rows that are scaled otherwise than those of validation.
@@ -49,30 +51,31 @@ def calibration_batches(graph: Graph, task: Task | None, samples: int, draw: int
         task: gives the rows.
         samples: how many at most.
         draw: 0 takes the first; any other number seeds which ones are drawn.
+        size: rows in a batch.
 
     Raises:
         DataError: the task has neither, the rows are not what the graph takes, or are to be drawn from a stream.
     """
-    split = _calibration_split(task)
+    split = calibration_split(task)
     ranges = InputRanges(graph.inputs)
-    for inputs in _rows(graph, split, samples, draw):
+    for inputs in _rows(graph, split, samples, draw, size):
         ranges.see(inputs)
         yield inputs
     warn_of_scale(ranges, split, task.split("validation") if task is not None else None)
 
 
-def _rows(graph: Graph, split: Split, samples: int, draw: int) -> Iterator[list[Tensor]]:
+def _rows(graph: Graph, split: Split, samples: int, draw: int, size: int) -> Iterator[list[Tensor]]:
     if not draw:
-        for inputs, _ in checked_batches(graph, split, BATCH, samples):
+        for inputs, _ in checked_batches(graph, split, size, samples):
             yield inputs
         return
     split.arguments.check_order(graph.inputs, f"split {split.name!r}")
-    for batch, (rows, inputs) in enumerate(_drawn(split, samples, draw)):
+    for batch, (rows, inputs) in enumerate(_drawn(split, samples, draw, size)):
         check_rows(graph, inputs, f"split {split.name!r}, batch {batch}", rows)
         yield inputs
 
 
-def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+def _drawn(split: Split, samples: int, draw: int, size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
     if not split.counted:
         raise DataError(
             "calibration rows can't be drawn from a stream",
@@ -80,7 +83,7 @@ def _drawn(split: Split, samples: int, draw: int) -> Iterator[tuple[Tensor, list
             remedy="draw=0 takes its first rows; or give arrays or a Dataset that knows its length",
         )
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(draw))[:samples]
-    for picked in rows.split(BATCH):
+    for picked in rows.split(size):
         yield picked, split.take(picked)[0]
 
 
@@ -99,7 +102,7 @@ def calibrate(
     Raises:
         DataError: no calibration data, rows of another shape, or NaN or infinity in a value.
     """
-    seen = _remembered.setdefault(_calibration_split(task), {})
+    seen = _remembered.setdefault(calibration_split(task), {})
     key = (graph.fingerprint(), samples, draw)
     rows, known = seen.pop(key, _Seen(b"", {}))
     if known and rows != _digest(calibration_batches(graph, task, samples, draw)):
@@ -136,7 +139,12 @@ def _digest(batches: Iterable[list[Tensor]]) -> bytes:
     return digest.digest()
 
 
-def _calibration_split(task: Task | None) -> Split:
+def calibration_split(task: Task | None) -> Split:
+    """Return the rows that calibrate; labels are not used.
+
+    Raises:
+        DataError: there are none.
+    """
     check_task(task, "calibration")
     split = task.seen_split() if task is not None else None
     if split is None:

@@ -14,7 +14,8 @@ from leanly.graph.checking import check_target
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
-from leanly.graph.slopes import BATCH, output_slopes
+from leanly.graph.shapes import bytes_a_row
+from leanly.graph.slopes import output_slopes
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
 from leanly.quantize.forms import Form, check_runs
@@ -29,6 +30,10 @@ BLOCK = 128
 """Columns."""
 ROWS = 4096
 """Of a weight, rounded at once."""
+CHUNK = 16
+"""Calibration rows that run at once, at most."""
+SLOPES = 2**27
+"""Bytes that all values of a network may take on the way to the slopes; where a row takes more, fewer run at once."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,13 @@ class GPTQ:
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
         check_runs(Form.INTEGERS if quantizes_values(graph) else Form.PACKED, target, "GPTQ")
-        walk = Walk(graph, task, self.samples, BATCH)  # as many as there are slopes at once: places come in one order
+        # slopes are of the same chunks, so that places come in one order; the values of the whole network lead to them
+        chunk = max(1, min(CHUNK, SLOPES // max(1, sum(bytes_a_row(graph).values()))))
+        walk = Walk(graph, task, self.samples, "GPTQ", chunk=chunk)
         read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
         tables = [node for node in read if node.target is aten.embedding.default]
         layers = [node for node in read if has_columns(node) and is_quantizer(argument(node, "weight"))]
-        importance, hessians = _slopes(graph, layers, tables, walk.rows)
+        importance, hessians = _slopes(graph, layers, tables, walk.chunks)
         for quantizer, hessian in hessians.items():
             self._round(graph, quantizer, hessian)
         rounded = set(hessians)
@@ -93,7 +100,7 @@ class GPTQ:
 
 
 def _slopes(
-    graph: Graph, layers: list[Node], tables: list[Node], rows: list[Tensor]
+    graph: Graph, layers: list[Node], tables: list[Node], chunks: list[list[Tensor]]
 ) -> tuple[dict[Node, Tensor], dict[Node, Tensor]]:
     """Return how far the outputs move with what layers compute at each place, and with what is read from tables.
 
@@ -101,11 +108,11 @@ def _slopes(
         graph: as it is before anything is rounded.
         layers: for each a mean square is returned, `[groups, rows x places]`.
         tables: embeddings; for the quantizer of each the slopes' outer products are summed, `[1, columns, columns]`.
-        rows: flat inputs.
+        chunks: flat inputs of some rows each.
     """
     importance: dict[Node, list[Tensor]] = {layer: [] for layer in layers}
     hessians: dict[Node, Tensor] = {}
-    for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], rows):
+    for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], chunks):
         for layer in layers:
             if layer.name in slopes:
                 importance[layer].append(_of_places(layer, slopes[layer.name]))
@@ -148,7 +155,10 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node,
 
 
 def _add(sums: dict[Node, Tensor], quantizer: Node, products: Tensor) -> None:
-    sums[quantizer] = sums[quantizer] + products if quantizer in sums else products.double()
+    if quantizer in sums:
+        sums[quantizer] += products
+    else:
+        sums[quantizer] = products.double()
 
 
 def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:

@@ -17,6 +17,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, read_once
 from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
+from leanly.quantize.descent import Descent
 from leanly.quantize.quantizers import (
     is_quantizer,
     of_weight,
@@ -27,7 +28,7 @@ from leanly.quantize.quantizers import (
     write_weight,
 )
 from leanly.quantize.rounding import Bias, Rounding, Step
-from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
+from leanly.quantize.walking import Stop, Walk, picked, reads_quantized_weight
 from leanly.scalars import check_flag, check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -46,6 +47,7 @@ GAIN_RATE = 1e-2
 """Learning rate of the logarithm of a weight's scale."""
 BIAS_RATE = 1e-2
 """Learning rate of biases, as a share of what their layer puts out."""
+LEAST_POWER = 1e-12
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ class Reconstruct:
         with fixed_random(self.seed), torch.inference_mode(False), torch.enable_grad():
             graph = graph.clone().eval()
             quantizers = weight_quantizers(graph, "Reconstruct")
-            work = _Reconstruction(self, graph, Walk(graph, task, self.samples))
+            work = _Reconstruction(
+                self, graph, Walk(graph, task, self.samples, "Reconstruct", inside=self.unit == "layer")
+            )
             work.run()
         left = {name: node for name, node in quantizers.items() if node not in work.decided}
         for name, node in left.items():
@@ -134,8 +138,8 @@ class _Part(NamedTuple):
     """What is learned at once, and what goes into it."""
 
     segment: Segment
-    exact: Tensor | None
-    rough: Tensor | None
+    exact: list[Tensor]
+    rough: list[Tensor]
 
 
 class _Reconstruction:
@@ -149,10 +153,13 @@ class _Reconstruction:
 
     def run(self) -> None:
         for number, stop in enumerate(self._walk):
-            for part in self._parts(stop):
-                self._learn(part)
+            self._learn_parts(stop)
             if self._how.progress is not None:
                 self._how.progress((number + 1) / len(self._walk.segments))
+
+    def _learn_parts(self, stop: Stop) -> None:
+        for part in self._parts(stop):
+            self._learn(part)
 
     def _parts(self, stop: Stop) -> Iterator[_Part]:
         nodes = [self._walk.nodes[name] for name in stop.segment.nodes]
@@ -197,24 +204,24 @@ class _Reconstruction:
             sizes.update({name: float(running.named(name).square().mean().sqrt()) for name in layers})
 
         wanted = self._walk.run(self._walk.exactly, segment, exact, see)
-        power = float(wanted.square().mean().clamp(min=1e-12))
+        power = sum(float(chunk.square().sum()) for chunk in wanted) / sum(chunk.numel() for chunk in wanted)
         biases = {node: Bias(find(module, str(node.target)), sizes[name]) for name, node in layers.items()}
         tensors: dict[Node, Callable[[], Tensor]] = {node: rounding.soft for node, rounding in roundings.items()}
         tensors |= {node: bias.value for node, bias in biases.items()}
         runner = Runner(module, lambda node, running: _relaxed(node, running, tensors, steps, how.drop))
 
-        def loss() -> Tensor:
-            rows = torch.randint(len(wanted), (min(how.batch_size, len(wanted)),))
+        def loss(rows: Tensor) -> Tensor:
             given: dict[str, Tensor] = {}
-            if exact is not None and rough is not None:
-                given = {segment.entry: _mixed(rough[rows], exact[rows], how.drop)}
-            output = runner.part(segment.nodes, [tensor[rows] for tensor in self._walk.rows], given, segment.exit)
-            return _error(output, wanted[rows]) / power
+            if segment.entry:
+                given = {segment.entry: _mixed(picked(rough, rows), picked(exact, rows), how.drop)}
+            output = runner.part(segment.nodes, self._walk.inputs(rows), given, segment.exit)
+            return _error(output, picked(wanted, rows)) / max(power, LEAST_POWER)
 
-        self._decide(loss, roundings.values(), steps.values())
+        descent = Descent(loss, sum(map(len, wanted)), how.batch_size, self._walk.chunk)
+        self._decide(descent, roundings.values(), steps.values())
         tensors |= {node: rounding.hard for node, rounding in roundings.items()}
         if how.fit:
-            self._fit(loss, roundings.values(), steps.values(), biases.values())
+            self._fit(descent, roundings.values(), steps.values(), biases.values())
         for node, rounding in roundings.items():
             write_weight(module, node, rounding.hard())
             write_scale(module, node, rounding.scale)
@@ -224,23 +231,23 @@ class _Reconstruction:
         for node, bias in biases.items():
             find(module, str(node.target)).detach().copy_(bias.value().detach())
 
-    def _decide(self, loss: Callable[[], Tensor], roundings: Collection[Rounding], steps: Collection[Step]) -> None:
+    def _decide(self, descent: Descent, roundings: Collection[Rounding], steps: Collection[Step]) -> None:
         count = self._how.iterations
         optimizer = torch.optim.Adam([
             {"params": [entry.variable for entry in roundings], "lr": self._how.rate},
             {"params": [entry.variable for entry in steps], "lr": STEP_RATE},
         ])  # fmt: skip
         for iteration in range(count):
-            found = loss()
             done = (iteration / count - WARM) / (1 - WARM)
+            undecided = None
             if done >= 0:
                 sharpness = SHARPEST + (BLUNTEST - SHARPEST) * (1 - done)
-                found = found + DECIDING * torch.stack([r.undecided(sharpness) for r in roundings]).sum()
-            _descend(optimizer, found)
+                undecided = DECIDING * torch.stack([r.undecided(sharpness) for r in roundings]).sum()
+            descent.step(optimizer, undecided)
 
     def _fit(
         self,
-        loss: Callable[[], Tensor],
+        descent: Descent,
         roundings: Collection[Rounding],
         steps: Collection[Step],
         biases: Collection[Bias],
@@ -253,7 +260,7 @@ class _Reconstruction:
         count = math.ceil(FIT * self._how.iterations)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / count)
         for _ in range(count):
-            _descend(optimizer, loss())
+            descent.step(optimizer)
             schedule.step()
 
     def _biased(self, segment: Segment) -> dict[str, Node]:
@@ -289,12 +296,6 @@ def _relaxed(
 def _computed(layer: Node) -> list[Node]:
     """Return what a layer reads besides tensors and quantized weights."""
     return [source for source in layer.all_input_nodes if source.op != "get_attr" and not of_weight(source)]
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def _mixed(quantized: Tensor, exact: Tensor, drop: float) -> Tensor:

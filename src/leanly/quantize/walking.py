@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,65 +13,87 @@ from leanly.graph import Graph
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner, Segment, find_segments
 from leanly.graph.statistics import check_finite
-from leanly.quantize.calibration import calibration_batches
+from leanly.quantize.calibration import calibration_batches, calibration_split
 from leanly.quantize.quantizers import is_quantizer, of_weight
+from leanly.quantize.room import find_room
 from leanly.task import Task
+from leanly.training.padding import carries_rows
 
 CHUNK = 64
-LARGEST = 2**29
-"""Bytes that the values between two segments may take; of larger ones fewer rows are used."""
+MIB = 2**20
 
 
 class Stop(NamedTuple):
-    """A segment, and what goes into it from all rows; None where the inputs of the graph do."""
+    """A segment, and what goes into it, a tensor a chunk; the first segment is given the inputs of the graph."""
 
     segment: Segment
-    exact: Tensor | None
-    rough: Tensor | None
+    exact: list[Tensor]
+    rough: list[Tensor]
 
 
 class Walk:
     """The segments of a quantized graph in order; weights may be changed on the way, which later segments then see.
 
+    Values between segments are kept, of as many rows as there is room for: others join behind the segments whose values
+    are large. A note in the graph says so.
+
     Args:
         graph: with quantizers; its weights are read anew for every run.
         task: gives the rows, the first of `train` (of `validation` where there is no `train`).
         samples: rows.
-        chunk: rows that run at once.
+        name: of the pass that walks.
+        chunk: rows that run at once, at most.
+        inside: the values around each layer of a segment will be kept as well.
 
     Raises:
         DataError: the task has no calibration data; NaN or infinity in what comes out of a part.
     """
 
-    def __init__(self, graph: Graph, task: Task | None, samples: int, chunk: int = CHUNK) -> None:
-        self._chunk = chunk
+    def __init__(
+        self, graph: Graph, task: Task | None, samples: int, name: str, *, chunk: int = CHUNK, inside: bool = False
+    ) -> None:
         self.segments = find_segments(
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
-        rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
-        shapes = graph.shapes(1)
-        widest = max((4 * math.prod(shapes[segment.exit]) for segment in self.segments), default=1)
-        self.rows = [tensor[: max(1, LARGEST // widest)].to(graph.device) for tensor in rows]
+        room = find_room(graph, self.segments, chunk, inside=inside)
+        self.chunk, self._joined = room.chunk, room.chunks
+        most = min(samples, room.chunk * room.chunks[-1])
+        self.chunks = [
+            [tensor.to(graph.device) for tensor in batch]
+            for batch in calibration_batches(graph, task, most, size=room.chunk)
+        ]
+        self._carries = [carries_rows(graph, position) for position in range(len(graph.inputs))]
+        self._lengths = [len(batch[self._carries.index(True)]) for batch in self.chunks]
+        read = sum(self._lengths)
+        split = calibration_split(task)
+        asked = read if read < most else min(samples, len(split)) if split.counted else samples
+        _note(graph, name, (min(room.chunk * room.chunks[0], read), read), asked, room.row)
         # weights change on the way, what they should have given does not
         self.exactly, self.roughly = Runner(graph.clone().module, _unquantized), Runner(graph.module)
 
     def __iter__(self) -> Iterator[Stop]:
-        exact: Tensor | None = None
-        rough: Tensor | None = None
-        for segment in self.segments:
+        exact: list[Tensor] = []
+        rough: list[Tensor] = []
+        for number, segment in enumerate(self.segments):
+            before = self.segments[:number]
+            for inputs in self.chunks[len(exact) : self._joined[number]]:
+                exact.append(_through(self.exactly, before, inputs))
+                rough.append(_through(self.roughly, before, inputs))
             yield Stop(segment, exact, rough)
-            exact, rough = self.run(self.exactly, segment, exact), self.run(self.roughly, segment, rough)
+            for runner, values in ((self.exactly, exact), (self.roughly, rough)):
+                for place, piece in enumerate(self.pieces(runner, segment, values)):
+                    values[place] = piece
 
     def run(
-        self, runner: Runner, part: Segment, given: Tensor | None, see: Callable[[Runner], None] | None = None
-    ) -> Tensor:
-        """Run a part on all rows, some at a time, and return what comes out.
+        self, runner: Runner, part: Segment, given: Sequence[Tensor], see: Callable[[Runner], None] | None = None
+    ) -> list[Tensor]:
+        """Run a part on all rows that have joined, a chunk at a time, and return what comes out.
 
         Args:
             runner: `exactly`, `roughly` or another.
             part: a segment or a piece of one.
-            given: what goes in, from all rows; None where the inputs of the graph do.
+            given: what goes in.
             see: is called after every run, to look at other values.
         """
         pieces = []
@@ -80,23 +101,56 @@ class Walk:
             pieces.append(piece)
             if see is not None:
                 see(runner)
-        return torch.cat(pieces)
+        return pieces
 
-    def pieces(self, runner: Runner, part: Segment, given: Tensor | None) -> Iterator[Tensor]:
-        """Run a part on some rows after the other and yield what comes out, whatever its dimensions are."""
-        for start in range(0, len(self.rows[0]), self._chunk):
-            inputs = [tensor[start : start + self._chunk] for tensor in self.rows]
-            entry = {} if given is None else {part.entry: given[start : start + self._chunk]}
+    def pieces(self, runner: Runner, part: Segment, given: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Run a part on one chunk after the other and yield what comes out, whatever its dimensions are."""
+        first = 0
+        for inputs, entry, length in zip(self.chunks, given, self._lengths, strict=False):
             with torch.no_grad():
-                piece = runner.part(part.nodes, inputs, entry, part.exit)
+                piece = runner.part(part.nodes, inputs, {part.entry: entry}, part.exit)
             if piece.numel():
-                check_finite(piece, f"{part.exit}, calibration rows {start} to {start + len(inputs[0]) - 1}")
+                check_finite(piece, f"{part.exit}, calibration rows {first} to {first + length - 1}")
+            first += length
             yield piece
+        runner.env.clear()  # else the last values stay until it runs again
+
+    def inputs(self, rows: Tensor) -> list[Tensor]:
+        """Return the flat inputs of some rows, in any order."""
+        columns = zip(*self.chunks, strict=True)
+        return [
+            picked(column, rows) if carried else column[0]
+            for column, carried in zip(columns, self._carries, strict=True)
+        ]
+
+
+def picked(chunks: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Return some rows, in any order, of a tensor that is held in chunks of one size; the last may be smaller."""
+    size = len(chunks[0])
+    return torch.stack([chunks[row // size][row % size] for row in rows.tolist()])
 
 
 def reads_quantized_weight(node: Node) -> bool:
     """Say whether a node multiplies with a quantized weight."""
     return any(of_weight(source) for source in node.all_input_nodes)
+
+
+def _through(runner: Runner, segments: Iterable[Segment], inputs: Sequence[Tensor]) -> Tensor:
+    """Return what comes out of the last segment; what goes into the first, where there is none."""
+    value = inputs[0]
+    for segment in segments:
+        with torch.no_grad():
+            value = runner.part(segment.nodes, inputs, {segment.entry: value}, segment.exit)
+    return value
+
+
+def _note(graph: Graph, name: str, used: tuple[int, int], asked: int, size: int) -> None:
+    """Note how many rows a pass used, the fewest and the most, where there was no room for all."""
+    fewest, most = used
+    if fewest < asked:
+        told = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        reason = f"a row and its values between layers take up to {size / MIB:.1f} MiB"
+        graph.notes = (*graph.notes, f"quantize.{name}: {told} of {asked:,} calibration rows, since {reason}")
 
 
 def _unquantized(node: Node, running: Runner) -> Any:

@@ -110,17 +110,23 @@ def _slopes(
         tables: embeddings; for the quantizer of each the slopes' outer products are summed, `[1, columns, columns]`.
         chunks: flat inputs of some rows each.
     """
-    importance: dict[Node, list[Tensor]] = {layer: [] for layer in layers}
+    importance: dict[Node, Tensor] = {}
     hessians: dict[Node, Tensor] = {}
+    seen = dict.fromkeys(layers, 0)
     for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], chunks):
         for layer in layers:
             if layer.name in slopes:
-                importance[layer].append(_of_places(layer, slopes[layer.name]))
+                found = _of_places(layer, slopes[layer.name])
+                if layer not in importance:
+                    # small tensors that stay, between the large ones that go, would keep their memory from use
+                    importance[layer] = found.new_empty(len(found), len(chunks) * found.shape[1])
+                importance[layer][:, seen[layer] : seen[layer] + found.shape[1]] = found
+                seen[layer] += found.shape[1]
         for table in tables:
             if table.name in slopes:
                 flat = slopes[table.name].flatten(0, -2)
                 _add(hessians, argument(table, "weight"), flat.T @ flat[None])
-    return {layer: torch.cat(found, 1) for layer, found in importance.items() if found}, hessians
+    return {layer: found[:, : seen[layer]] for layer, found in importance.items()}, hessians
 
 
 def _of_places(layer: Node, slope: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 
+from leanly.artifact import Artifact
 from leanly.measurement.records import Interval
 from leanly.search import words
 from leanly.search.progress import Lines, best_line
@@ -30,6 +32,26 @@ def test_the_best_so_far_is_told_against_eager(tmp_path: Path) -> None:
     assert "int8 fast" in best_line(search.best_so_far(), search.reference)
     assert "10.0x eager" in best_line(search.best_so_far(), search.reference)
     assert search.reference.label == EAGER.name
+
+
+@pytest.mark.parametrize(
+    ("ratios", "told"),
+    [
+        ({1: (0.5, 0.4, 0.6), 16: (0.6, 0.5, 0.7)}, ""),
+        ({1: (0.5, 0.4, 0.6), 16: (1.1, 0.9, 1.2)}, "batch 16: storage only there"),
+        ({1: (0.9, 0.8, 1.0), 16: (1.1, 0.9, 1.2)}, "batch 1 and 16: storage only there"),
+    ],
+)
+def test_one_bit_that_is_no_faster_is_storage_only(ratios: dict[int, tuple[float, float, float]], told: str) -> None:
+    other = Artifact(Path("a"), "onnxruntime", "int8", ("model",), (), (), 0, 0)
+    found = {size: Interval(*ends) for size, ends in ratios.items()}
+    for one_bit in (
+        dataclasses.replace(other, precision="binary"),
+        dataclasses.replace(other, code_bits={"conv.weight_int": 1}),
+    ):
+        said = words.one_bit_no_faster(one_bit, other, found)
+        assert said.endswith(told) and bool(said) == bool(told)
+        assert words.one_bit_no_faster(one_bit, one_bit, found) == words.one_bit_no_faster(other, one_bit, found) == ""
 
 
 @pytest.mark.parametrize(

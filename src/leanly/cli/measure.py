@@ -11,6 +11,7 @@ from leanly.cli.options import TASK_HELP, BatchSizes, PublicKey, Threads, read_t
 from leanly.cli.tables import table
 
 if TYPE_CHECKING:
+    from leanly.artifact import Artifact
     from leanly.measurement import Comparison, Measurement
 
 WHAT = "A bundle, or a folder that leanly.lower made."
@@ -55,6 +56,8 @@ def measure(
         found = room.compare(first[sizes[0]], second[sizes[0]], part, job, split=split, seconds=share)
         print(_measured([("A", found.a), ("B", found.b)], job))
         print(_compared(found, job))
+        for sentence in _storage_only(first[sizes[0]], second[sizes[0]], found):
+            print(sentence)
 
 
 def _measured(measured: list[tuple[str, Measurement]], job: object) -> str:
@@ -93,6 +96,14 @@ def _compared(found: Comparison, job: object) -> str:
         interval = words.drop_interval(found.drop.drop, _metric_name(job))
         lines.append(f"{_metric_name(job)} of B minus A: {interval}, {found.drop.test}, n = {found.drop.n:,}")
     return "\n".join(lines)
+
+
+def _storage_only(a: Artifact, b: Artifact, found: Comparison) -> list[str]:
+    from leanly.search import words
+
+    other_way = {size: ratio.inverse() for size, ratio in found.ratio.items()}
+    told = {"A": words.one_bit_no_faster(a, b, found.ratio), "B": words.one_bit_no_faster(b, a, other_way)}
+    return [f"{name}: {sentence}" for name, sentence in told.items() if sentence]
 
 
 def _metric_name(job: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 from leanly.artifact import Artifact
 from leanly.measurement.records import Interval
@@ -97,6 +98,27 @@ def storage_only(artifact: Artifact) -> list[str]:
         f"computed in {computed}: storage only"
         for bits, count in sorted(Counter(artifact.code_bits.values()).items())
     ]
+
+
+def one_bit_no_faster(artifact: Artifact, other: Artifact, ratios: Mapping[int, Interval]) -> str:
+    """Say where one-bit layers are not shown to gain time over an artifact without them; "" where they are.
+
+    Args:
+        artifact: whose layers may be in one bit.
+        other: timed in turns with it.
+        ratios: seconds of `artifact` over those of `other`, by batch size.
+    """
+    slow = [str(size) for size, ratio in ratios.items() if ratio.high >= 1]
+    if not slow or not _has_signs(artifact) or _has_signs(other):
+        return ""
+    return (
+        f"one-bit layers are not shown to be faster than {other.precision} in {other.runtime} at batch "
+        f"{' and '.join(slow)}: storage only there"
+    )
+
+
+def _has_signs(artifact: Artifact) -> bool:
+    return artifact.precision == "binary" or 1 in artifact.code_bits.values()
 
 
 def _digits(value: float) -> str:

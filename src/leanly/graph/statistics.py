@@ -25,7 +25,7 @@ def check_finite(values: Tensor, where: str) -> tuple[float, float]:
     low, high = (float(value) for value in torch.aminmax(values))
     if not (abs(low) < LARGEST and abs(high) < LARGEST):
         raise DataError(
-            "NaN or infinity while calibrating",
+            "NaN or infinity while calibrating, or what is as good as that",
             where=where,
             remedy="look for NaN in the data of that batch, or an overflow in the model",
         )

@@ -106,7 +106,7 @@ def fit(
         pace = Pace(epochs * batches.steps, seconds, spent=spent)
         run = _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)
         run()
-    trained.notes = (*trained.notes, *run.notes())
+    trained.notes = (*trained.notes, *(note for note in run.notes() if note not in trained.notes))
     return trained.eval()
 
 

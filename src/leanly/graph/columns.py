@@ -56,19 +56,23 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:
-    """Return a Hessian of what columns are multiplied with, made invertible; columns that are never used stand alone.
+    """Make a Hessian of what columns are multiplied with invertible, and return it; columns never used stand alone.
 
     Args:
-        hessian: `[columns, columns]`.
+        hessian: `[columns, columns]`; it is changed in place, since wide layers have large ones.
         damping: share of the mean of its diagonal that is added to it.
     """
-    hessian = hessian.clone()
     hessian.diagonal()[hessian.diagonal() == 0] = 1.0
     hessian.diagonal().add_(damping * hessian.diagonal().mean())
     return hessian
 
 
 def inverse_factor(hessian: Tensor) -> Tensor:
-    """Return the upper Cholesky factor of a Hessian's inverse: its rows say what columns behind one make up for."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    return torch.linalg.cholesky(inverse, upper=True)
+    """Return the upper Cholesky factor of a Hessian's inverse: its rows say what columns behind one make up for.
+
+    Args:
+        hessian: `[columns, columns]`; the factor takes its place.
+    """
+    torch.linalg.cholesky(hessian, out=hessian)
+    torch.cholesky_inverse(hessian, out=hessian)
+    return torch.linalg.cholesky(hessian, upper=True, out=hessian)

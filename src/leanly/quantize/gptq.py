@@ -175,7 +175,7 @@ def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -
     for group, hessian in enumerate(hessians):
         whole = damped(hessian, damping)
         order = torch.argsort(whole.diagonal(), descending=True)
-        factor = inverse_factor(whole[order][:, order])
+        factor = inverse_factor(whole[order[:, None], order])
         for start in range(0, rows.shape[1], ROWS):
             some = [values[group, start : start + ROWS][:, order].double() for values in (rows, scale, shift)]
             done = _rounded_rows(some[0], Affine(some[1], some[2], affine.low, affine.high), factor)

@@ -173,7 +173,7 @@ def test_the_same_rows_run_once(monkeypatch):
 def test_a_percentile_needs_enough_values():
     whole = task()
     graph = leanly.capture(whole.model, example=X[:2])
-    with pytest.raises(DataError, match=r"400 values were seen, a percentile of 99.99 % needs 10000.*samples="):
+    with pytest.raises(DataError, match=r"400 values were seen, a percentile of 99.99 % needs 10,000.*samples="):
         Static(observer="percentile")(graph, whole)
     assert Static(observer="percentile", percentile=99.0)(graph, whole)
 

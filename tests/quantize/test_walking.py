@@ -93,12 +93,12 @@ def test_an_overflow_inside_the_network_is_named(method):
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 3))
     graph = leanly.capture(model, example=x[:2])
     given = graph if isinstance(method, Smooth | Static) else WeightsOnly()(graph)
-    with pytest.raises(DataError, match=r"NaN or infinity while calibrating, or what is as good as that\. Where: exp, calibration"):
+    with pytest.raises(DataError, match=r"NaN or infinity while calibrating\. Where: exp, calibration"):
         method(given, task)
 
 
 def test_values_next_to_the_largest_float_are_refused():
     model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.full((8, 4), 3.3e38)
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
-    with pytest.raises(DataError, match="NaN or infinity while calibrating"):
+    with pytest.raises(DataError, match=r"a value of 1e\+38 or more in row 0"):
         Static()(leanly.capture(model, example=x[:2]), task)

@@ -11,7 +11,7 @@ from leanly.checks import first_place
 from leanly.errors import DataError
 from leanly.graph.graph import Graph
 from leanly.graph.lookups import tables
-from leanly.graph.statistics import LARGEST
+from leanly.graph.statistics import LARGEST, as_good_as_infinite
 from leanly.graph.tensors import dtype_name
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
             )
         if tensor.is_floating_point() and not bool((usable := tensor.abs() < LARGEST).all()):
             raise DataError(
-                f"input {spec.name} holds NaN or infinity, or what is as good as that, in {_row(~usable, rows)}",
+                f"input {spec.name} holds {as_good_as_infinite(tensor)} in {_row(~usable, rows)}",
                 where=where,
                 remedy="take that row out; task.check() looks at all",
             )

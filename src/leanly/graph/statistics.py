@@ -25,11 +25,16 @@ def check_finite(values: Tensor, where: str) -> tuple[float, float]:
     low, high = (float(value) for value in torch.aminmax(values))
     if not (abs(low) < LARGEST and abs(high) < LARGEST):
         raise DataError(
-            "NaN or infinity while calibrating, or what is as good as that",
+            f"{as_good_as_infinite(values)} while calibrating",
             where=where,
             remedy="look for NaN in the data of that batch, or an overflow in the model",
         )
     return low, high
+
+
+def as_good_as_infinite(values: Tensor) -> str:
+    """Name what makes values of no use: NaN and infinity, or numbers next to the largest there are."""
+    return f"a value of {LARGEST:.0e} or more" if bool(values.isfinite().all()) else "NaN or infinity"
 
 
 class Histogram:

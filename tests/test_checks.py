@@ -253,7 +253,11 @@ def test_one_hot_labels():
 def test_a_regression_has_no_classes():
     check(nn.Linear(4, 1).eval(), validation=(X, torch.randn(90)), metric="mse")
     # a metric of the user's own beside the default loss: float targets are no labels
-    check(nn.Linear(4, 3).eval(), validation=(X, torch.randn(90, 3)), metric=lambda predictions, targets: 0.5)
+    check(
+        nn.Linear(4, 3).eval(),
+        validation=(X, torch.randn(90, 3)),
+        metric=lambda predictions, targets: -float(predictions.var()),
+    )
 
 
 def test_an_output_that_holds_no_classes():
@@ -310,6 +314,14 @@ def test_a_model_that_always_says_the_same():
         network.bias[1] = 100
     with pytest.warns(LeanlyWarning, match="says class 1 for each of the first 32 rows of split 'validation'.*trained"):
         check(network, validation=(X, Y))
+
+
+@pytest.mark.parametrize("metric", [lambda predictions, targets: 1.0, lambda predictions, targets: float(len(targets))])
+def test_a_metric_that_nothing_changes_is_warned_of(metric):
+    with pytest.warns(
+        LeanlyWarning, match="is the same for the first 32 rows of split 'validation'.*no loss would show"
+    ):
+        check(validation=(X, Y), metric=metric)
 
 
 def test_sorted_labels_are_no_constant_model():

@@ -60,6 +60,23 @@ def test_too_many_values_are_left_alone() -> None:
     assert encode(np.empty((0, 4), np.uint8)) is None
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.45])
+def test_floats_among_zeros_cost_their_places_and_themselves(share: float, dtype: type) -> None:
+    rng = np.random.default_rng(5)
+    shape = (400, 300)
+    floats = np.where(rng.random(shape) < share, rng.normal(size=shape), 0).astype(dtype)
+    array = floats.view(f"<u{floats.itemsize}")
+    taken = float((array > 0).mean())
+    places = -taken * np.log2(taken) - (1 - taken) * np.log2(1 - taken)
+    coded = encode(array)
+    assert coded is not None and len(coded) < array.size * (places / 8 + taken * array.itemsize) * 1.03 + 50
+    np.testing.assert_array_equal(decode(coded, shape, array.dtype), array)
+    for cut in (3, len(coded) // 2, len(coded) - 1):
+        with contextlib.suppress(ValueError):
+            assert decode(coded[:cut], shape, array.dtype).shape == shape
+
+
 def test_what_gains_less_than_asked_for_is_left_alone() -> None:
     array = np.random.default_rng(4).integers(0, 100, (300, 300)).astype(np.uint8)
     assert encode(array, 0.75) is None

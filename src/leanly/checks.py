@@ -207,6 +207,14 @@ def check_sample(model: Any, split: Split, metric: Metric) -> None:
         )
         if len(split) == len(targets) or not (alike or own) or structural:
             raise
+    if METRICS.get(metric.name) is not metric and not _moves(metric, predictions, targets):
+        warnings.warn(
+            f"The metric {metric.name} is the same for the first {len(targets)} rows of split {split.name!r}, for them "
+            "in another order, turned around and set to zero: no loss would show in it. What to do: look at what it "
+            "reads of the predictions.",
+            LeanlyWarning,
+            stacklevel=3,
+        )
     if metric.name in CLASSIFICATION and len(targets) >= SAMPLE // 2:
         classes = predicted_classes(predictions)
         if len(np.unique(classes)) == 1 and len(np.unique(targets)) > 1:
@@ -217,6 +225,20 @@ def check_sample(model: Any, split: Split, metric: Metric) -> None:
                 LeanlyWarning,
                 stacklevel=3,
             )
+
+
+def _moves(metric: Metric, predictions: Any, targets: np.ndarray) -> bool:
+    """Say whether a metric tells predictions from others."""
+    structure, leaves = flatten(predictions)
+    if len(targets) < 2 or not all(leaf.dtype.kind == "f" and leaf.any() for leaf in leaves):
+        return True
+    found = set()
+    for change in (lambda leaf: leaf, lambda leaf: np.roll(leaf, 1, 0), np.negative, np.zeros_like):
+        try:
+            found.add(metric.score(build(structure, [change(leaf) for leaf in leaves]), targets))
+        except DataError:
+            return True
+    return len(found) > 1
 
 
 def check_shared(splits: list[Split]) -> None:

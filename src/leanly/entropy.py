@@ -26,8 +26,9 @@ COMMON = 0.5
 """Where one value has this share, it is not coded among the others: the places of the others are."""
 WEIGHTS = (1.0, 4.0, 16.0, 1e9)
 """Expected values that stand against what was seen of a column; the best is kept, by the last columns don't matter."""
-ALL, PLANES = len(WEIGHTS), len(WEIGHTS) + 1
-"""In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own."""
+ALL, PLANES, SPARSE = len(WEIGHTS), len(WEIGHTS) + 1, len(WEIGHTS) + 2
+"""In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own; the
+places of what is not zero are coded, then come those elements."""
 LARGEST_IN_PLANES = 2**16
 """Elements of an array whose bytes are coded one by one: biases have as many, floats in large arrays gain nothing."""
 KNOWN = 0.6
@@ -51,7 +52,7 @@ def encode(array: np.ndarray, most: float = 1.0) -> bytes | None:
         most: share of its bytes that may be left.
     """
     if not array.size or len(np.unique(array.ravel()[:LOOKED_AT])) > MOST_VALUES:
-        coded = _in_planes(array)
+        coded = _of_many_values(array)
     else:
         coded = _as_symbols(array, most)
     return coded if coded is not None and len(coded) <= most * array.nbytes else None
@@ -60,7 +61,7 @@ def encode(array: np.ndarray, most: float = 1.0) -> bytes | None:
 def _as_symbols(array: np.ndarray, most: float) -> bytes | None:
     values, symbols, counts = _unique(array)
     if len(values) > MOST_VALUES:
-        return _in_planes(array)
+        return _of_many_values(array)
     shares = counts / array.size
     if -float(shares @ np.log2(shares)) * KNOWN > 8 * most * array.itemsize:
         return None
@@ -71,11 +72,14 @@ def _as_symbols(array: np.ndarray, most: float) -> bytes | None:
     table = bytes([len(values) - 1]) + values[order].astype(values.dtype.newbyteorder("<")).tobytes()
     if len(values) == 1:
         return bytes([ALL]) + table
-    way = ALL
-    if shares.max() >= COMMON:
-        some = symbols[: -(-TRIED // array.shape[1])]
-        way = min(range(ALL), key=lambda way: len(_write(some, len(values), way)))
+    way = _best_way(symbols, len(values)) if shares.max() >= COMMON else ALL
     return bytes([way]) + table + _write(symbols, len(values), way)
+
+
+def _best_way(symbols: np.ndarray, count: int) -> int:
+    """Return what columns are worth, where the places of what is not 0 are coded."""
+    some = symbols[: -(-TRIED // symbols.shape[1])]
+    return min(range(ALL), key=lambda way: len(_write(some, count, way)))
 
 
 def _unique(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,6 +105,8 @@ def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.n
         way = reader.take(1)[0]
         if way == PLANES:
             return _from_planes(reader, shape, dtype)
+        if way == SPARSE:
+            return _from_places(reader, shape, dtype)
         count = reader.take(1)[0] + 1
         values = np.frombuffer(reader.take(count * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
         if count == 1:
@@ -108,6 +114,30 @@ def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.n
         return values[_read(reader.rest(), shape, count, way)]
     except (IndexError, AssertionError) as error:
         raise ValueError("coded values are damaged") from error
+
+
+def _of_many_values(array: np.ndarray) -> bytes | None:
+    taken = array != 0
+    if not array.size or taken.mean() > 1 - COMMON:
+        return _in_planes(array)
+    places = taken.astype(np.int32)
+    way = _best_way(places, 2)
+    written, rest = _write(places, 2, way), array[taken][None]
+    coded = _in_planes(rest) or b""
+    parts = (bytes([SPARSE, way]), varint.write(len(written)), written, varint.write(len(coded)))
+    return b"".join([*parts, coded or rest.astype(rest.dtype.newbyteorder("<")).tobytes()])
+
+
+def _from_places(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    way = reader.take(1)[0]
+    taken = _read(reader.take(reader.number()), shape, 2, way) != 0
+    array, count = np.zeros(shape, dtype), int(taken.sum())
+    size = reader.number()
+    if size:
+        array[taken] = decode(reader.take(size), (1, count), dtype)[0]
+    else:
+        array[taken] = np.frombuffer(reader.take(count * dtype.itemsize), dtype.newbyteorder("<"))
+    return array
 
 
 def _in_planes(array: np.ndarray) -> bytes | None:

@@ -18,6 +18,12 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def rounded_down(value: float) -> str:
+    """Write a positive number in three digits, none of them larger than it is."""
+    place = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return f"{math.floor(value / place * (1 + 1e-12)) * place:.3g}"
+
+
 def check_whole(value: object, least: int, *, name: str, where: str) -> None:
     """Raise a SettingError where a setting is no whole number, or below `least`."""
     if not is_whole(value, least):

@@ -30,6 +30,10 @@ LOGITS = np.array([[0.1, 2.0, 0.3], [0.5, 1.0, -1.0]])
         ({"a": LOGITS[:1].repeat(4, 0)}, OWN, True),
         ((LOGITS[:1].repeat(4, 0), np.arange(4)), OWN, False),
         (LOGITS[:1], ACCURACY, False),
+        (np.array([[-0.5], [-2.0]]), ACCURACY, True),
+        (np.array([-0.5, -2.0]), ACCURACY, True),
+        (np.array([[-0.5], [2.0]]), ACCURACY, False),
+        (np.array([-0.5, -2.0]), OWN, False),
     ],
 )
 def test_rows_that_are_predicted_alike(predictions: object, metric: Metric, same: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,8 @@ import leanly
 from leanly.distill import Distill
 from leanly.errors import SettingError
 from leanly.graph import capture
-from leanly.prune import Sparse, lamp, magnitude_l1
+from leanly.prune import Sparse, SparseGPT, lamp, magnitude_l1
+from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.training import Settings
 from tests.prune.surgery import scrambled
@@ -120,8 +123,9 @@ def test_a_threshold_takes_the_weights_nearer_to_zero_than_it() -> None:
         assert torch.equal(sparse.state_dict()[name] == 0, before[name].abs() < 0.05)
     assert 0 < zeros(sparse, "6.weight") < 1
     assert any("zeros take less storage; no runtime here skips them" in note for note in sparse.notes)
-    with pytest.raises(SettingError, match=r"nothing would be left of .*use a threshold of at most 0\.\d+"):
+    with pytest.raises(SettingError, match=r"nothing would be left of .*use a threshold of at most 0\.\d+") as told:
         Sparse(threshold=1e3, importance=magnitude_l1)(graph)
+    assert zeros(Sparse(threshold=fitting(told), importance=magnitude_l1)(graph), "6.weight") < 1
 
 
 def test_a_layer_is_not_emptied_for_the_others() -> None:
@@ -130,5 +134,32 @@ def test_a_layer_is_not_emptied_for_the_others() -> None:
         graph.module.get_parameter("3.weight").mul_(1e-6)
     with pytest.raises(SettingError, match=r'nothing would be left of 3\.weight.*scope="layer"'):
         Sparse(sparsity=0.9, scope="network")(graph)
-    with pytest.raises(SettingError, match="nothing would be left"):
+    with pytest.raises(SettingError, match="nothing would be left") as told:
         Sparse(sparsity=0.99999)(graph)
+    Sparse(sparsity=fitting(told))(graph)
+    graph, _ = case()
+    with pytest.raises(SettingError, match="use a sparsity of at most") as told:
+        Sparse(sparsity=0.9999, scope="network")(graph)
+    Sparse(sparsity=fitting(told), scope="network")(graph)
+
+
+def fitting(told: pytest.ExceptionInfo[SettingError]) -> float:
+    return float(told.value.remedy.split("at most ")[1].split(",")[0])
+
+
+@pytest.mark.parametrize("dense", ["linear", "linear_1"])
+@pytest.mark.parametrize("method", [Sparse(sparsity=0.5), SparseGPT(sparsity=0.5)], ids=lambda one: type(one).__name__)
+def test_a_shared_weight_stays_whole_for_one_that_is_dense(method: Sparse | SparseGPT, dense: str) -> None:
+    torch.manual_seed(0)
+    layer, head = nn.Linear(8, 8), nn.Linear(8, 3)
+    model, x = nn.Sequential(layer, nn.ReLU(), layer, head).eval(), torch.randn(20, 8)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(20, dtype=torch.long)))
+    sparse = dataclasses.replace(method, dense=(dense,))(capture(model, example=x[:2]), task)
+    assert [zeros(sparse, name) for name in ("0.weight", "3.weight")] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize("method", [Sparse(sparsity=0.5), SparseGPT(sparsity=0.5)], ids=lambda one: type(one).__name__)
+def test_what_is_quantized_is_not_thinned(method: Sparse | SparseGPT) -> None:
+    graph, task = case()
+    with pytest.raises(SettingError, match=rf"quantized already.*put {type(method).__name__} before that"):
+        method(Static()(graph, task), task)

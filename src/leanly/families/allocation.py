@@ -88,6 +88,7 @@ class _Ruler:
             widths = {name: widths[name] for name in self._shares if name in widths}
         found = [self._timed(graph, artifact, size) for size in self._target.batch_sizes]
         self._wholes = self._wholes or [times.whole for times in found]
+        shares: dict[str, list[float]] = {}
         for times, whole in zip(found, self._wholes, strict=True):
             layers = {name: seconds for name, seconds in times.layers.items() if name in widths}
             known = sum(layers.values())
@@ -95,7 +96,12 @@ class _Ruler:
                 return False
             for name, seconds in layers.items():
                 share = seconds * times.whole / known / whole
-                self._shares.setdefault(name, {}).setdefault(widths[name], []).append(share)
+                shares.setdefault(name, []).append(share)
+        for name, new in shares.items():
+            # a copy that is cut as the cuts to come tells more than one that is narrower all over; none of the whole
+            known_at = self._shares.setdefault(name, {})
+            if widths[name] != next(iter(known_at), None):
+                known_at[widths[name]] = new
         return True
 
     def table(self) -> CostTable:

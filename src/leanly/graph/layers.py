@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from leanly.errors import SettingError
+from leanly.graph import quantizer as _operator  # noqa: F401  (registers the operator named below)
 from leanly.graph.checking import check_nodes
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import MATRICES, argument, reads_tensor
 from leanly.graph.tensors import find
 
 aten = torch.ops.aten
+QUANTIZER = torch.ops.leanly.fake_quantize.default
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 LAYERS = CONVOLUTIONS | TRANSPOSED | {aten.conv3d.default, aten.conv3d.padding, aten.linear.default, *MATRICES}
@@ -77,18 +80,33 @@ def _is_parameter(graph: Graph, value: object) -> bool:
 
 
 def layer_weights(graph: Graph, dense: Collection[str], where: str) -> dict[str, Node]:
-    """Return the layers by the names of their weights, without the dense ones.
+    """Return the layers by the names of their weights, without those that a dense one reads.
 
     Args:
         graph: any.
-        dense: names of nodes.
+        dense: names of nodes; one of those that share a weight keeps it as it is for all.
         where: for messages.
 
     Raises:
         SettingError: a dense node does not exist.
     """
     check_nodes(graph, "dense", dense, where)
-    return {str(argument(layer, "weight").target): layer for layer in learned_layers(graph) if layer.name not in dense}
+    read = [(str(argument(layer, "weight").target), layer) for layer in learned_layers(graph)]
+    whole = {name for name, layer in read if layer.name in dense}
+    return {name: layer for name, layer in read if name not in whole}
+
+
+def no_weights(graph: Graph, where: str, remedy: str) -> SettingError:
+    """Return the error that no layer has a weight to work on; a quantized one is none that can be changed.
+
+    Args:
+        graph: any.
+        where: the pass.
+        remedy: where nothing is quantized.
+    """
+    if any(node.target is QUANTIZER for node in graph.module.graph.nodes):
+        return SettingError("the weights are quantized already", where=where, remedy=f"put {where} before that")
+    return SettingError("there is no weight to take from", where=where, remedy=remedy)
 
 
 def bias_of(layer: Node) -> Node | None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact, Kernel
 from leanly.costs import NodeTimes
+from leanly.measurement.inputs import timing_inputs
+from leanly.measurement.latency import open_workers, time_workers
 from leanly.measurement.profiling import profile
 from leanly.target import Target
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from leanly.graph import Graph
     from leanly.task import Task
 
+SECONDS = 0.5
+"""Of timing an artifact whose nodes were timed."""
 MULTIPLIES = re.compile(
     r"conv|matmul|gemm|fullyconnected|attention|(?<!quantize)linear|lstm|addmm|einsum", re.IGNORECASE
 )
@@ -50,7 +54,9 @@ def layer_seconds(
 
 
 def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:
-    """Time the nodes of an artifact; those that are layers of its graph are known by name.
+    """Time the nodes of an artifact, and all of it; those that are layers of its graph are known by name.
+
+    A profiler adds to every node: the whole is timed without it.
 
     Args:
         task: gives the rows; made up where None.
@@ -61,7 +67,13 @@ def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifa
     """
     seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
     names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
-    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), sum(seconds.values()))
+    if not seconds:
+        return NodeTimes({}, 0.0)
+    split = task.split("validation") if task is not None else None
+    with open_workers([artifact], target.threads) as workers:
+        inputs = timing_inputs(artifact, task, split, (batch_size,))
+        (latency,) = time_workers(workers, inputs, seconds=SECONDS)
+    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), latency[batch_size].median)
 
 
 def _aliases(graph: Graph, node: Node) -> list[str]:

@@ -21,5 +21,12 @@ def says_the_same(predictions: Any, metric: Metric) -> bool:
     if not leaves or any(leaf.ndim == 0 or len(leaf) < 2 for leaf in leaves):
         return False
     if metric.per_example is not None:
-        leaves = [leaf.argmax(-1) if leaf.ndim > 1 and leaf.shape[-1] > 1 else leaf for leaf in leaves]
+        leaves = [_classes(leaf) for leaf in leaves]
     return all(bool((leaf == leaf[:1]).all()) for leaf in leaves)
+
+
+def _classes(leaf: np.ndarray) -> np.ndarray:
+    """Return the classes that logits stand for: the largest, or the sign of a single one."""
+    if leaf.ndim > 1 and leaf.shape[-1] > 1:
+        return leaf.argmax(-1)
+    return leaf > 0 if leaf.dtype.kind == "f" else leaf

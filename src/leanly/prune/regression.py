@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,14 +13,14 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
-from leanly.graph.layers import layer_weights, learned_layers, other_layers
+from leanly.graph.layers import CONVOLUTIONS, layer_weights, learned_layers, no_weights, other_layers
 from leanly.graph.nodes import MATRICES, argument
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.prune.labels import seen_rows
 from leanly.prune.reading import read_rows
 from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every, largest
-from leanly.scalars import check_whole, is_number, names_of
+from leanly.scalars import check_whole, is_number, names_of, rounded_down
 from leanly.target import Target
 from leanly.task import Task
 
@@ -73,11 +74,9 @@ class SparseGPT:
         readers = layer_weights(graph, self.dense, "SparseGPT")
         layers = [layer for layer in readers.values() if has_columns(layer)]
         if not layers:
-            raise SettingError(
-                "there is no weight to take from",
-                where="SparseGPT",
-                remedy="shorten dense; it knows linear layers and convolutions of images and sequences",
-            )
+            known = "shorten dense; it knows linear layers and convolutions of images and sequences"
+            raise no_weights(graph, "SparseGPT", known)
+        self._check_left(graph, layers)
         (running,), batches = read_rows([graph], split, BATCH, self.samples)
         sweep = Sweep(running, [inputs for inputs, _ in batches])
         first: dict[str, str] = {}
@@ -91,6 +90,20 @@ class SparseGPT:
         if whole:
             graph.notes = (*graph.notes, f"prune.SparseGPT left as they are: {', '.join(whole)}")
         return graph.train(mode)
+
+    def _check_left(self, graph: Graph, layers: Sequence[Node]) -> None:
+        """Raise a SettingError where nothing would be left of a layer."""
+        for layer in layers:
+            shape = find(graph.module, str(argument(layer, "weight").target)).shape
+            rows, inputs = (shape[1], shape[0]) if layer.target in MATRICES else (shape[0], math.prod(shape[1:]))
+            groups = argument(layer, "groups") if layer.target in CONVOLUTIONS else 1
+            judged = rows // groups * min(inputs, BLOCK)
+            if self.sparsity is not None and round(self.sparsity * judged) == judged:
+                raise SettingError(
+                    f"nothing would be left of {layer.name}",
+                    where="SparseGPT",
+                    remedy=f"use a sparsity of at most {rounded_down(1 - 1 / judged)}, or name it in dense",
+                )
 
     def _thin(self, graph: Graph, layer: Node, sweep: Sweep, earliest: str) -> None:
         """Thin the weight of a layer; others may read it, the earliest of them first."""

@@ -12,11 +12,11 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.layers import layer_weights, other_layers, transposed_groups
+from leanly.graph.layers import layer_weights, no_weights, other_layers, transposed_groups
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
-from leanly.scalars import is_number, is_whole, names_of
+from leanly.scalars import is_number, is_whole, names_of, rounded_down
 from leanly.suggest import suggestion
 from leanly.target import Target
 from leanly.task import Task
@@ -83,9 +83,7 @@ class Sparse:
         weights = layer_weights(graph, self.dense, "Sparse")
         held = {name: scores[name].to(find(graph.module, name).device) for name in weights if name in scores}
         if not held:
-            raise SettingError(
-                "there is no weight to take from", where="Sparse", remedy="shorten dense, or use another importance"
-            )
+            raise no_weights(graph, "Sparse", "shorten dense, or use another importance")
         kept = self._kept(held, weights)
         self._check_left(kept, held)
         with torch.no_grad():
@@ -116,14 +114,27 @@ class Sparse:
         if not emptied:
             return
         if self.threshold is not None:
-            remedy = f"use a threshold of at most {min(float(scores[name].max()) for name in emptied):.3g}"
+            least = min(float(scores[name].max()) for name in emptied)
+            remedy = (
+                f"use a threshold of at most {rounded_down(least)}" if least > 0 else "no threshold leaves anything"
+            )
+        elif self.scope == "layer":
+            remedy = f"use a sparsity of at most {rounded_down(1 - 1 / min(kept[name].numel() for name in emptied))}"
         else:
-            remedy = "use a smaller sparsity" + (', scope="layer"' if self.scope == "network" else "")
+            remedy = f'{_fitting(scores)}use scope="layer"'
         raise SettingError(
             f"nothing would be left of {', '.join(emptied[:3])}{' and others' if len(emptied) > 3 else ''}",
             where="Sparse",
             remedy=f"{remedy}, or name the nodes that read them in dense",
         )
+
+
+def _fitting(scores: dict[str, Tensor]) -> str:
+    """Name the largest sparsity of the whole network that leaves something of every layer."""
+    least = min(float(score.max()) for score in scores.values())
+    below = sum(int((score < least).sum()) for score in scores.values())
+    share = below / sum(score.numel() for score in scores.values())
+    return f"use a sparsity of at most {rounded_down(share)}, or " if share > 0 else ""
 
 
 def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
@@ -134,7 +145,7 @@ def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where:
     """
     if (sparsity is None) == (pattern is None):
         raise SettingError(
-            f"{'both' if pattern else 'neither'} sparsity and pattern are given",
+            "both sparsity and pattern are given" if pattern else "neither sparsity nor pattern is given",
             where=where,
             remedy="give one: sparsity=0.8, or pattern=(2, 4)",
         )

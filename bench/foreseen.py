@@ -79,7 +79,9 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
     with tempfile.TemporaryDirectory() as folder:
         timed = functools.partial(node_times, bench.task, TARGET)
         table = measure_costs(bench.graph, bench.task, TARGET, make, timed, multiple=MULTIPLE)
-    assert table is not None, "both runtimes tell what nodes take"
+    if table is None:
+        print(f"{runtime}, {precision}: narrower layers save no time there, MACs decide", flush=True)
+        return
     for number, part in enumerate(SHARES):
         share = part * (1 - least_share(table))
         cut = Channels(latency=share, costs=table, multiple=MULTIPLE)

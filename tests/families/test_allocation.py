@@ -126,6 +126,15 @@ def test_a_kernel_that_works_in_blocks_is_foreseen() -> None:
         assert foreseen(costs, small) / foreseen(costs, graph) == pytest.approx(taken, rel=0.1)
 
 
+def test_where_narrower_layers_save_no_time_there_is_no_table(graph: Graph, task: leanly.Task) -> None:
+    def alike(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
+        layers = dict.fromkeys(layer_widths(graph), 1e-3)
+        return NodeTimes(layers, sum(layers.values()))
+
+    found = measure_costs(graph, task, leanly.Target("cpu"), lambda graph: None, alike, multiple=1)  # type: ignore[arg-type, return-value]
+    assert found is None
+
+
 def test_a_runtime_that_tells_of_no_layer_gives_no_table(graph: Graph, task: leanly.Task) -> None:
     silent = measure_costs(
         graph, task, leanly.Target("cpu"), lambda graph: None, lambda *_: NodeTimes({}, 1.0), multiple=1  # type: ignore[arg-type, return-value]

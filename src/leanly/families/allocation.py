@@ -35,7 +35,8 @@ Widths = tuple[float, float]
 def measure_costs(
     graph: Graph, task: Task, target: Target, make: Callable[[Graph], Artifact], timed: Timed, *, multiple: int
 ) -> CostTable | None:
-    """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only.
+    """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only,
+    or where by what was measured narrower layers save no time.
 
     Copies that are narrower all over come first, then some that are cut as the table so far says, whose layers differ
     in width as those of the cuts to come. Layers of the same shape learn from each other. A width that the network or
@@ -58,10 +59,18 @@ def measure_costs(
     table = ruler.table()
     if all(len(found) == 1 for found in table.layers.values()):
         return None
-    for share in AS_CUT:
+
+    def cut(share: float) -> Channels:
         gone = share * (1 - least_share(table))
-        ruler.measure((Channels(latency=gone, costs=table, importance=magnitude, multiple=multiple),))
-        table = ruler.table()
+        return Channels(latency=gone, costs=table, importance=magnitude, multiple=multiple)
+
+    try:
+        for share in AS_CUT:
+            ruler.measure((cut(share),))
+            table = ruler.table()
+        cut(AS_CUT[0])(graph)
+    except LeanlyError:
+        return None
     return table
 
 

@@ -145,7 +145,7 @@ class Networks:
             and parts(trial.candidate.recipe)[1] == parts(whole.candidate.recipe)[1]
         ]
         if not pairs and self._ladder is not None and self._table is None and self._timed is not None:
-            return ["what layers take at other widths was not measured, for want of time: MACs decided on channels"]
+            return ["what layers take at other widths was not measured, for want of time, or saves none: MACs decided"]
         if not pairs:
             return []
         return [

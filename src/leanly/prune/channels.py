@@ -166,7 +166,7 @@ class Channels:
             told = f"the least that can go is {least:.3g} of the {what}"
             remedies = [f"use {name}={np.ceil(least * 1000) / 1000:g} or more"]
         else:
-            told = f"{reached:.3g} of the {what} is all that can go before a layer is left with nothing"
+            told = f"{max(reached, 0.0):.3g} of the {what} is all that can go before a layer is left with nothing"
             remedies = [f"use {name}={np.floor(reached * 100) / 100:g} or less"] if reached >= 0.01 else []
         if self.multiple > 1:
             told += f", widths being multiples of {self.multiple}"

@@ -78,7 +78,7 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
 
     with tempfile.TemporaryDirectory() as folder:
         timed = functools.partial(node_times, bench.task, TARGET)
-        table = measure_costs(bench.graph, bench.task, TARGET, make, timed, multiple=MULTIPLE)
+        table = measure_costs(bench.graph, TARGET, make, timed, multiple=MULTIPLE)
     if table is None:
         print(f"{runtime}, {precision}: narrower layers save no time there, MACs decide", flush=True)
         return

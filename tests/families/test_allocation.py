@@ -44,7 +44,7 @@ def times(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
 
 def measured(graph: Graph, task: leanly.Task, sizes: tuple[int, ...]) -> CostTable:
     target = leanly.Target("cpu", batch_sizes=sizes)
-    found = measure_costs(graph, task, target, lambda graph: None, times, multiple=1)  # type: ignore[arg-type, return-value]
+    found = measure_costs(graph, target, lambda graph: None, times, multiple=1)  # type: ignore[arg-type, return-value]
     assert found is not None
     return found
 
@@ -78,15 +78,15 @@ def test_a_width_that_would_empty_a_small_layer_is_left_out() -> None:
     def make(graph: Graph) -> Artifact:
         return None  # type: ignore[return-value]
 
-    costs = measure_costs(graph, task, target, make, times, multiple=8)
+    costs = measure_costs(graph, target, make, times, multiple=8)
     assert costs is not None and 1 < len(costs.layers["conv2d"]) < COPIES
 
     def refuse(graph: Graph) -> Artifact:
         raise LoweringError("it can't be lowered", where="here", remedy="none")
 
-    assert measure_costs(graph, task, target, refuse, times, multiple=8) is None
+    assert measure_costs(graph, target, refuse, times, multiple=8) is None
     wide = leanly.capture(nn.Linear(8, 8).eval(), example=torch.randn(2, 8))
-    assert measure_costs(wide, task, target, make, times, multiple=8) is None
+    assert measure_costs(wide, target, make, times, multiple=8) is None
 
 
 class Twins(nn.Module):
@@ -117,7 +117,7 @@ def test_a_kernel_that_works_in_blocks_is_foreseen() -> None:
     x = torch.randn(8, 16)
     task = leanly.Task(Twins().eval(), example=x[:2], train=(x, torch.arange(8) % 4))
     graph = leanly.capture(task.model, example=x[:2]).eval()
-    costs = measure_costs(graph, task, leanly.Target("cpu"), lambda graph: None, blocks_of_sixteen, multiple=8)  # type: ignore[arg-type, return-value]
+    costs = measure_costs(graph, leanly.Target("cpu"), lambda graph: None, blocks_of_sixteen, multiple=8)  # type: ignore[arg-type, return-value]
     assert costs is not None
     assert len({point[:2] for point in costs.layers["linear_1"]}) > COPIES - 1, "what its twin took counts as well"
     for share in (0.2, 0.35, 0.5):
@@ -131,13 +131,13 @@ def test_where_narrower_layers_save_no_time_there_is_no_table(graph: Graph, task
         layers = dict.fromkeys(layer_widths(graph), 1e-3)
         return NodeTimes(layers, sum(layers.values()))
 
-    found = measure_costs(graph, task, leanly.Target("cpu"), lambda graph: None, alike, multiple=1)  # type: ignore[arg-type, return-value]
+    found = measure_costs(graph, leanly.Target("cpu"), lambda graph: None, alike, multiple=1)  # type: ignore[arg-type, return-value]
     assert found is None
 
 
 def test_a_runtime_that_tells_of_no_layer_gives_no_table(graph: Graph, task: leanly.Task) -> None:
     silent = measure_costs(
-        graph, task, leanly.Target("cpu"), lambda graph: None, lambda *_: NodeTimes({}, 1.0), multiple=1  # type: ignore[arg-type, return-value]
+        graph, leanly.Target("cpu"), lambda graph: None, lambda *_: NodeTimes({}, 1.0), multiple=1  # type: ignore[arg-type, return-value]
     )  # fmt: skip
     assert silent is None
 

@@ -6,7 +6,6 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from leanly.artifact import Artifact
 from leanly.costs import CostTable, NodeTimes
@@ -16,9 +15,6 @@ from leanly.graph import Graph
 from leanly.prune import Channels, magnitude
 from leanly.recipe import Pass, Recipe
 from leanly.target import Target
-
-if TYPE_CHECKING:
-    from leanly.task import Task
 
 NARROWER = (0.25, 0.5, 0.75)
 """Share of the units of every group that the first copies lack."""
@@ -33,7 +29,7 @@ Widths = tuple[float, float]
 
 
 def measure_costs(
-    graph: Graph, task: Task, target: Target, make: Callable[[Graph], Artifact], timed: Timed, *, multiple: int
+    graph: Graph, target: Target, make: Callable[[Graph], Artifact], timed: Timed, *, multiple: int
 ) -> CostTable | None:
     """Measure what each layer takes at several widths; None where the runtime tells of no layer, or at one width only,
     or where by what was measured narrower layers save no time.
@@ -45,7 +41,6 @@ def measure_costs(
 
     Args:
         graph: in float.
-        task: gives the rows that copies are calibrated on.
         target: batch sizes and threads.
         make: graph -> artifact, quantized and lowered as it will run.
         timed: times the nodes of an artifact.
@@ -80,7 +75,7 @@ class _Ruler:
     def __init__(self, graph: Graph, target: Target, make: Callable[[Graph], Artifact], timed: Timed) -> None:
         self._graph, self._target, self._make, self._timed = graph, target, make, timed
         self._wholes: list[float] = []
-        self._shares: dict[str, dict[Widths, list[float]]] = {}
+        self._shares: dict[str, dict[Widths, float]] = {}
         self._kinds = {
             node.name: (node.operator, node.output_shape, node.macs) for node in graph.cost(1).nodes if node.macs
         }
@@ -110,23 +105,19 @@ class _Ruler:
             # a copy that is cut as the cuts to come tells more than one that is narrower all over; none of the whole
             known_at = self._shares.setdefault(name, {})
             if widths[name] != next(iter(known_at), None):
-                known_at[widths[name]] = new
+                known_at[widths[name]] = statistics.fmean(new)
         return True
 
     def table(self) -> CostTable:
         usual = math.exp(statistics.fmean(map(math.log, self._wholes)))
-        means = {
-            name: {widths: statistics.fmean(shares) for widths, shares in found.items()}
-            for name, found in self._shares.items()
-        }
         # the first of them is the whole layer: a copy of another one tells of this one by how much less it took
         lefts: dict[object, dict[Widths, list[float]]] = {}
-        for name, found in means.items():
+        for name, found in self._shares.items():
             whole = next(iter(found.values()))
             for widths, share in found.items():
                 lefts.setdefault(self._kinds[name], {}).setdefault(widths, []).append(share / max(whole, 1e-12))
         layers = {}
-        for name, found in means.items():
+        for name, found in self._shares.items():
             whole = next(iter(found.values()))
             others = {widths: whole * statistics.fmean(left) for widths, left in lefts[self._kinds[name]].items()}
             layers[name] = tuple((*widths, usual * share) for widths, share in {**others, **found}.items())

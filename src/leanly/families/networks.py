@@ -283,7 +283,7 @@ class Networks:
                     return self._maker.lowered(quantized, candidate, Path(folder) / "narrow")
 
                 multiple = width_multiple(self._graph)
-                return measure_costs(self._graph, self._task, self._target, make, timed, multiple=multiple)
+                return measure_costs(self._graph, self._target, make, timed, multiple=multiple)
 
         nodes = [[node.name, node.operator, node.macs, node.output_shape] for node in self._graph.cost(1).nodes]
         tensors = {name: list(tensor.shape) for name, tensor in self._graph.state_dict().items()}

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from leanly.errors import SettingError
-from leanly.graph import quantizer as _operator  # noqa: F401  (registers the operator named below)
 from leanly.graph.checking import check_nodes
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import MATRICES, argument, reads_tensor
+from leanly.graph.quantizer import QUANTIZER
 from leanly.graph.tensors import find
 
 aten = torch.ops.aten
-QUANTIZER = torch.ops.leanly.fake_quantize.default
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv1d.padding, aten.conv2d.padding})
 LAYERS = CONVOLUTIONS | TRANSPOSED | {aten.conv3d.default, aten.conv3d.padding, aten.linear.default, *MATRICES}

@@ -45,6 +45,10 @@ def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, 
     return (x * s).round_().add_(z).clamp_(low, high).sub_(z).div_(s)
 
 
+QUANTIZER = torch.ops.leanly.fake_quantize.default
+"""How nodes of a graph name it."""
+
+
 @fake_quantize.register_fake
 def _(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, high: int) -> Tensor:
     return torch.empty_like(x)

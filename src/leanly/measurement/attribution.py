@@ -66,9 +66,9 @@ def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifa
         batch_size: rows in a call.
     """
     seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
-    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
     if not seconds:
         return NodeTimes({}, 0.0)
+    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
     split = task.split("validation") if task is not None else None
     with open_workers([artifact], target.threads) as workers:
         inputs = timing_inputs(artifact, task, split, (batch_size,))

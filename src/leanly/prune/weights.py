@@ -11,12 +11,13 @@ from leanly.errors import SettingError
 from leanly.graph import Graph
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.norms import BATCH_NORM
 from leanly.task import Task
 
 BINS = 32
 """Of the histograms whose entropy is taken."""
 SEED = 0
-NORM, EMBEDDING = torch.ops.aten.batch_norm.default, torch.ops.aten.embedding.default
+EMBEDDING = torch.ops.aten.embedding.default
 
 
 def magnitude_l1(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def batch_norm_scale(graph: Graph, task: Task | None = None) -> dict[str, Tensor
     Raises:
         SettingError: no batch norm has a scale.
     """
-    scales = [argument(node, "weight") for node in graph.module.graph.nodes if node.target is NORM]
+    scales = [argument(node, "weight") for node in graph.module.graph.nodes if node.target is BATCH_NORM]
     found = {
         str(scale.target): graph.module.get_parameter(str(scale.target)).detach().abs()
         for scale in scales

@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Interpreter, Node
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
-from leanly.graph.checking import check_target
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
@@ -85,7 +84,6 @@ class Binary:
                 does not exist, or a target whose runtimes keep no signs.
         """
         check_quantizable(graph, "Binary")
-        check_target(target, "Binary")
         check_runs(Form.SIGNS, target, "Binary")
         graph = graph.clone()
         layers = self._layers(graph)

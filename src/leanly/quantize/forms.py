@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from leanly.errors import SettingError
+from leanly.graph.checking import check_target
 from leanly.target import Target, installed_runtimes
 
 
@@ -32,13 +33,14 @@ def runtimes_of(form: Form) -> tuple[str, ...]:
 
 
 def check_runs(form: Form, target: Target | None, where: str) -> None:
-    """Raise a SettingError where none of a target's runtimes could run what a pass is about to make.
+    """Raise a SettingError where it is no target, or none of its runtimes could run what a pass is about to make.
 
     Args:
         form: of the outcome.
         target: None where nobody knows yet where it will run.
         where: the pass.
     """
+    check_target(target, where)
     if target is None:
         return
     allowed = target.runtimes or installed_runtimes()

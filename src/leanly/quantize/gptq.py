@@ -10,7 +10,6 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.checking import check_target
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
 from leanly.graph.segments import Runner
@@ -70,7 +69,6 @@ class GPTQ:
             DataError: the task has no calibration data.
         """
         check_graph(graph, "GPTQ")
-        check_target(target, "GPTQ")
         graph = graph.clone().eval()
         weight_quantizers(graph, "GPTQ")
         check_runs(Form.INTEGERS if quantizes_values(graph) else Form.PACKED, target, "GPTQ")

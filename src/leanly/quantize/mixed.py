@@ -10,7 +10,6 @@ import torch
 from leanly.costs import FLOATS, PrecisionTimes
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.checking import check_target
 from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.choosing import Limit, least_error
@@ -96,7 +95,6 @@ class Mixed:
                 have no integer kernels.
         """
         check_quantizable(graph, "Mixed")
-        check_target(target, "Mixed")
         check_runs(Form.INTEGERS, target, "Mixed")
         even = replace(self.static, weights=8, weight_bits=())(graph, task, target)
         rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]

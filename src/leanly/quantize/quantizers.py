@@ -10,17 +10,15 @@ from torch.fx import GraphModule, Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph import quantizer as _operators  # noqa: F401  (registers the operator named below)
 from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.quantizer import QUANTIZER
 from leanly.graph.tensors import dtype_name, find, put, read_attr
 from leanly.quantize.affine import Affine
-
-FAKE = torch.ops.leanly.fake_quantize.default
 
 
 def is_quantizer(node: Node) -> bool:
     """Say whether a node is a quantizer."""
-    return node.target is FAKE
+    return node.target is QUANTIZER
 
 
 def of_weight(node: Node) -> bool:
@@ -107,7 +105,7 @@ def add_quantizer(graph: Graph, value: Node, affine: Affine, readers: Collection
     with module.graph.inserting_after(scale):
         shift = read_attr(module, f"{name}.shift")
     with module.graph.inserting_after(shift):
-        node = module.graph.call_function(FAKE, (value, scale, shift, affine.axis, affine.low, affine.high))
+        node = module.graph.call_function(QUANTIZER, (value, scale, shift, affine.axis, affine.low, affine.high))
     node.meta = dict(value.meta)
     value.replace_all_uses_with(
         node, delete_user_cb=lambda user: user is not node and (readers is None or user in readers)

@@ -12,7 +12,6 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
-from leanly.graph.checking import check_target
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument
 from leanly.graph.statistics import Histogram
@@ -125,7 +124,6 @@ class Static:
                 exist, or a target whose runtimes have no integer kernels.
         """
         check_quantizable(graph, "Static")
-        check_target(target, "Static")
         check_runs(Form.INTEGERS, target, "Static")
         graph = prepare(graph, self.attention)
         placement = self.placed(graph, target)

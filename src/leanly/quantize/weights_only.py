@@ -10,7 +10,6 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
-from leanly.graph.checking import check_target
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
@@ -83,7 +82,6 @@ class WeightsOnly:
                 float node that does not exist, or a target whose runtimes decode no weights.
         """
         check_quantizable(graph, "WeightsOnly")
-        check_target(target, "WeightsOnly")
         check_runs(Form.PACKED, target, "WeightsOnly")
         if multiplies_signs(graph):
             raise SettingError(

@@ -74,10 +74,10 @@ class Outcome:
     peer: str
 
 
-def rows(case: Case, data_dir: Path, networks: Sequence[str], seeds: int, quick: bool) -> list[Row]:
-    """Run a case on some networks and return its row."""
+def rows(case: Case, data_dir: Path, networks: Sequence[str], seeds: int, quick: bool, scale: float) -> list[Row]:
+    """Run a case on some networks, for a share of the steps of both sides' longest runs, and return its row."""
     subjects = [subject for subject in SUBJECTS if subject.name in networks]
-    found = [_outcome(subject, case, data_dir, seeds, quick) for subject in subjects]
+    found = [_outcome(subject, case, data_dir, seeds, quick, scale) for subject in subjects]
     return [_row(case, subjects, found, seeds)]
 
 
@@ -123,7 +123,7 @@ def _interval(drawn: np.ndarray) -> tuple[float, float, float]:
     return float(drawn[0]), float(low), float(high)
 
 
-def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bool) -> Outcome:
+def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bool, scale: float) -> Outcome:
     rows = (subject.train or subject.calibration)(data_dir)
     calibration = rows.inputs[0][spread(len(rows), SAMPLES)]
     validation, test = subject.validation(data_dir), subject.test(data_dir)
@@ -137,7 +137,7 @@ def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bo
     def right(outputs: np.ndarray) -> np.ndarray:
         return (outputs.argmax(1) == labels).astype(np.float64)
 
-    iterations = (200 if quick else ITERATIONS) // fewer
+    iterations = 200 // fewer if quick else round(scale * ITERATIONS) // fewer
     ours = [right(_ours(subject, case, data_dir, calibration, both, seed, iterations)) for seed in range(seeds)]
 
     def theirs(ranges: str, iterations: int) -> tuple[np.ndarray, str, int]:
@@ -150,7 +150,7 @@ def _outcome(subject: Subject, case: Case, data_dir: Path, seeds: int, quick: bo
 
     peer = best([theirs(ranges, SHORT // fewer) for ranges in (RANGES[:1] if quick else RANGES)])
     if not quick:
-        peer = best([peer, theirs(peer[1], LONG // fewer)])
+        peer = best([peer, theirs(peer[1], round(scale * LONG) // fewer)])
     told = f"{peer[1]} ranges, {peer[2]} iterations"
     return Outcome(right(floats)[count:], np.stack(ours)[:, count:], peer[0][:, count:], told)
 

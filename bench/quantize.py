@@ -40,7 +40,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     }
     for case in few_bits.CASES:
         some = networks or (case.networks[:1] if quick else case.networks)
-        found[case.name] = partial(few_bits.rows, case, data_dir, some, 1 if quick else options.seeds, quick)
+        found[case.name] = partial(few_bits.rows, case, data_dir, some, 1 if quick else options.seeds, quick, scale)
     for name in trained_bits.AIMS:
         found[name] = partial(trained_bits.rows, name, data_dir, scaled(trained_bits.EPOCHS, scale))
     found[PACKED] = partial(packed_weights.rows, data_dir, quick)
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--networks", help="networks of W8A8 and of the few bits, by commas")
     parser.add_argument("--seeds", type=int, default=few_bits.SEEDS, help="of the few bits")
     parser.add_argument("--long", action="store_true", help=f"one bit for {one_bit.LONG} epochs too")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the epochs of all that is trained")
+    parser.add_argument("--scale", type=float, default=1.0, help="of epochs and of few bits' steps")
     parser.add_argument("--quick", action="store_true", help="mixed precision, one kernel of one bit, memory")
     parser.add_argument("--train-on", metavar="DEVICE", help="train what the rows need on a device, keep it, and stop")
     options = parser.parse_args()

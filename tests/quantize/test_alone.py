@@ -17,7 +17,7 @@ def test_it_is_the_change_of_the_outputs_where_no_other_layer_is_quantized() -> 
     graph, task = residual()
     quantized = Static(weights=4, kernels="onnxruntime")(graph, task)
     x = inputs_of(task)[:8]
-    found = sensitivities(quantized, [x], (4, 8), "channel")
+    found = sensitivities(quantized, [[x[:5]], [x[5:]]], (4, 8), "channel")
     assert list(found) == ["conv2d", "conv2d_1", "conv2d_2", "linear"]
     with torch.no_grad():
         wanted = only_quantized(quantized, "").flat(x)[0]
@@ -41,5 +41,5 @@ def test_layers_that_share_a_weight_are_one() -> None:
     model, x = Twice().eval(), torch.randn(32, 8)
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(32) % 3))
     quantized = Static()(leanly.capture(model, example=x[:2]), task)
-    found = sensitivities(quantized, [x], (8,), "channel")
+    found = sensitivities(quantized, [[x]], (8,), "channel")
     assert {name: layer.shared for name, layer in found.items()} == {"linear": True, "linear_2": False}

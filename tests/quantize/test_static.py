@@ -203,6 +203,10 @@ def test_bits_for_what_has_no_integer_weights_are_refused():
         Static(layer_bits={"relu": 4})(graph, task)
     with pytest.raises(SettingError, match=r"float_nodes names 'x', which is no node"):
         Static(float_nodes=("x",))(graph, task)
+    with pytest.raises(SettingError, match=r"'linear_0', which is no node.*did you mean 'linear'"):
+        Static(float_nodes=("linear_0",))(graph, task)
+    with pytest.raises(SettingError, match=r"named, not modules: what 'head' holds is read by linear\."):
+        Static(float_nodes=("head",))(graph, task)
 
 
 def test_zeros_are_no_calibration_rows():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import leanly
 from leanly.errors import DataError
@@ -52,6 +53,37 @@ def test_columns_are_weighed_alike_wherever_the_batch_stands():
         graph, task, _ = lengths(turned=turned)
         weights.append(GPTQ(samples=90)(Static(weights=3)(graph, task), task).state_dict()["first.weight"])
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [GPTQ(), Mixed(average=None, choices=(3, 8)), Binary(), Reconstruct(iterations=300)],
+    ids=lambda one: type(one).__name__,
+)
+def test_rows_may_differ_in_length(method):
+    """The same places, in 96 rows of 6, or in some of 6 and some of 12, teach the same."""
+    torch.manual_seed(0)
+    layers = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)
+    model, x = nn.Sequential(*layers).eval(), torch.randn(96, 6, 8)
+    graph = leanly.capture(model, example=x[:2], dynamic={"input": {1: "length"}})
+    parts = [*x[:40].split(16), *x[40:].reshape(28, 12, 8).split(8)]
+    batches = DataLoader([(part, torch.zeros(len(part))) for part in parts], batch_size=None)
+    found, lost = [], []
+    for train in ((x, torch.zeros(96)), batches):
+        task = leanly.Task(model, example=x[:2], train=train, metric="mse")
+        rough = Static(weights=3)(graph, task)
+        found.append(method(rough if isinstance(method, GPTQ | Reconstruct) else graph, task))
+        with torch.no_grad():
+            lost.append([(quantized(x) - graph(x)).square().mean() for quantized in (rough, found[-1])])
+    if isinstance(method, GPTQ):
+        assert torch.equal(*(quantized.state_dict()["2.weight"] for quantized in found))
+    elif isinstance(method, Mixed):
+        assert found[0].notes == found[1].notes
+    elif isinstance(method, Reconstruct):
+        assert all(after < before for before, after in lost)
+    else:
+        thresholds = [quantized.state_dict() for quantized in found]
+        assert all(tensor.isfinite().all() for tensor in thresholds[1].values())
 
 
 @pytest.mark.parametrize(

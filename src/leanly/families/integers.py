@@ -215,8 +215,8 @@ class Integers:
         key = repr((static, whole.runtime))
         if key not in self._mixed:
             quantized = self._maker.outcome(Recipe((*self.smooth, static)))
-            inputs = next(iter(calibration_batches(quantized, self._task, ROWS)))
-            layers = sensitivities(quantized, inputs, (static.weights,), static.granularity)
+            batches = list(calibration_batches(quantized, self._task, ROWS))
+            layers = sensitivities(quantized, batches, (static.weights,), static.granularity)
             times = self._precision_times(whole, quantized, list(layers))
             found = []
             for slower in SLOWER:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch.fx import Node
+
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
 from leanly.suggest import suggestion
@@ -36,10 +38,19 @@ def _check_kind(given: object, kind: type, where: str, remedy: str) -> None:
 
 
 def check_nodes(graph: Graph, setting: str, names: Iterable[str], where: str) -> None:
-    """Raise a SettingError where a setting names a node that the graph lacks; the nearest ones are shown."""
-    nodes = {node.name for node in graph.module.graph.nodes if node.op == "call_function"}
+    """Raise a SettingError where a setting names a node that the graph lacks.
+
+    The nearest ones are shown; for a module of the user's, those that read its tensors.
+    """
+    nodes = {node.name: node for node in graph.module.graph.nodes if node.op == "call_function"}
     for name in names:
         if name not in nodes:
-            raise SettingError(
-                f"{setting} names {name!r}, which is no node", where=where, remedy=suggestion(name, nodes)
-            )
+            remedy = suggestion(name, nodes)
+            if inside := [node.name for node in nodes.values() if _reads_module(node, name)]:
+                remedy = f"nodes are named, not modules: what {name!r} holds is read by {', '.join(inside)}"
+            raise SettingError(f"{setting} names {name!r}, which is no node", where=where, remedy=remedy)
+
+
+def _reads_module(node: Node, module: str) -> bool:
+    sources = (source for source in node.all_input_nodes if source.op == "get_attr")
+    return any(str(source.target).startswith(f"{module}.") for source in sources)

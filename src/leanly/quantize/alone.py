@@ -35,13 +35,13 @@ class Sensitivity:
 
 
 def sensitivities(
-    quantized: Graph, inputs: Sequence[Tensor], choices: Sequence[int], granularity: str
+    quantized: Graph, batches: Sequence[Sequence[Tensor]], choices: Sequence[int], granularity: str
 ) -> dict[str, Sensitivity]:
     """Round the weights of one layer after the other to each number of bits, and its input as the graph does.
 
     Args:
         quantized: the graph with quantizers.
-        inputs: flat input tensors, a few rows.
+        batches: flat input tensors of a few rows each, which may differ in length.
         choices: bits of weights, 2 to 8.
         granularity: of the weights' scales, as `Static` takes it.
 
@@ -49,15 +49,19 @@ def sensitivities(
         By the name of the layer; of those that share a weight, of the first.
     """
     module, found = quantized.module, {}
+    given = [[tensor.to(quantized.device) for tensor in batch] for batch in batches]
     with torch.no_grad():
-        wanted = floats_of(_Alone(module).run(*inputs))
+        wanted = [floats_of(_Alone(module).run(*inputs)) for inputs in given]
         for quantizer in [node for node in module.graph.nodes if of_weight(node)]:
             values = find(module, str(argument(quantizer, "x").target)).detach()
             errors = {}
             for bits in choices:
                 affine = weight_affine(values, bits, granularity)
-                given = floats_of(_Alone(module, quantizer, affine.dequantize(affine.quantize(values))).run(*inputs))
-                errors[bits] = float((given - wanted).square().sum())
+                alone = _Alone(module, quantizer, affine.dequantize(affine.quantize(values)))
+                errors[bits] = sum(
+                    float((floats_of(alone.run(*inputs)) - outputs).square().sum())
+                    for inputs, outputs in zip(given, wanted, strict=True)
+                )
             readers = list(quantizer.users)
             found[readers[0].name] = Sensitivity(values.numel(), len(readers) > 1, errors)
     return found

@@ -234,11 +234,12 @@ def _learn_slope(module: GraphModule, relu: Node, channels: int) -> None:
 
 def _start(graph: Graph, task: Task | None, samples: int) -> None:
     """Set thresholds and scales from rows, one layer after the other, each as those before it leave them."""
-    rows = [torch.cat(parts).to(graph.device) for parts in zip(*calibration_batches(graph, task, samples), strict=True)]
+    # one batch: where a stream's rows differ in length, those of the first length are it
+    rows, *_ = calibration_batches(graph, task, samples, size=samples)
     twin = graph.clone().train()
     starting = _Start(twin.module)
     with torch.no_grad():
-        starting.run(*rows)
+        starting.run(*(tensor.to(graph.device) for tensor in rows))
     for name, value in starting.found.items():
         find(graph.module, name).data.copy_(value)
 

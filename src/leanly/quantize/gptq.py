@@ -115,11 +115,15 @@ def _slopes(
         for layer in layers:
             if layer.name in slopes:
                 found = _of_places(layer, slopes[layer.name])
-                if layer not in importance:
+                stop = seen[layer] + found.shape[1]
+                held = importance.get(layer)
+                if held is None or held.shape[1] < stop:
                     # small tensors that stay, between the large ones that go, would keep their memory from use
-                    importance[layer] = found.new_empty(len(found), len(chunks) * found.shape[1])
-                importance[layer][:, seen[layer] : seen[layer] + found.shape[1]] = found
-                seen[layer] += found.shape[1]
+                    importance[layer] = found.new_empty(len(found), max(len(chunks) * found.shape[1], stop))
+                    if held is not None:
+                        importance[layer][:, : seen[layer]] = held[:, : seen[layer]]
+                importance[layer][:, seen[layer] : stop] = found
+                seen[layer] = stop
         for table in tables:
             if table.name in slopes:
                 flat = slopes[table.name].flatten(0, -2)

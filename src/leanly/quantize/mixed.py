@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from leanly.costs import FLOATS, PrecisionTimes
 from leanly.errors import SettingError
 from leanly.graph import Graph
@@ -97,9 +95,8 @@ class Mixed:
         check_quantizable(graph, "Mixed")
         check_runs(Form.INTEGERS, target, "Mixed")
         even = replace(self.static, weights=8, weight_bits=())(graph, task, target)
-        rows = [torch.cat(parts) for parts in zip(*calibration_batches(graph, task, self.rows), strict=True)]
-        inputs = [tensor.to(graph.device) for tensor in rows]
-        static = self.settled(sensitivities(even, inputs, self.choices, self.static.granularity))
+        batches = list(calibration_batches(graph, task, self.rows))
+        static = self.settled(sensitivities(even, batches, self.choices, self.static.granularity))
         quantized = static(graph, task, target)
         floats = set(static.float_nodes) - set(self.static.float_nodes)
         told = [*(f"{name} {bits}" for name, bits in static.weight_bits), *(f"{name} float" for name in sorted(floats))]

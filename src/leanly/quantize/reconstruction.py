@@ -28,7 +28,7 @@ from leanly.quantize.quantizers import (
     write_weight,
 )
 from leanly.quantize.rounding import Bias, Rounding, Step
-from leanly.quantize.walking import Stop, Walk, picked, reads_quantized_weight
+from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_flag, check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -187,8 +187,8 @@ class _Reconstruction:
         return _Part(segment, walk.run(walk.exactly, before, stop.exact), walk.run(walk.roughly, before, stop.rough))
 
     def _learn(self, part: _Part) -> None:
-        how, module, (segment, exact, rough) = self._how, self._module, part
-        quantizers = [node for name in segment.nodes if is_quantizer(node := self._walk.nodes[name])]
+        how, module, walk, (segment, exact, rough) = self._how, self._module, self._walk, part
+        quantizers = [node for name in segment.nodes if is_quantizer(node := walk.nodes[name])]
         roundings = {
             node: Rounding(find(module, str(argument(node, "x").target)), read_affine(module, node))
             for node in quantizers
@@ -203,7 +203,7 @@ class _Reconstruction:
         def see(running: Runner) -> None:
             sizes.update({name: float(running.named(name).square().mean().sqrt()) for name in layers})
 
-        wanted = self._walk.run(self._walk.exactly, segment, exact, see)
+        wanted = walk.run(walk.exactly, segment, exact, see)
         power = sum(float(chunk.square().sum()) for chunk in wanted) / sum(chunk.numel() for chunk in wanted)
         biases = {node: Bias(find(module, str(node.target)), sizes[name]) for name, node in layers.items()}
         tensors: dict[Node, Callable[[], Tensor]] = {node: rounding.soft for node, rounding in roundings.items()}
@@ -213,11 +213,11 @@ class _Reconstruction:
         def loss(rows: Tensor) -> Tensor:
             given: dict[str, Tensor] = {}
             if segment.entry:
-                given = {segment.entry: _mixed(picked(rough, rows), picked(exact, rows), how.drop)}
-            output = runner.part(segment.nodes, self._walk.inputs(rows), given, segment.exit)
-            return _error(output, picked(wanted, rows)) / max(power, LEAST_POWER)
+                given = {segment.entry: _mixed(walk.picked(rough, rows), walk.picked(exact, rows), how.drop)}
+            output = runner.part(segment.nodes, walk.inputs(rows), given, segment.exit)
+            return _error(output, walk.picked(wanted, rows)) / max(power, LEAST_POWER)
 
-        descent = Descent(loss, sum(map(len, wanted)), how.batch_size, self._walk.chunk)
+        descent = Descent(loss, walk.alike(len(wanted)), how.batch_size, walk.chunk)
         self._decide(descent, roundings.values(), steps.values())
         tensors |= {node: rounding.hard for node, rounding in roundings.items()}
         if how.fit:

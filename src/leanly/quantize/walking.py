@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +67,8 @@ class Walk:
         ]
         self._carries = [carries_rows(graph, position) for position in range(len(graph.inputs))]
         self._lengths = [len(batch[self._carries.index(True)]) for batch in self.chunks]
-        read = sum(self._lengths)
+        self._starts = [0, *itertools.accumulate(self._lengths)]
+        read = self._starts[-1]
         split = calibration_split(task)
         asked = read if read < most else min(samples, len(split)) if split.counted else samples
         _note(graph, name, (min(room.chunk * room.chunks[0], read), read), asked, room.row)
@@ -115,19 +118,32 @@ class Walk:
             yield piece
         runner.env.clear()  # else the last values stay until it runs again
 
+    def alike(self, chunks: int) -> list[Tensor]:
+        """Return the numbers of the rows of the first chunks, those whose inputs have one shape together."""
+        found: dict[tuple[torch.Size, ...], list[Tensor]] = {}
+        numbers = torch.arange(sum(self._lengths)).split(self._lengths)
+        for inputs, rows in zip(self.chunks[:chunks], numbers, strict=False):
+            carrying = (tensor for tensor, carried in zip(inputs, self._carries, strict=True) if carried)
+            found.setdefault(tuple(tensor.shape[1:] for tensor in carrying), []).append(rows)
+        return [torch.cat(rows) for rows in found.values()]
+
     def inputs(self, rows: Tensor) -> list[Tensor]:
-        """Return the flat inputs of some rows, in any order."""
-        columns = zip(*self.chunks, strict=True)
+        """Return the flat inputs of some rows that are alike, in any order."""
+        first, _ = self._place(int(rows[0]))
         return [
-            picked(column, rows) if carried else column[0]
-            for column, carried in zip(columns, self._carries, strict=True)
+            self.picked([inputs[position] for inputs in self.chunks], rows) if carried else self.chunks[first][position]
+            for position, carried in enumerate(self._carries)
         ]
 
+    def picked(self, chunks: Sequence[Tensor], rows: Tensor) -> Tensor:
+        """Return some rows that are alike, in any order, of a tensor that is held in chunks."""
+        places = map(self._place, rows.tolist())
+        return torch.stack([chunks[chunk][row] for chunk, row in places])
 
-def picked(chunks: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """Return some rows, in any order, of a tensor that is held in chunks of one size; the last may be smaller."""
-    size = len(chunks[0])
-    return torch.stack([chunks[row // size][row % size] for row in rows.tolist()])
+    def _place(self, row: int) -> tuple[int, int]:
+        """Return the chunk that holds a row, and its number there."""
+        chunk = bisect.bisect_right(self._starts, row) - 1
+        return chunk, row - self._starts[chunk]
 
 
 def reads_quantized_weight(node: Node) -> bool:

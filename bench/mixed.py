@@ -73,8 +73,8 @@ def _statics(bench: Bench, runtime: str, rest: str, integer: Entrant, limits: Se
     """Return, by the time that may be added, which layers stay float; of limits that give the same, the first."""
     even = Static(kernels=runtime)
     quantized = even(bench.graph, bench.task)
-    inputs = next(iter(calibration_batches(bench.graph, bench.task, ROWS)))
-    layers = sensitivities(quantized, inputs, (8,), even.granularity)
+    batches = list(calibration_batches(bench.graph, bench.task, ROWS))
+    layers = sensitivities(quantized, batches, (8,), even.granularity)
     floats = lowered(bench, Recipe(), runtime, rest)
     made = {"int8": (quantized, integer.artifact), rest: (bench.graph, floats.artifact)}
     times = measure_precisions(layers, made, partial(node_times, None, TARGET), min(BATCHES))

@@ -257,7 +257,6 @@ def test_big_endian_and_object_arrays_are_refused():
         ((object(), Y), "neither a tensor.*DataFrame"),
         ((torch.tensor(1.0), Y), "no dimension for rows"),
         ((X, 3), "no dimension for rows"),
-        ((X, None), "the targets are None"),
         (((), Y), "hold no tensor"),
     ],
 )
@@ -266,6 +265,17 @@ def test_data_of_another_kind(data, why):
         split(data)
     assert caught.value.where == "split 'validation'"
     assert caught.value.remedy
+
+
+def test_rows_without_targets():
+    rows = split((X, None), name="train")
+    assert not rows.labelled and split((X, Y)).labelled and len(rows) == len(X)
+    assert [tuple(targets.shape) for _, targets in rows.flat_batches(100)] == [(100, 0), (50, 0)]
+    inputs, _ = rows.take(torch.tensor([3, 1]))
+    assert torch.equal(inputs[0], X[[3, 1]])
+    assert rows.digest != split((X + 1, None)).digest
+    with pytest.raises(DataError, match=r"the metric needs targets, and the rows have none. Where: split 'train'"):
+        rows.targets  # noqa: B018
 
 
 @pytest.mark.parametrize(

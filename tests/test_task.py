@@ -50,6 +50,14 @@ def test_splits_metric_and_loss():
     task.check()
 
 
+def test_targets_may_be_left_out_of_training_rows_alone():
+    task = Task(classifier(), example=X[:1], **{**DATA, "train": (X[:30], None)})
+    task.check()
+    for name in ("validation", "test"):
+        with pytest.raises(DataError, match=f"metric needs targets.*split '{name}'.*go into train="):
+            Task(classifier(), example=X[:1], **{name: (X, None)})
+
+
 def test_a_task_is_frozen_and_can_be_replaced():
     task = Task(classifier(), X[:1], **DATA)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -159,7 +159,7 @@ def check_split(split: Split, arguments: Arguments, dynamic: dict[str, Any], cla
             _check_like(tensor, example, name, dynamic.get(name) or {}, where)
             _check_finite(tensor, start, f"input {name!r}", where)
         _check_finite(targets, start, "the targets", where)
-        if classes is not None:
+        if classes is not None and split.labelled:
             seen.update(_check_labels(targets, start, classes, where))
 
     split.scan(visit)

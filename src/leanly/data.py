@@ -39,7 +39,8 @@ class Split:
 
     Args:
         name: "train", "validation" or "test".
-        data: `(inputs, targets)` tensors or arrays, a Dataset of `(x, y)`, or a DataLoader.
+        data: `(inputs, targets)` tensors or arrays, with None for targets where rows have none, a Dataset of
+            `(x, y)`, or a DataLoader.
         arguments: how inputs become the model's arguments.
 
     Raises:
@@ -66,6 +67,20 @@ class Split:
     def counted(self) -> bool:
         """Whether the number of rows is known without reading them, as it is for all but streams."""
         return self._source.count is not None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows have targets; else those of a batch are empty."""
+        return self._source.labelled
+
+    def check_labelled(self, what: str, instead: str) -> None:
+        """Raise a DataError where rows have no targets; says what needs them, and what does not."""
+        if not self.labelled:
+            raise DataError(
+                f"{what} needs targets, and the rows have none",
+                where=f"split {self.name!r}",
+                remedy=f"give {self.name}=(inputs, targets), {instead}",
+            )
 
     @property
     def _rows(self) -> int | None:
@@ -108,7 +123,12 @@ class Split:
 
     @property
     def targets(self) -> np.ndarray:
-        """All targets, in order."""
+        """All targets, in order.
+
+        Raises:
+            DataError: the rows have none.
+        """
+        self.check_labelled("the metric", "or measure on a split that has them")
         if self._scanned is None and isinstance(self._source, ArraySource):
             return self._source.targets()
         return self.scan().targets

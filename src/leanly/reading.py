@@ -30,6 +30,8 @@ class Source(Protocol):
 
     count: int | None
     """Number of rows; None where only reading tells."""
+    labelled: bool
+    """Whether rows have targets; else those that are read are empty, of shape `(rows, 0)`."""
 
     def read(self, size: int, limit: int | None = None) -> Iterator[tuple[Any, torch.Tensor]]:
         """Yield `(inputs, targets)` of at most `size` rows each, `limit` rows in all."""
@@ -45,7 +47,8 @@ def open_source(name: str, data: Any) -> Source:
 
     Args:
         name: of the split, for messages.
-        data: `(inputs, targets)`, a map-style Dataset or list of `(x, y)`, an IterableDataset or a DataLoader.
+        data: `(inputs, targets)` or `(inputs, None)`, a map-style Dataset or list of `(x, y)`, an IterableDataset
+            or a DataLoader.
 
     Raises:
         DataError: another kind of data, or an order that can't be fixed.
@@ -84,15 +87,12 @@ class ArraySource:
                 remedy="give (inputs, targets); several inputs as a tuple",
             )
         inputs, targets = data
-        if targets is None:
-            raise DataError(
-                "the targets are None",
-                where=where,
-                remedy="give one target for each row; zeros where only calibration reads the split",
-            )
+        self.labelled = targets is not None
         try:
             self._structure, self._inputs = flatten(inputs)
-            self._targets = targets if is_tensor(targets) else np.asarray(targets)
+            self._targets: Any = targets if is_tensor(targets) else np.asarray(targets)
+            if targets is None and self._inputs and self._inputs[0].shape:
+                self._targets = torch.empty(self._inputs[0].shape[0], 0)
         except (TypeError, ValueError) as error:
             raise DataError(
                 str(error), where=where, remedy="give tensors or numpy arrays (of a DataFrame its .to_numpy())"
@@ -143,6 +143,8 @@ class ArraySource:
 class RowSource:
     """A map-style dataset of `(x, y)`, put together by a collate function."""
 
+    labelled = True
+
     def __init__(self, name: str, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
         self._name, self._dataset, self._collate = name, dataset, collate
         self.count: int | None = len(dataset)
@@ -180,6 +182,8 @@ class RowSource:
 
 class StreamSource:
     """Ready batches of `(inputs, targets)`, read from the start each time and cut to the asked size."""
+
+    labelled = True
 
     def __init__(self, name: str, start: Callable[[], Iterator[Any]]) -> None:
         self._name, self._start = name, start

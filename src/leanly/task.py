@@ -30,7 +30,8 @@ class Task:
         model: trained nn.Module, torch.export.ExportedProgram, or a leanly.Graph, as one that was saved and opened; it
             is never changed.
         example: one tensor, a tuple (by position) or a dict (by keyword) of example inputs, batch first.
-        train: rows to train and calibrate with: Dataset of `(x, y)`, DataLoader, or `(inputs, targets)`.
+        train: rows to train and calibrate with: Dataset of `(x, y)`, DataLoader, or `(inputs, targets)`;
+            `(inputs, None)` where there are no targets, which calibrating, cutting and teaching don't need.
         validation: rows that steer the search.
         test: rows that certify once, at the end; without them a result is not certified.
         metric: name, or callable `(predictions, targets) -> float`, higher is better.
@@ -75,6 +76,9 @@ class Task:
         checks.check_device(self.model, self.arguments)
         given = {name: getattr(self, name) for name in SPLITS}
         splits = {name: Split(name, data, self.arguments) for name, data in given.items() if data is not None}
+        for name, split in splits.items():
+            if name != "train":
+                split.check_labelled("the metric", "or leave it out: rows without targets go into train=")
         set_field(self, "_splits", splits)
         if isinstance(self.model, torch.nn.Module) and self.model.training:
             warnings.warn(
@@ -126,7 +130,8 @@ class Task:
         outputs = checks.run_example(self.model, self.arguments)
         checks.check_repeats(self.model, self.arguments, outputs)
         splits = list(self._splits.values())
-        classes = checks.class_count(outputs, self.metric, self.loss, splits[0] if splits else None)
+        labelled = next((split for split in splits if split.labelled), None)
+        classes = checks.class_count(outputs, self.metric, self.loss, labelled)
         dynamic = {name: dict(dimensions) for name, dimensions in (self.dynamic or {}).items()}
         for split in splits:
             checks.check_split(split, self.arguments, dynamic, classes)

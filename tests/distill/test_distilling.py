@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -263,10 +264,19 @@ def test_other_outputs_than_the_teachers(taught):
 
 def test_no_training_rows(taught):
     task = leanly.Task(taught.model, example=taught.example, validation=taught.validation)
-    with pytest.raises(DataError, match=r"no split 'train'.*alpha=1 any targets will do"):
+    with pytest.raises(DataError, match=r"no split 'train'.*\(inputs, None\) to learn from a teacher alone"):
         Distill()(student(), task)
     with pytest.raises(DataError, match="no split 'train'"):
         Distill()(student())
+
+
+def test_a_teacher_alone_needs_no_labels(taught):
+    bare = replace(taught, train=(taught.train[0], None))
+    for refused in (lambda: Distill()(student(), bare), lambda: leanly.train(bare)):
+        with pytest.raises(DataError, match=r"needs targets, and the rows have none. Where: split 'train'"):
+            refused()
+    with_labels, without = (Distill(alpha=1.0, epochs=1)(student(), task).state_dict() for task in (taught, bare))
+    assert all(torch.equal(tensor, without[name]) for name, tensor in with_labels.items())
 
 
 def test_a_loss_that_is_no_number():

@@ -15,7 +15,7 @@ from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.families.allocation import layer_widths
 from leanly.graph import capture
 from leanly.graph.coupling import couple
-from leanly.prune import Channels, gradient, magnitude
+from leanly.prune import Channels, fisher, gradient, magnitude
 from leanly.recipe import Recipe
 from tests.prune.surgery import cut_shares, same, scrambled, zeroed
 
@@ -308,6 +308,12 @@ def test_gradient_needs_labels():
     for given in (None, task):
         with pytest.raises(DataError, match="needs labelled data"):
             Channels(0.5, importance=gradient)(graph, given)
+    for needing in (gradient, fisher):
+        bare = leanly.Task(mlp(6, 10, 3).eval(), example=torch.randn(2, 6), train=(torch.randn(40, 6), None))
+        told = "needs targets, and the rows have none.*or use leanly.prune.expected_gradient, which needs none"
+        with pytest.raises(DataError, match=told):
+            Channels(0.5, importance=needing)(graph, bare)
+    assert Channels(0.5)(graph, bare).kept
 
 
 def by_index(graph, task):
@@ -399,6 +405,9 @@ def test_the_fraction_that_is_said_to_fit_does(multiple, fits):
     with pytest.raises(SettingError, match=f"use a fraction of at most {fits:g}"):
         Channels(fraction=fits + 0.02, multiple=multiple)(graph)
     assert Channels(fraction=fits, multiple=multiple)(graph).kept["2.weight"]
+    narrow = graph_of(mlp(6, 8, 3), 6)
+    with pytest.raises(SettingError, match=r"nothing of 1 of 1 groups.*use a smaller multiple, or macs="):
+        Channels(fraction=0.8, multiple=8)(narrow)
 
 
 def test_where_norms_run_over_all_that_could_go_this_is_said():

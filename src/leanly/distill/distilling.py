@@ -89,13 +89,15 @@ class Distill:
         """Return the student, taught.
 
         Raises:
-            DataError: the task has no training rows.
+            DataError: the task has no training rows, or the labels that `alpha` asks for.
             SettingError: student and teacher have other outputs, or the teacher is known by its hash only.
             TrainingError: the loss is no number before anything was gained.
         """
         check_graph(graph, "Distill")
         split = training_rows(task)
         assert task is not None
+        if self.alpha < 1:
+            split.check_labelled(f"alpha={self.alpha:g}", "or use alpha=1: the teacher alone needs none")
         begun = time.monotonic()
         about: dict[str, Any] = {"temperature": self.temperature, "alpha": self.alpha, "loss": told_apart(task.loss)}
         listener = self.progress

@@ -62,7 +62,11 @@ def comparison(graph: Graph, task: Task) -> Compare:
         return classes
     count = class_count(build(graph.returns, [output.detach() for output in outputs]), task.metric, task.loss, split)
     if count is None:
-        return classes if callable(task.loss) and split is not None and _number_classes(main, split) else values
+        return (
+            classes
+            if callable(task.loss) and split is not None and split.labelled and _number_classes(main, split)
+            else values
+        )
     return classes if main.ndim == 2 and main.shape[1] > 1 else binary
 
 

@@ -191,7 +191,9 @@ class Integers:
         if self._task.split("train") is not None:
             settings = self._teaching.settings
             rate = FINE * default_rate(self._maker.graph, settings.optimizer)
-            teach = Distill(teacher="original", epochs=1, settings=replace(settings, learning_rate=rate))
+            teach = Distill(
+                teacher="original", epochs=1, alpha=self._teaching.alpha, settings=replace(settings, learning_rate=rate)
+            )
             yield self.named(
                 static, runtime, rest, before, after=(LearnSteps(), teach), training=2 * self._teaching.whole_seconds
             )

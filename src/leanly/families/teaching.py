@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from leanly.distill import Distill
 from leanly.graph import Graph
@@ -22,10 +23,9 @@ from leanly.training.loop import training_rows
 from leanly.training.optimizers import default_rate
 from leanly.training.padding import find_padding
 from leanly.training.precision import chosen_dtype, deterministic, placed, run, takes_channels_last
-from leanly.training.rows import Rows
+from leanly.training.rows import Rows, TrainBatch
 from leanly.training.schedules import SCHEDULES
 from leanly.training.stepping import Stepper
-from leanly.training.supervised import supervised
 
 LOOKED_AT = 512
 """Validation rows that tell which augmentations the teacher does not mind."""
@@ -60,6 +60,11 @@ class Teaching:
         """How a network is trained here."""
         return settings_for(self._graph, self._task)
 
+    @property
+    def alpha(self) -> float:
+        """The teacher's share, as `Distill` takes it: all of it where rows have no labels."""
+        return Distill.alpha if training_rows(self._task).labelled else 1.0
+
     @functools.cached_property
     def whole_seconds(self) -> float:
         """What an epoch of the whole network in float takes, taught by itself."""
@@ -90,7 +95,7 @@ class Teaching:
         rows = min(max(rows, LEAST_ROWS), MOST_ROWS, len(split))
         # scored once: the start, and the teacher, take as long each as the try itself
         blind = replace(self._task, validation=None, test=None)
-        teach = Distill(self._graph, epochs=1, rows=rows, features=features, settings=self.settings)
+        teach = Distill(self._graph, epochs=1, rows=rows, alpha=self.alpha, features=features, settings=self.settings)
         return rows / len(split), self.whole_metric - self._metric_of(teach(student, blind, self._target))
 
     def lesson(self, features: float, epochs: float, before: Sequence[float]) -> Distill:
@@ -108,7 +113,7 @@ class Teaching:
             settings = replace(settings, seed=settings.seed + len(before), learning_rate=rate)
         whole = math.ceil(epochs)
         rows = None if epochs == whole else round(len(training_rows(self._task)) * epochs / whole)
-        return Distill(epochs=whole, rows=rows, features=features, settings=settings)
+        return Distill(epochs=whole, rows=rows, alpha=self.alpha, features=features, settings=settings)
 
     def epoch_seconds(self, student: Graph, *, hidden: bool) -> float:
         """Return what an epoch of a student takes, with its hidden values compared or not."""
@@ -139,7 +144,7 @@ def epoch_seconds(
     rows = Rows(split, settings.batch_size, settings.seed, padding)
     clone = graph.clone()
     with deterministic(), dropout(clone.module, used=settings.dropout):
-        stepper = Stepper(clone.train(), supervised(clone, task), settings, target)
+        stepper = Stepper(clone.train(), _energy, settings, target)
         dtype = chosen_dtype(teacher, settings.precision, target)
         times = []
         for batch in rows.typical(STEPS):
@@ -150,6 +155,12 @@ def epoch_seconds(
                     run(teacher, placed(batch.inputs, teacher.device, takes_channels_last(teacher)), dtype)
             times.append(time.monotonic() - began)
     return OVERHEAD * rows.steps * min(times)
+
+
+def _energy(outputs: tuple[Tensor, ...], batch: TrainBatch) -> Tensor:
+    """Return an objective whose steps take as long as those of any other, and that needs no labels."""
+    del batch
+    return torch.stack([output.float().square().mean() for output in outputs if output.requires_grad]).sum()
 
 
 def _metric(graph: Graph, task: Task, operations: tuple[str, ...]) -> float:

@@ -59,6 +59,7 @@ def labelled(task: Task | None, name: str) -> tuple[Task, Split]:
             where="Task" if task is not None else f"{name}(graph, task)",
             remedy="give the task train= or validation= with labels, or use leanly.prune.magnitude, which needs none",
         )
+    split.check_labelled(f"importance {name!r}", "or use leanly.prune.expected_gradient, which needs none")
     return task, split
 
 

@@ -35,12 +35,14 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
                 emptied += [(1 - min(removal.step(axis), count) / (2 * count), count)] if len(axes) == 1 else []
     if emptied:
         fits, smallest = min(emptied)
+        wider = any(len(axis.units) > removal.step(axis) for axes in groups for axis in axes)
+        remedies = [f"a fraction of at most {np.floor(fits * 100) / 100:g}"] if wider else []
+        remedies += ["a smaller multiple"] if removal.multiple > 1 else []
         raise SettingError(
             f"fraction={fraction:g} would leave nothing of {len(emptied)} of {len(groups)} groups of units "
             f"(the smallest has {smallest})",
             where="Channels",
-            remedy=f"use a fraction of at most {np.floor(fits * 100) / 100:g}, "
-            f"{'a smaller multiple, ' if removal.multiple > 1 else ''}or macs=, which spares small layers",
+            remedy=f"use {', '.join(remedies)}, or macs=, which spares small layers",
         )
 
 

@@ -122,7 +122,7 @@ def training_rows(task: Task | None) -> Split:
         raise DataError(
             "training needs rows, and the task has no split 'train'",
             where="Task.train",
-            remedy="give train=(inputs, targets); for distillation with alpha=1 any targets will do. Without them "
+            remedy="give train=(inputs, targets), or (inputs, None) to learn from a teacher alone. Without rows "
             "nothing can be learned, but quantize.Static still works (it calibrates on validation), and so do cuts "
             "whose importance needs no data",
         )

@@ -49,12 +49,13 @@ def train(
         progress: is called with a `leanly.training.Progress` after each step and each evaluation.
 
     Raises:
-        DataError: the task has no training rows, or the loss does not fit them.
+        DataError: the task has no training rows, or they have no targets, or the loss does not fit them.
         SettingError: a setting out of its range.
         TrainingError: the loss is no number before anything was gained; batch and rows are named.
         RunError: the folder holds the checkpoint of another run.
     """
     split = training_rows(task)
+    split.check_labelled("train", "or let a teacher teach: leanly.distill.Distill needs none")
     graph = graph if graph is not None else original(task)
     check_graph(graph, "train")
     return fit(

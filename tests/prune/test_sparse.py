@@ -12,7 +12,7 @@ import leanly
 from leanly.distill import Distill
 from leanly.errors import SettingError
 from leanly.graph import capture
-from leanly.prune import Sparse, SparseGPT, lamp, magnitude_l1
+from leanly.prune import Refit, Sparse, SparseGPT, lamp, magnitude_l1
 from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.training import Settings
@@ -73,6 +73,10 @@ def test_zeros_stay_in_training_and_the_rest_learns() -> None:
         assert not torch.equal(taught.state_dict()[name], sparse.state_dict()[name])
     loose = Distill(graph, epochs=2, settings=Settings(batch_size=8))(sparse, task)
     assert zeros(loose, "0.weight") < 0.1
+    assert any("70% of the weights were zero" in note and "keep_zeros=True" in note for note in loose.notes)
+    assert any("Refit: 70% of the weights were zero" in note for note in Refit(graph)(sparse, task).notes)
+    dense = Distill(graph, epochs=1, settings=Settings(batch_size=8))(graph, task)
+    assert not any("were zero" in note for note in (*taught.notes, *dense.notes))
 
 
 def test_a_second_time_takes_more_of_the_same() -> None:

@@ -17,6 +17,7 @@ from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_par
 from leanly.graph.nodes import MATRICES, argument, read_once
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
+from leanly.graph.zeros import told_if_filled
 from leanly.prune.destinations import Destination, destination
 from leanly.prune.labels import seen_rows
 from leanly.prune.reading import read_rows
@@ -67,7 +68,7 @@ class Refit:
         check_graph(graph, "Refit")
         split = seen_rows(task, "refitting needs rows, and there are none", where="Refit")
         assert task is not None, "it has rows"
-        graph = graph.clone()
+        given, graph = graph, graph.clone()
         mode = graph.training
         graph.eval()
         teacher = find_teacher(self.teacher, task, "Refit", graph.device)
@@ -91,6 +92,8 @@ class Refit:
             )
         if left or others:
             graph.notes = (*graph.notes, f"prune.Refit left as they are: {', '.join([*left, *others])}")
+        if filled := told_if_filled(given, graph):
+            graph.notes = (*graph.notes, f"prune.Refit: {filled}; put it in front of prune.Sparse and prune.SparseGPT")
         return graph.train(mode)
 
     def _refit(self, ours: _Side, theirs: _Side) -> bool:

@@ -18,6 +18,7 @@ from leanly.files import digest
 from leanly.graph import Graph
 from leanly.graph.checking import check_target, check_task
 from leanly.graph.modes import dropout
+from leanly.graph.zeros import told_if_filled
 from leanly.scalars import check_whole
 from leanly.structure import build
 from leanly.target import Target
@@ -106,7 +107,10 @@ def fit(
         pace = Pace(epochs * batches.steps, seconds, spent=spent)
         run = _Run(stepper, batches, task, epochs, pace, settings, checkpoints, progress)
         run()
-    trained.notes = (*trained.notes, *(note for note in run.notes() if note not in trained.notes))
+    notes = run.notes()
+    if filled := told_if_filled(graph, trained):
+        notes.append(f"training: {filled}; Settings(keep_zeros=True) keeps them")
+    trained.notes = (*trained.notes, *(note for note in notes if note not in trained.notes))
     return trained.eval()
 
 

@@ -104,6 +104,7 @@ def test_bfloat16_is_what_openvino_computes_in(case, tmp_path):
         ({"precision": "int4"}, "unknown precision"),
         ({"precision": "int8"}, "without quantizers"),
         ({"precision": "bfloat16"}, "no bfloat16 kernels"),
+        ({"runtime": "openvino", "rest": "bfloat16"}, 'leave rest out, or use precision="bfloat16"'),
     ],
 )
 def test_what_can_not_be_is_refused_before_any_work(case, settings, words, tmp_path):
@@ -182,3 +183,34 @@ def test_a_file_that_holds_more_than_its_storage_bits_is_refused(tmp_path):
     claimed = {name: (8, count) for name, (_, count) in artifact.storage_bits.items()}
     with pytest.raises(LoweringError, match="weight should take 8 bits a value and lies in the file in float"):
         prove(replace(artifact, storage_bits=claimed), graph)
+
+
+class Tokens(nn.Module):
+    """Linear layers between tokens, which ONNX Runtime multiplies as matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x))))).mean(1)
+
+
+def test_signs_between_floats_are_multiplied_in_float(tmp_path):
+    torch.manual_seed(0)
+    graph = Binary(activations=32)(leanly.capture(Tokens().eval(), example=torch.randn(2, 7, 32)))
+    artifact = lower(graph, runtime="onnxruntime", to=tmp_path / "a")
+    kernels = [kernel for kernel in artifact.kernels() if "MatMul" in kernel.operator]
+    assert artifact.precision == "float32" and kernels and all(kernel.precision == "float32" for kernel in kernels)
+
+
+def test_a_network_in_training_is_lowered_as_it_evaluates(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3)).train()
+    graph, x = leanly.capture(model, example=torch.randn(2, 9)), torch.randn(5, 9)
+    assert graph.training
+    for runtime in ("onnxruntime", "openvino"):
+        artifact = lower(graph, runtime=runtime, to=tmp_path / runtime)
+        given = open_artifact(artifact, threads=1)(x)
+        torch.testing.assert_close(torch.as_tensor(given), model.eval()(x).detach())
+    assert graph.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import leanly
 from leanly.costs import PrecisionTimes
 from leanly.errors import DataError, SettingError
 from leanly.quantize import Mixed, Static
-from leanly.quantize.alone import Sensitivity
+from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.quantizers import read_affine, weight_quantizers
 from leanly.recipe import Recipe
 from tests.quantize.networks import error, residual
@@ -173,3 +174,31 @@ def test_a_recipe_keeps_what_layers_take() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(SettingError, match=said):
         Mixed(**settings)
+
+
+class Logarithm(nn.Module):
+    """Behind the first layer little is above zero: where that is rounded away, outputs become NaN."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(33, 16), nn.Linear(16, 4)
+        self.least = -float(self.first(x).detach().min()) + 0.005
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.log(self.first(x) + self.least))
+
+
+def test_bits_that_make_outputs_nan_are_not_chosen():
+    torch.manual_seed(0)
+    x = torch.randn(64, 33)
+    model = Logarithm(x).eval()
+    graph = leanly.capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 4))
+    kept = Mixed(average=None, rows=64)
+    lost = sensitivities(Static()(graph, task), [[x]], kept.choices, "channel")["linear"].errors
+    finite = [bits for bits, error in lost.items() if math.isfinite(error)]
+    assert 0 < len(finite) < len(kept.choices), "some bits are of no use here, and some are"
+    assert dict(kept.settled({"linear": Sensitivity(10, False, lost)}).weight_bits)["linear"] in finite
+    nan = {"linear": Sensitivity(10, False, dict.fromkeys(kept.choices, math.nan))}
+    with pytest.raises(DataError, match="outputs become NaN or infinite.*Mixed, linear"):
+        kept.settled(nan)

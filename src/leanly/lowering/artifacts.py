@@ -37,7 +37,8 @@ def lower(
     """Write a graph for a runtime, open it there, and prove that it does what the graph does.
 
     Args:
-        graph: a captured graph, quantized or not; one on a CUDA device is copied to the CPU, where artifacts run.
+        graph: a captured graph, quantized or not, in eval mode or not: it is lowered as it evaluates; one on a CUDA
+            device is copied to the CPU, where artifacts run.
         runtime: "onnxruntime", "openvino" or "torch".
         to: the folder of the artifact; it is replaced whole.
         precision: "float32", "bfloat16" (openvino, torch), "int8", or "binary" (openvino): leanly's own kernel for
@@ -63,6 +64,8 @@ def lower(
         _check_signs(graph)
     if graph.device.type != "cpu":
         graph = graph.clone().to("cpu")
+    if graph.training:
+        graph = graph.clone().eval()
     to = Path(to)
     with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         if runtime == "torch":
@@ -133,6 +136,12 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
             f"precision {precision} does not fit a graph {'with' if integer else 'without'} quantizers",
             where="lower",
             remedy="apply quantize.Static for int8, leave it out for float",
+        )
+    if rest != "float32" and precision in PRECISIONS[:2]:
+        raise SettingError(
+            f"rest={rest!r} is of what an int8 or binary artifact computes besides, and this one is {precision}",
+            where="lower",
+            remedy=f'leave rest out, or use precision="{rest}"',
         )
     if runtime == "onnxruntime" and "bfloat16" in (precision, rest):
         raise SettingError(

@@ -21,7 +21,7 @@ class Limit:
     most: float
 
 
-def least_error(errors: Mapping[str, Mapping[int, float]], limits: Sequence[Limit]) -> dict[str, int]:
+def least_error(errors: Mapping[str, Mapping[int, float]], limits: Sequence[Limit]) -> dict[str, int] | None:
     """Return an option for each layer: of those inside all limits, the choice whose errors sum up to the least.
 
     A knapsack with one choice a layer, solved as an integer program (Yao et al. 2021, "HAWQ-V3: Dyadic Neural Network
@@ -29,7 +29,10 @@ def least_error(errors: Mapping[str, Mapping[int, float]], limits: Sequence[Limi
 
     Args:
         errors: by layer and option, such as the bits of its weights.
-        limits: on what the options cost; there has to be a choice inside all of them.
+        limits: on what the options cost.
+
+    Returns:
+        None where no choice is inside all limits.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -42,4 +45,6 @@ def least_error(errors: Mapping[str, Mapping[int, float]], limits: Sequence[Limi
         rules.append(LinearConstraint(costs[None] / unit, ub=limit.most / unit))
     lost = np.array([errors[layer][option] for layer, option in pairs])
     found = milp(lost / (lost.max() or 1.0), integrality=np.ones(len(pairs)), bounds=Bounds(0, 1), constraints=rules)
+    if found.x is None:
+        return None
     return dict(pair for pair, share in zip(pairs, found.x, strict=True) if share > 0.5)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from leanly.costs import FLOATS, PrecisionTimes
-from leanly.errors import SettingError
+from leanly.errors import DataError, SettingError
 from leanly.graph import Graph
 from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.calibration import calibration_batches
@@ -88,7 +89,7 @@ class Mixed:
         """Return a quantized graph; its notes say which layer got how many bits.
 
         Raises:
-            DataError: no rows, or rows of another shape.
+            DataError: no rows, rows of another shape, or outputs that become NaN with all bits that fit.
             SettingError: nothing to quantize, weights of another precision than float32, or a target whose runtimes
                 have no integer kernels.
         """
@@ -109,7 +110,10 @@ class Mixed:
         Args:
             layers: by name, what the bits of each change in the outputs.
         """
-        errors = {name: {bits: layer.errors[bits] for bits in self.choices} for name, layer in layers.items()}
+        errors = {
+            name: {bits: layer.errors[bits] for bits in self.choices if math.isfinite(layer.errors[bits])}
+            for name, layer in layers.items()
+        }
         limits = []
         if self.times is not None:
             seconds = self._seconds(self.times, layers)
@@ -121,7 +125,15 @@ class Mixed:
         if self.average is not None:
             sizes = {name: {bits: bits * layers[name].weights for bits in errors[name]} for name in layers}
             limits.append(Limit(sizes, self.average * sum(layer.weights for layer in layers.values())))
-        chosen = least_error(errors, limits)
+        chosen = least_error(errors, limits) if all(errors.values()) else None
+        if chosen is None:
+            odd = [name for name, by_bits in errors.items() if len(by_bits) < len(self.choices)]
+            raise DataError(
+                f"with bits of {self.choices} the outputs become NaN or infinite on calibration rows, and no others fit",
+                where=f"Mixed, {', '.join(odd[:3])}",
+                remedy="take rows out that give NaN in float too; else leave these layers in float (Static.float_nodes), "
+                "or allow more bits",
+            )
         floats = [name for name, bits in chosen.items() if bits == FLOAT]
         return replace(
             self.static,

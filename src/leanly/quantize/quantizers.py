@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from leanly.errors import SettingError
@@ -97,7 +97,8 @@ def add_quantizer(graph: Graph, value: Node, affine: Affine, readers: Collection
         readers: who read the quantized value; all that read the node where None.
     """
     module = graph.module
-    name = f"quantizers.{value.name}" if readers is None else f"quantizers.{next(iter(readers)).name}_input"
+    own = f"{value.name}_value" if hasattr(nn.Module(), value.name) else value.name  # no submodule can be called `to`
+    name = f"quantizers.{own}" if readers is None else f"quantizers.{next(iter(readers)).name}_input"
     put(module, f"{name}.scale", affine.scale)
     put(module, f"{name}.shift", affine.shift)
     with module.graph.inserting_after(value):

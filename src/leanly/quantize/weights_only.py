@@ -92,6 +92,7 @@ class WeightsOnly:
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
         graph = graph.clone()
         left: list[str] = []
+        before = len(graph.module.graph.nodes)
         widths: list[int] = []
         done: set[Node] = set()
         for node in list(graph.module.graph.nodes):
@@ -111,7 +112,7 @@ class WeightsOnly:
                 left.append(f"{weight.target} ({values.shape[1]} wide)")
             else:
                 add_quantizer(graph, weight, self._grouped(values, self.bits))
-        if not any("quantizers." in name for name, _ in graph.module.named_buffers()):
+        if len(graph.module.graph.nodes) == before:
             named = ", ".join(left[:5]) or "no linear layer is left"
             group = max(GROUPS, key=lambda one: (sum(width % one == 0 for width in widths), one))
             fits = any(width % group == 0 for width in widths)

@@ -28,6 +28,8 @@ MOVES = frozenset({
 })  # fmt: skip
 """What comes out has the type of what goes in."""
 
+FLOAT_PRODUCTS = "session.qdq_matmulnbits_accuracy_level"
+"""What weights in integers, decoded in front of a product of floats, are multiplied in: 1 is float, else it is int8."""
 UNASKED = "WeightBiasQuantization"
 """ONNX Runtime's own rewriting, which would make integers of weights that were kept in float between quantizers."""
 
@@ -130,6 +132,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = threads or self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry(FLOAT_PRODUCTS, "1")
         if static:
             options.add_free_dimension_override_by_name("batch", static)
         return options

@@ -200,5 +200,5 @@ def test_bits_that_make_outputs_nan_are_not_chosen():
     assert 0 < len(finite) < len(kept.choices), "some bits are of no use here, and some are"
     assert dict(kept.settled({"linear": Sensitivity(10, False, lost)}).weight_bits)["linear"] in finite
     nan = {"linear": Sensitivity(10, False, dict.fromkeys(kept.choices, math.nan))}
-    with pytest.raises(DataError, match="outputs become NaN or infinite.*Mixed, linear"):
+    with pytest.raises(DataError, match=r"outputs become NaN or infinite.*Mixed, linear"):
         kept.settled(nan)

@@ -12,9 +12,7 @@ from leanly.errors import SettingError
 if TYPE_CHECKING:
     from leanly.target import Target
 
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of a call; by default the cores this process may use.")
-]
+Threads = Annotated[int | None, typer.Option(help="Threads of a call; by default the cores this process may use.")]
 BatchSizes = Annotated[str, typer.Option(help="Rows in a call, each timed: 1 or 1,16.")]
 Runtimes = Annotated[
     str, typer.Option(help="Runtimes that may be used: onnxruntime,openvino,torch; by default all that are installed.")

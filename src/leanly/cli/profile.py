@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from leanly.cli.options import TASK_HELP, PublicKey, Threads
+from leanly.cli.options import TASK_HELP, PublicKey, Threads, read_target
 from leanly.cli.sensitivity import ROWS, Losses, find_losses
 from leanly.cli.tables import table
 
@@ -43,6 +43,8 @@ def profile(
 
     artifact = find_artifacts(a, (batch_size,), public_key)[batch_size]
     job = find_task(task) if task else None
+    if threads is not None:
+        read_target(threads, str(batch_size))  # refuses what is no number of threads
     threads = threads or _threads(artifact, batch_size)
     kernels = read_kernels(artifact)
     seconds = node_seconds(artifact, job, batch_size=batch_size, threads=threads)

@@ -129,10 +129,10 @@ class Mixed:
         if chosen is None:
             odd = [name for name, by_bits in errors.items() if len(by_bits) < len(self.choices)]
             raise DataError(
-                f"with bits of {self.choices} the outputs become NaN or infinite on calibration rows, and no others fit",
+                f"outputs become NaN or infinite on calibration rows with bits of {self.choices}, and no others fit",
                 where=f"Mixed, {', '.join(odd[:3])}",
-                remedy="take rows out that give NaN in float too; else leave these layers in float (Static.float_nodes), "
-                "or allow more bits",
+                remedy="take rows out that give NaN in float too; else leave these layers in float "
+                "(Static.float_nodes), or allow more bits",
             )
         floats = [name for name, bits in chosen.items() if bits == FLOAT]
         return replace(

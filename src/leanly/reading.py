@@ -90,9 +90,9 @@ class ArraySource:
         self.labelled = targets is not None
         try:
             self._structure, self._inputs = flatten(inputs)
+            if targets is None:
+                targets = torch.empty(*self._inputs[0].shape[:1], 0) if self._inputs else ()
             self._targets: Any = targets if is_tensor(targets) else np.asarray(targets)
-            if targets is None and self._inputs and self._inputs[0].shape:
-                self._targets = torch.empty(self._inputs[0].shape[0], 0)
         except (TypeError, ValueError) as error:
             raise DataError(
                 str(error), where=where, remedy="give tensors or numpy arrays (of a DataFrame its .to_numpy())"

@@ -82,8 +82,7 @@ def test_rows_may_differ_in_length(method):
     elif isinstance(method, Reconstruct):
         assert all(after < before for before, after in lost)
     else:
-        thresholds = [quantized.state_dict() for quantized in found]
-        assert all(tensor.isfinite().all() for tensor in thresholds[1].values())
+        assert all(tensor.isfinite().all() for tensor in found[1].state_dict().values())
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,10 @@ def profile(
     from leanly.runtimes import read_kernels
     from leanly.search import words
 
-    artifact = find_artifacts(a, (batch_size,), public_key)[batch_size]
-    job = find_task(task) if task else None
     if threads is not None:
         read_target(threads, str(batch_size))  # refuses what is no number of threads
+    artifact = find_artifacts(a, (batch_size,), public_key)[batch_size]
+    job = find_task(task) if task else None
     threads = threads or _threads(artifact, batch_size)
     kernels = read_kernels(artifact)
     seconds = node_seconds(artifact, job, batch_size=batch_size, threads=threads)

@@ -62,16 +62,14 @@ def comparison(graph: Graph, task: Task) -> Compare:
         return classes
     count = class_count(build(graph.returns, [output.detach() for output in outputs]), task.metric, task.loss, split)
     if count is None:
-        return (
-            classes
-            if callable(task.loss) and split is not None and split.labelled and _number_classes(main, split)
-            else values
-        )
+        return classes if callable(task.loss) and split is not None and _number_classes(main, split) else values
     return classes if main.ndim == 2 and main.shape[1] > 1 else binary
 
 
 def _number_classes(logits: Tensor, split: Split) -> bool:
     """Say whether the labels are numbers of classes that end where the logits `(rows, classes)` do."""
+    if not split.labelled:
+        return False
     targets = split.targets
     if logits.ndim != 2 or logits.shape[1] < 2 or targets.ndim != 1 or targets.dtype.kind not in "iu":
         return False

@@ -62,10 +62,8 @@ def lower(
     _check_kernels(runtime, (*forms, Form.SIGN_PRODUCTS) if precision == "binary" else forms)
     if precision == "binary":
         _check_signs(graph)
-    if graph.device.type != "cpu":
-        graph = graph.clone().to("cpu")
-    if graph.training:
-        graph = graph.clone().eval()
+    if graph.device.type != "cpu" or graph.training:
+        graph = graph.clone().to("cpu").eval()
     to = Path(to)
     with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         if runtime == "torch":

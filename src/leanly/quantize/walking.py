@@ -121,7 +121,7 @@ class Walk:
     def alike(self, chunks: int) -> list[Tensor]:
         """Return the numbers of the rows of the first chunks, those whose inputs have one shape together."""
         found: dict[tuple[torch.Size, ...], list[Tensor]] = {}
-        numbers = torch.arange(sum(self._lengths)).split(self._lengths)
+        numbers = torch.arange(self._starts[-1]).split(self._lengths)
         for inputs, rows in zip(self.chunks[:chunks], numbers, strict=False):
             carrying = (tensor for tensor, carried in zip(inputs, self._carries, strict=True) if carried)
             found.setdefault(tuple(tensor.shape[1:] for tensor in carrying), []).append(rows)

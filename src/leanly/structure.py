@@ -20,6 +20,29 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
+def misfit(arrays: Sequence[Any], specs: Sequence[TensorSpec]) -> tuple[TensorSpec, str] | None:
+    """Return the first tensor whose shape does not fit, and why; None where all do.
+
+    Args:
+        arrays: what goes in, in order.
+        specs: what is expected; a dimension of one name has one size in all of them.
+    """
+    named: dict[str, tuple[int, str]] = {}
+    for array, spec in zip(arrays, specs, strict=True):
+        if 0 in array.shape:
+            return spec, "is empty"
+        if array.ndim != len(spec.shape):
+            return spec, f"has {array.ndim} dimensions, the model takes {len(spec.shape)}"
+        for position, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
+            if isinstance(expected, str):
+                seen, where = named.setdefault(expected, (size, spec.name))
+                if seen != size:
+                    return spec, f"has {size} in dimension {position} ({expected}), {where} has {seen}"
+            elif size != expected:
+                return spec, f"has {size} in dimension {position}, the model takes {expected}"
+    return None
+
+
 def is_tensor(value: Any) -> bool:
     """Say whether a value is a leaf: a torch tensor, a numpy array or anything else with a shape and a dtype."""
     return hasattr(value, "shape") and hasattr(value, "dtype")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import leanly
+from leanly.artifact import Artifact
 from leanly.lowering.proof import sqnr
 from leanly.measurement.attribution import MULTIPLIES
 from leanly.quantize import CorrectBias, Smooth, Static
@@ -51,6 +52,32 @@ def test_what_moves_integers_between_kernels_is_listed_as_integer(activations, t
     found = {kernel.operator: kernel.precision for kernel in artifact.kernels()}
     between = {name for name in found if "MaxPool" in name or name in ("Clip", "Transpose", "Reshape")}
     assert between and {found[name] for name in between} == {"int8"}, found
+
+
+def padded(value: float, layer: nn.Module) -> nn.Module:
+    """A layer between two convolutions, behind a pad."""
+    pad = nn.ConstantPad2d(1, value)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pad, layer, nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 5))
+
+
+PADDED = {
+    "zero": lambda: padded(0.0, nn.Conv2d(8, 8, 3, padding=0)),
+    "half": lambda: padded(0.5, nn.Conv2d(8, 8, 3, padding=0)),
+    "far": lambda: padded(-4.0, nn.Conv2d(8, 8, 3, padding=0)),
+    "infinite": lambda: padded(-float("inf"), nn.MaxPool2d(3, 1)),
+    "moved": lambda: padded(0.5, nn.MaxPool2d(3, 1)),
+}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("kind", PADDED)
+def test_a_convolution_behind_a_pad_of_any_value_is_integer(kind: str, runtime: str, tmp_path):
+    torch.manual_seed(0)
+    model, x = PADDED[kind]().eval(), torch.randn(32, 3, 8, 8)
+    assert quality(model, x, runtime, tmp_path) > 30
+    kernels = Artifact.open(tmp_path / "a").kernels()
+    layers = [kernel.precision for kernel in kernels if MULTIPLIES.search(kernel.operator)]
+    assert len(layers) >= 3 and {*layers} == {"int8"}, kernels
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -144,3 +144,19 @@ def test_arguments_in_another_order_and_names_of_criteria_are_refused(graph, tas
     small = Channels(fraction=0.5)(graph, task)
     with pytest.raises(SettingError, match=told):
         examine_cut(*wrong(graph, small, task))
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (
+            nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 3)),
+            r"0\.weight is \(20, 8\), before the cut \(16, 8\)",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(8, 3)), "no weight has the same name"),
+    ],
+)
+def test_a_network_that_is_no_part_of_the_first_is_refused(graph, task, second: nn.Module, told: str) -> None:
+    other = leanly.capture(second.eval(), example=task.example)
+    with pytest.raises(SettingError, match=told):
+        examine_cut(graph, other, task, [magnitude])

@@ -11,7 +11,8 @@ from torch import nn
 from leanly.artifact import Artifact
 from leanly.errors import DataError
 from leanly.graph import capture
-from leanly.measurement import compare, measure, predict
+from leanly.lowering import lower
+from leanly.measurement import compare, measure, predict, profile
 from leanly.measurement.inputs import flat_arrays, made_up, timing_inputs
 from leanly.structure import TensorSpec
 from leanly.target import Target
@@ -128,6 +129,19 @@ def test_dtypes_are_converted_within_their_kind_only(make_artifact: Any) -> None
         flat_arrays(artifact, [torch.ones(2, 3, dtype=torch.int64)])
     with pytest.raises(DataError, match="2 inputs"):
         flat_arrays(artifact, [torch.ones(2, 3)] * 2)
+
+
+def test_data_of_another_shape_is_refused_before_anything_is_timed(make_artifact: Any, tmp_path: Any) -> None:
+    rows = torch.randn(8, 5)
+    other = Task(Scale().eval(), example=(rows[:2],), validation=(rows, rows.argmax(1)))
+    artifact = make_artifact()
+    said = "input x of the data has 5 in dimension 1, the model takes 3.*measure an artifact with the task it was made"
+    for call in (lambda: measure(artifact, ONE, other), lambda: profile(artifact, other)):
+        with pytest.raises(DataError, match=said):
+            call()
+    wide = lower(capture(Scale().eval(), example=(rows[:2],)), runtime="onnxruntime", to=tmp_path / "wide")
+    with pytest.raises(DataError, match="of the data has 3 in dimension 1, the model takes 5"):
+        compare(artifact, wide, ONE, task(), seconds=0.05)
 
 
 def test_an_eager_graph_is_measured_like_any_artifact(tmp_path: Any) -> None:

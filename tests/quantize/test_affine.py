@@ -193,8 +193,25 @@ def test_a_range_that_ends_before_it_begins_is_refused(range_):
         from_range(*range_, bits=8, symmetric=False, signed=True, axis=0)
 
 
-def test_groups_that_do_not_divide_the_width_are_refused():
-    affine = from_range(-torch.ones(4, 3), torch.ones(4, 3), bits=4, symmetric=True, signed=True, axis=0)
-    for call, x in ((affine.quantize, torch.ones(4, 8)), (affine.dequantize, torch.ones(4, 8, dtype=torch.int32))):
-        with pytest.raises(SettingError, match=r"3 groups do not divide a tensor of shape \(4, 8\)"):
+@pytest.mark.parametrize(
+    ("ends", "axis", "shape", "said"),
+    [
+        (torch.ones(4, 3), 0, (4, 8), r"scale of shape \(4, 3\) with axis=0 does not fit a tensor of shape \(4, 8\)"),
+        (torch.ones(4, 3), 0, (5, 9), "does not fit"),
+        (torch.ones(4, 3), 0, (9,), "does not fit"),
+        (torch.ones(3), 0, (4, 3), "does not fit"),
+        (torch.ones(3), 2, (4, 3), "axis=2 does not fit"),
+        (torch.ones(3), -1, (4, 3), "axis=-1 does not fit"),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_refused(ends: torch.Tensor, axis: int, shape: tuple[int, ...], said: str):
+    affine = from_range(-ends, ends, bits=4, symmetric=True, signed=True, axis=axis)
+    for call, x in ((affine.quantize, torch.ones(shape)), (affine.dequantize, torch.ones(shape, dtype=torch.int32))):
+        with pytest.raises(SettingError, match=said):
             call(x)
+
+
+@pytest.mark.parametrize("range_", [(torch.zeros(2), torch.ones(3)), (torch.zeros(2, 1, 1), torch.ones(2, 1, 1))])
+def test_a_range_of_no_shape_that_a_scale_has_is_refused(range_: tuple[torch.Tensor, torch.Tensor]):
+    with pytest.raises(SettingError, match=r"a range from shape \(2,.*give both the same shape"):
+        from_range(*range_, bits=8, symmetric=False, signed=True, axis=0)

@@ -13,7 +13,7 @@ from torch import nn
 import leanly
 from leanly.errors import SettingError
 from leanly.prune import Sparse
-from leanly.quantize import Cluster
+from leanly.quantize import Cluster, Static
 from leanly.quantize.clustering import clustered
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
@@ -80,8 +80,16 @@ def test_counts_out_of_range_are_refused(count: object) -> None:
 def test_unknown_layers_are_refused_and_so_is_nothing_to_do() -> None:
     with pytest.raises(SettingError, match="dense names 'liner', which is no node"):
         Cluster(dense=("liner",))(graph())
-    with pytest.raises(SettingError, match="no weight to cluster"):
+    with pytest.raises(SettingError, match="no weight to work on"):
         Cluster(dense=("conv2d", "linear", "linear_1"))(graph())
+
+
+def test_weights_that_are_quantized_already_are_said_to_be() -> None:
+    x = torch.randn(8, 3, 8, 8)
+    whole = graph()
+    quantized = Static()(whole, leanly.Task(whole, example=x[:2], train=(x, torch.arange(8) % 5)))
+    with pytest.raises(SettingError, match=r"quantized already.*put Cluster before that"):
+        Cluster()(quantized)
 
 
 def test_it_stands_in_recipes() -> None:

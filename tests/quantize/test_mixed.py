@@ -169,6 +169,9 @@ def test_a_recipe_keeps_what_layers_take() -> None:
         ({"slower": -0.1}, "slower=-0.1"),
         ({"rest": "float16"}, "rest='float16'.*float32 or bfloat16"),
         ({"average": 33.0, "times": {"layers": {}}}, "average=33"),
+        ({"rest": "bfloat16"}, "rest='bfloat16' are of layers in float, and none is without times"),
+        ({"slower": 0.2}, "slower=0.2 and"),
+        ({"static": {"weight_bits": {"conv": 4}}}, "weight_bits=.*which Mixed chooses"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict, said: str) -> None:

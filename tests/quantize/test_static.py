@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 import leanly
 from leanly.errors import DataError, LeanlyWarning, SettingError
@@ -207,6 +208,26 @@ def test_bits_for_what_has_no_integer_weights_are_refused():
         Static(float_nodes=("linear_0",))(graph, task)
     with pytest.raises(SettingError, match=r"named, not modules: what 'head' holds is read by linear\."):
         Static(float_nodes=("head",))(graph, task)
+
+
+def test_bits_of_a_layer_that_stays_float_or_is_named_twice_are_refused():
+    graph, task = block()
+    for setting in ("layer_bits", "weight_bits"):
+        with pytest.raises(SettingError, match=rf"'conv2d' is both in {setting} and in float_nodes"):
+            Static(**{setting: {"conv2d": 4}}, float_nodes=("conv2d",))(graph, task)
+        with pytest.raises(SettingError, match=rf"{setting} names a layer twice"):
+            Static(**{setting: (("conv2d", 4), ("conv2d", 6))})
+
+
+def test_a_weight_that_is_computed_is_named_with_what_to_do():
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.Flatten()).eval()
+    graph = leanly.capture(model, example=(x[:2],))
+    task = leanly.Task(model, example=(x[:2],), train=(x, None), metric="mse", loss="mse")
+    (note,) = Static()(graph, task).notes
+    assert "computed as the network runs" in note and "remove_parametrizations" in note and "conv2d_1 (" in note
+    assert "no integer kernel" not in note
 
 
 def test_zeros_are_no_calibration_rows():

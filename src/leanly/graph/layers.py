@@ -105,7 +105,7 @@ def no_weights(graph: Graph, where: str, remedy: str) -> SettingError:
     """
     if any(node.target is QUANTIZER for node in graph.module.graph.nodes):
         return SettingError("the weights are quantized already", where=where, remedy=f"put {where} before that")
-    return SettingError("there is no weight to take from", where=where, remedy=remedy)
+    return SettingError("there is no weight to work on", where=where, remedy=remedy)
 
 
 def bias_of(layer: Node) -> Node | None:

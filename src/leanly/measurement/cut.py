@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +117,8 @@ def examine_cut(
 
     Raises:
         DataError: the task has neither `test` nor `validation`.
-        SettingError: something else than a graph, a task or a criterion was given, or the smaller graph as the first.
+        SettingError: something else than a graph, a task or a criterion was given, the smaller graph as the first, or
+            one that is no part of it.
     """
     from leanly.graph.checking import check_graph, check_task
     from leanly.training.evaluation import outputs_of
@@ -145,6 +147,7 @@ def examine_cut(
             where="the graph after the cut",
             remedy="give the whole network first, then the smaller one",
         )
+    _check_related(graph, small)
     predictions = [build(one.returns, [output.numpy() for output in outputs_of(one, split)]) for one in (graph, small)]
     targets = np.asarray(split.targets)
     scored, notes = _scored(graph, task, criteria)
@@ -176,6 +179,23 @@ def examine_cut(
         parameters=(costs[0].parameters, costs[1].parameters),
         notes=(*notes, *small.notes),
     )
+
+
+def _check_related(graph: Graph, small: Graph) -> None:
+    """Raise a SettingError where the weights of the smaller network are no part of the whole one's."""
+    whole = {name: tuple(weight.shape) for name, weight in graph.named_parameters()}
+    left = {name: tuple(weight.shape) for name, weight in small.named_parameters() if name in whole}
+    odd = [
+        f"{name} is {shape}, before the cut {whole[name]}"
+        for name, shape in left.items()
+        if len(shape) != len(whole[name]) or any(map(gt, shape, whole[name]))
+    ]
+    if odd or not left:
+        raise SettingError(
+            f"the second network is no part of the first: {odd[0] if odd else 'no weight has the same name'}",
+            where="the graph after the cut",
+            remedy="give the graph that passes of leanly.prune were given, and what they gave back",
+        )
 
 
 def _scored(

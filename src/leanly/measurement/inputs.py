@@ -9,7 +9,7 @@ import numpy as np
 
 from leanly.artifact import Artifact
 from leanly.errors import DataError
-from leanly.structure import TensorSpec
+from leanly.structure import TensorSpec, misfit
 
 if TYPE_CHECKING:
     from leanly.data import Split
@@ -43,15 +43,23 @@ def flat_arrays(artifact: Artifact, tensors: Sequence[Any]) -> list[np.ndarray]:
     """Return tensors as contiguous numpy arrays of the dtypes that the artifact takes.
 
     Raises:
-        DataError: another number of inputs, or another kind of dtype.
+        DataError: another number of inputs, another kind of dtype, or other shapes.
     """
-    if len(tensors) != len(artifact.inputs):
-        raise DataError(
-            f"the data has {len(tensors)} inputs, the artifact takes {len(artifact.inputs)}",
-            where=str(artifact.folder),
-            remedy="measure an artifact with the task it was made from",
-        )
+    check_fit(artifact, tensors)
     return [_array(tensor, spec) for tensor, spec in zip(tensors, artifact.inputs, strict=True)]
+
+
+def check_fit(artifact: Artifact, tensors: Sequence[Any]) -> None:
+    """Raise a DataError where an artifact takes another number of inputs than these, or others of shape."""
+    problem = ""
+    if len(tensors) != len(artifact.inputs):
+        problem = f"the data has {len(tensors)} inputs, the artifact takes {len(artifact.inputs)}"
+    elif found := misfit(tensors, artifact.inputs):
+        problem = f"input {found[0].name} of the data {found[1]}"
+    if problem:
+        raise DataError(
+            problem, where=str(artifact.folder), remedy="measure an artifact with the task it was made from"
+        )
 
 
 def carries_batch(spec: TensorSpec) -> bool:

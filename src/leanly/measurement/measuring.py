@@ -11,7 +11,7 @@ import numpy as np
 
 from leanly.artifact import Artifact
 from leanly.errors import DataError, WorkerError
-from leanly.measurement.inputs import carries_batch, flat_arrays, timing_inputs
+from leanly.measurement.inputs import carries_batch, check_fit, flat_arrays, timing_inputs
 from leanly.measurement.latency import PROCESSES, Progress, open_workers, time_workers, together
 from leanly.measurement.records import Comparison, Latency, Measurement, PairedDrop
 from leanly.measurement.statistics import paired_drop, ratio_intervals
@@ -81,6 +81,9 @@ def measure_in_turns(
     target.check_measurable()
     rows = task.split(split) if task is not None else None
     inputs = timing_inputs(artifacts[0], task, rows, target.batch_sizes)
+    for other in artifacts[1:]:
+        for arrays in inputs.values():
+            check_fit(other, arrays)
     found: list[Measurement] = []
     with open_workers([*artifacts] * processes, target.threads) as workers:
         timed = time_workers(workers, inputs, seconds=seconds / processes, seed=seed, on_progress=on_progress)

@@ -39,7 +39,7 @@ class Affine:
         """Return the integers of `x`, as int32.
 
         Raises:
-            SettingError: `x` holds NaN, or its groups do not fit the scale's.
+            SettingError: `x` holds NaN, or the scale does not fit its shape.
         """
         s, z = self.along(x)
         whole = torch.floor(z)
@@ -57,15 +57,23 @@ class Affine:
         """Return scale and shift in a shape that goes with `x`.
 
         Raises:
-            SettingError: the last dimension of `x` does not fall into as many groups as the scale has.
+            SettingError: the scale is of another number of channels, or its groups do not divide the last dimension.
         """
-        if self.scale.ndim == 2 and (x.ndim == 0 or x.shape[-1] % self.scale.shape[1]):
+        if not self._fits(x):
+            scale, given = tuple(self.scale.shape), tuple(x.shape)
             raise SettingError(
-                f"{self.scale.shape[1]} groups do not divide a tensor of shape {tuple(x.shape)}",
+                f"a scale of shape {scale} with axis={self.axis} does not fit a tensor of shape {given}",
                 where="Affine",
-                remedy="give scales for a number of groups that divides the last dimension",
+                remedy="give one scale, one for each index of dimension `axis`, or [channels, groups], where they "
+                "divide the last dimension",
             )
         return along(self.scale, x, self.axis), along(self.shift, x, self.axis)
+
+    def _fits(self, x: Tensor) -> bool:
+        count = self.scale.shape[0] if self.scale.ndim else 1
+        if self.scale.ndim == 2:
+            return x.ndim >= 2 and x.shape[-2] == count and x.shape[-1] % self.scale.shape[1] == 0
+        return count == 1 or (0 <= self.axis < x.ndim and x.shape[self.axis] == count)
 
     def zero_point_form(self) -> tuple[Tensor, Tensor]:
         """Return (step, zero point) with `x = (x_int - zero point) * step`, ONNX's form.
@@ -129,6 +137,12 @@ def from_range(
     """
     low, high = integer_range(bits, signed, narrow)
     minimum, maximum = torch.as_tensor(minimum), torch.as_tensor(maximum)
+    if minimum.shape != maximum.shape or minimum.ndim > 2:
+        raise SettingError(
+            f"a range from shape {tuple(minimum.shape)} to shape {tuple(maximum.shape)}",
+            where="from_range",
+            remedy="give both the same shape: a scalar, one value a channel, or [channels, groups]",
+        )
     if not bool((minimum.isfinite() & maximum.isfinite()).all()):
         raise SettingError("a range ends in NaN or infinity", where="from_range", remedy="look for NaN in the values")
     if bool((minimum > maximum).any()):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.layers import layer_weights
+from leanly.graph.layers import layer_weights, no_weights
 from leanly.graph.tensors import find
 from leanly.scalars import is_whole, names_of
 from leanly.target import Target
@@ -54,7 +54,7 @@ class Cluster:
         graph = graph.clone()
         names = layer_weights(graph, self.dense, "Cluster")
         if not names:
-            raise SettingError("there is no weight to cluster", where="Cluster", remedy="shorten dense")
+            raise no_weights(graph, "Cluster", "shorten dense")
         with torch.no_grad():
             for name in names:
                 weight = find(graph.module, name)

@@ -35,11 +35,11 @@ class Mixed:
     Args:
         average: bits of a weight, on average; None for no limit.
         choices: bits that a layer may get, 2 to 8; two of them, or one beside float.
-        static: how all else is quantized; its `weights` and `weight_bits` are not used.
+        static: how all else is quantized; the bits of weights are chosen here.
         rows: on which the change of the outputs is seen, the first of `train` (of `validation` where there is none).
         times: what layers were measured to take; with it they may stay float, which is 32 bits of a weight.
-        slower: share by which layers in float may make all of them slower than in integers.
-        rest: "float32" or "bfloat16": what layers in float are computed in.
+        slower: share by which layers in float may make all of them slower than in integers; needs `times`.
+        rest: "float32" or "bfloat16": what layers in float are computed in; needs `times`.
 
     Raises:
         SettingError: a setting out of its range.
@@ -83,6 +83,18 @@ class Mixed:
             raise SettingError(f"slower={self.slower!r}", where="Mixed", remedy="give a share, such as 0.05")
         if self.rest not in FLOATS:
             raise SettingError(f"rest={self.rest!r}", where="Mixed", remedy=f"use {' or '.join(FLOATS)}")
+        if self.times is None and (self.slower, self.rest) != (Mixed.slower, Mixed.rest):
+            raise SettingError(
+                f"slower={self.slower} and rest={self.rest!r} are of layers in float, and none is without times",
+                where="Mixed",
+                remedy="give times=costs.PrecisionTimes(...), or leave both out",
+            )
+        if self.static.weight_bits:
+            raise SettingError(
+                f"static has weight_bits={self.static.weight_bits!r}, which Mixed chooses",
+                where="Mixed",
+                remedy="leave it out, or quantize with Static alone",
+            )
         check_whole(self.rows, 1, name="rows", where="Mixed")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

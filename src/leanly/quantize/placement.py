@@ -31,9 +31,11 @@ MOVES = frozenset({
     aten.slice.Tensor, aten.select.int, aten.expand.default, aten.clone.default, aten.detach.default,
     aten.dropout.default, aten.relu.default, aten.pad.default, aten.constant_pad_nd.default, aten.alias.default,
 })  # fmt: skip
-"""Operators that give back values they were given (or zero): a quantizer before them serves after them as well."""
+"""Operators that give back values they were given (or zero, but for `_fills`): a quantizer before them serves after
+them as well."""
 UNCHANGING = MOVES - {aten.relu.default}
 """Those that give back all values as they were."""
+PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 STOPS = frozenset({aten.select.int, aten.expand.default})
 """Those of them behind which ONNX Runtime takes up integers only where a quantizer stands again."""
 CLAMPS = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default})
@@ -107,17 +109,25 @@ def _comes_from_convolution(value: Node) -> bool:
 
 
 def root(value: Node, through: frozenset[object] = UNCHANGING) -> Node:
-    """Walk back over operators that only move values, to the node that computed them."""
-    while value.op == "call_function" and value.target in through and isinstance(first_argument(value), Node):
-        value = first_argument(value)
+    """Walk back over operators that only move values, to the node that computed them, or filled them in."""
+    while value.op == "call_function" and value.target in through and not _fills(value):
+        before = first_argument(value)
+        if not isinstance(before, Node) or _fills(before):  # -inf is no end of a range, and pooling takes it away
+            break
+        value = before
     return value
+
+
+def _fills(node: Node) -> bool:
+    """Say whether a node pads with anything but zero."""
+    return node.target in PADS and bool(argument(node, "value"))
 
 
 def readers(value: Node) -> list[tuple[Node, Node]]:
     """Return who computes with a value, each with the node that it reads: the value, or what only moved it."""
     found: list[tuple[Node, Node]] = []
     for user in value.users:
-        found += readers(user) if user.target in UNCHANGING else [(user, value)]
+        found += readers(user) if user.target in UNCHANGING and not _fills(user) else [(user, value)]
     return found
 
 

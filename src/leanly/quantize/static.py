@@ -13,7 +13,7 @@ from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
 from leanly.graph.folding import fold_batch_norm
-from leanly.graph.nodes import argument
+from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import Histogram
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
@@ -21,7 +21,7 @@ from leanly.quantize.binary import weight_in_signs
 from leanly.quantize.calibration import calibrate
 from leanly.quantize.forms import Form, check_runs
 from leanly.quantize.observers import observer_named, percentile
-from leanly.quantize.placement import KERNELS, Placement, place, readers
+from leanly.quantize.placement import KERNELS, WEIGHTED, Placement, place, readers
 from leanly.quantize.quantizers import add_quantizer, check_quantizable
 from leanly.quantize.saturation import adds_in_pairs, largest_pairs
 from leanly.scalars import check_flag, check_whole, is_number, is_whole, names_of
@@ -88,6 +88,10 @@ class Static:
                 raise SettingError(
                     f"{setting} is {given!r}", where="Static", remedy='give bits by name: {"conv2d_1": 4}'
                 ) from error
+            if len(pairs) < len(given):
+                raise SettingError(
+                    f"{setting} names a layer twice: {given!r}", where="Static", remedy="give it bits once"
+                )
             object.__setattr__(self, setting, pairs)
         ends = () if is_whole(self.end_bits, 0) and self.end_bits == 0 else (("end_bits", self.end_bits),)
         all_bits = (("weights", self.weights), ("activations", self.activations), *ends)
@@ -154,6 +158,12 @@ class Static:
         )
         for setting in ("layer_bits", "weight_bits"):
             for name, _ in getattr(self, setting):
+                if name in self.float_nodes:
+                    raise SettingError(
+                        f"{name!r} is both in {setting} and in float_nodes",
+                        where="Static",
+                        remedy="take it out of one of the two",
+                    )
                 if name not in placement.weights:
                     raise SettingError(
                         f"{setting} names {name!r}, whose weights are not quantized",
@@ -214,15 +224,24 @@ class Static:
 
 
 def _left_in_float(graph: Graph, known: set[str]) -> str:
-    """Say which layers multiply and are left: those in one bit, those without an integer kernel, as recurrent ones."""
-    left = [node for node in graph.cost().nodes if node.macs and node.name not in known]
-    signs = {node.name for node in graph.module.graph.nodes if weight_in_signs(node)}
+    """Say which layers multiply and are left, and why."""
+    operators = {node.name: node.operator for node in graph.cost().nodes if node.macs}
+    left: dict[str, list[str]] = {}
+    for node in graph.module.graph.nodes:
+        if node.name in operators and node.name not in known:
+            left.setdefault(_why_left(node), []).append(f"{node.name} ({operators[node.name]})")
+    return "; ".join(f"{why}: {', '.join(names)}" for why, names in left.items())
 
-    def named(some: bool) -> str:
-        return ", ".join(f"{node.name} ({node.operator})" for node in left if (node.name in signs) == some)
 
-    told = ((named(True), "in one bit already: "), (named(False), "no integer kernel is known for "))
-    return "; ".join(f"{why}{names}" for names, why in told if names)
+def _why_left(layer: Node) -> str:
+    if weight_in_signs(layer):
+        return "in one bit already"
+    if layer.target in WEIGHTED and not reads_tensor(argument(layer, "weight")):
+        return (
+            "in float, since their weights are computed as the network runs (of parametrizations: call "
+            "torch.nn.utils.parametrize.remove_parametrizations before leanly.capture)"
+        )
+    return "in float, since no integer kernel is known"
 
 
 def prepare(graph: Graph, attention: bool) -> Graph:

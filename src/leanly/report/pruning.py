@@ -40,7 +40,8 @@ def pruning(
 
     Raises:
         DataError: the task has no rows to verify on.
-        SettingError: something else than a graph, a task or a criterion was given, or the smaller graph as the first.
+        SettingError: something else than a graph, a task or a criterion was given, the smaller graph as the first, or
+            one that is no part of it.
         MissingExtra: jinja2 is not installed.
     """
     if not criteria:

@@ -10,7 +10,7 @@ import numpy as np
 
 from leanly.artifact import Artifact, Kernel, Plan
 from leanly.errors import DataError
-from leanly.structure import TensorSpec, build, flatten
+from leanly.structure import TensorSpec, build, flatten, misfit
 
 Arrays = list[np.ndarray]
 WARM_UP = 3
@@ -101,26 +101,14 @@ class RuntimePredictor:
         return Plan(threads=max(nearest.threads * nearest.streams, 1))
 
     def _check(self, arrays: Arrays) -> None:
-        named: dict[str, tuple[int, str]] = {}
-        for array, spec in zip(arrays, self.artifact.inputs, strict=True):
-            problem = ""
-            if array.ndim != len(spec.shape):
-                problem = f"has {array.ndim} dimensions, the model takes {len(spec.shape)}"
-            for position, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=False)):
-                if isinstance(expected, str):
-                    seen, where = named.setdefault(expected, (size, spec.name))
-                    if seen != size:
-                        problem = f"has {size} in dimension {position} ({expected}), {where} has {seen}"
-                elif size != expected:
-                    problem = f"has {size} in dimension {position}, the model takes {expected}"
-            if 0 in array.shape:
-                problem = "is empty"
-            if problem:
-                raise DataError(
-                    f"input {spec.name} {problem}",
-                    where=f"{spec.name}: shape {tuple(array.shape)}, expected {spec.shape}",
-                    remedy="give the model inputs shaped like its example",
-                )
+        if found := misfit(arrays, self.artifact.inputs):
+            spec, problem = found
+            array = arrays[self.artifact.inputs.index(spec)]
+            raise DataError(
+                f"input {spec.name} {problem}",
+                where=f"{spec.name}: shape {tuple(array.shape)}, expected {spec.shape}",
+                remedy="give the model inputs shaped like its example",
+            )
 
 
 def split_rows(arrays: Arrays, batched: Sequence[bool], rows: int) -> list[Arrays]:

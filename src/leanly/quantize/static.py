@@ -12,6 +12,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
+from leanly.graph.computed import store_weights
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import Histogram
@@ -237,16 +238,15 @@ def _why_left(layer: Node) -> str:
     if weight_in_signs(layer):
         return "in one bit already"
     if layer.target in WEIGHTED and not reads_tensor(argument(layer, "weight")):
-        return (
-            "in float, since their weights are computed as the network runs (of parametrizations: call "
-            "torch.nn.utils.parametrize.remove_parametrizations before leanly.capture)"
-        )
+        return "in float, since their weights depend on what the network is given"
     return "in float, since no integer kernel is known"
 
 
 def prepare(graph: Graph, attention: bool) -> Graph:
-    """Return the graph that quantizers are placed in: eval mode, batch norm folded, attention written out."""
-    graph = fold_batch_norm(graph)
+    """Return the graph that quantizers are placed in: eval mode, weights stored, batch norm folded, attention written
+    out.
+    """
+    graph = fold_batch_norm(store_weights(graph))
     return expand_attention(graph) if attention else graph
 
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
+from leanly.graph.computed import store_weights
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine, from_range
@@ -90,7 +91,7 @@ class WeightsOnly:
                 remedy="use quantize.Static for the layers that are left, or quantize.Binary(activations=32)",
             )
         check_nodes(graph, "float_nodes", self.float_nodes, "WeightsOnly")
-        graph = graph.clone()
+        graph = store_weights(graph)
         left: list[str] = []
         before = len(graph.module.graph.nodes)
         widths: list[int] = []

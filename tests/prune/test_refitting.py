@@ -53,6 +53,27 @@ def test_a_copy_of_another_channel_is_not_missed() -> None:
     assert error(graph, small, x) > 0.01 and error(graph, refitted, x) < 1e-9
 
 
+@pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1, "output_padding": 1}], ids=["plain", "strided"])
+def test_a_transposed_convolution_makes_up_for_what_it_read_and_for_what_it_lost(settings: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(6, 8, 3, **settings)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), up, nn.Conv2d(8, 2, 1), nn.Flatten()).eval()
+    x = torch.randn(ROWS, 3, 6, 6)
+    with torch.no_grad():
+        for one in (model[0].weight, model[0].bias):
+            one[3:] = one[:3].clone()
+        up.weight[:, 4:], up.bias[4:] = up.weight[:, :4].clone(), up.bias[:4].clone()
+    task = leanly.Task(model, example=x[:2], train=(x, None), metric="mse", loss="mse")
+    graph = capture(model, example=x[:2])
+    first, second = torch.ones(6, 3, 3, 3), torch.ones(6, 8, 3, 3)
+    first[:3], second[:, :4] = 2, 2
+    importance = {"0.weight": first, "2.weight": second}
+    small = Channels(fraction=0.5, importance=lambda graph, task: importance)(graph, task)
+    assert [len(kept) for kept in small.kept["2.weight"][:2]] == [3, 4]
+    refitted = Refit(damping=1e-9)(small, task)
+    assert error(graph, small, x) > 1e-3 and error(graph, refitted, x) < 1e-9
+
+
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
 def test_outputs_come_nearer_to_those_before_the_cut(fraction: float) -> None:
     graph, task, x = case()

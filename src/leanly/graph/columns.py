@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from leanly.graph.layers import CONVOLUTIONS, window_of
+from leanly.graph.layers import CONVOLUTIONS, Window, window_of
 from leanly.graph.nodes import MATRICES, argument
 
 aten = torch.ops.aten
@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 def has_columns(node: Node) -> bool:
     """Say whether `columns` knows an operator."""
-    return is_product(node) or node.target in CONVOLUTIONS
+    return is_product(node) or node.target in CONVOLUTIONS or is_transposed(node)
 
 
 def is_product(node: Node) -> bool:
@@ -23,15 +23,32 @@ def is_product(node: Node) -> bool:
     return node.target is aten.linear.default or node.target in MATRICES
 
 
+def is_transposed(node: Node) -> bool:
+    """Say whether a layer is a transposed convolution, of a sequence or an image, whose outputs all read all inputs."""
+    return node.target in (aten.conv_transpose1d.default, aten.conv_transpose2d.input) and argument(node, "groups") == 1
+
+
 def as_rows(weight: Tensor, node: Node, groups: int) -> Tensor:
     """Return a layer's weight as `[groups, outputs, columns]`, in the order of `columns`."""
-    weight = weight.T if node.target in MATRICES else weight
+    if node.target in MATRICES:
+        weight = weight.T
+    elif is_transposed(node):
+        weight = _turned(weight)
     return weight.reshape(groups, -1, weight[0].numel())
 
 
 def from_rows(rows: Tensor, node: Node, shape: torch.Size) -> Tensor:
     """Return rows, as `as_rows` gave them, in the shape of the weight."""
-    return rows[0].T if node.target in MATRICES else rows.reshape(shape)
+    if node.target in MATRICES:
+        return rows[0].T
+    if is_transposed(node):
+        return _turned(rows.reshape(shape[1], shape[0], *shape[2:]))
+    return rows.reshape(shape)
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Return the weight of a transposed convolution as that of the convolution which does the same, or back."""
+    return weight.transpose(0, 1).flip(tuple(range(2, weight.ndim)))
 
 
 def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
@@ -44,7 +61,11 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     """
     if is_product(node):
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
-    groups, window = argument(node, "groups"), window_of(node, kernel)
+    if is_transposed(node):
+        values, window = _spread(values, node, kernel)
+    else:
+        window = window_of(node, kernel)
+    groups = argument(node, "groups")
     sides = zip(reversed(window.before), reversed(window.after), strict=True)
     values = F.pad(values, [end for pair in sides for end in pair])
     dilation, stride = window.dilation, window.stride
@@ -53,6 +74,20 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     unfolded = F.unfold(values, tuple(kernel), dilation, 0, stride)
     grouped = unfolded.reshape(len(values), groups, -1, unfolded.shape[-1])
     return grouped.permute(1, 2, 0, 3).flatten(2)
+
+
+def _spread(values: Tensor, node: Node, kernel: torch.Size) -> tuple[Tensor, Window]:
+    """Return what the convolution reads that does the same as a transposed one, and how it slides: zeros in between."""
+    stride, dilation, padding, more = (
+        tuple(given) * len(kernel) if len(given := argument(node, name)) == 1 else tuple(given)
+        for name in ("stride", "dilation", "padding", "output_padding")
+    )
+    sizes = [step * (size - 1) + 1 for step, size in zip(stride, values.shape[2:], strict=True)]
+    wide = values.new_zeros(*values.shape[:2], *sizes)
+    wide[(..., *(slice(None, None, step) for step in stride))] = values
+    before = tuple(far * (size - 1) - pad for far, size, pad in zip(dilation, kernel, padding, strict=True))
+    after = tuple(map(sum, zip(before, more, strict=True)))
+    return wide, Window((1,) * len(kernel), dilation, before, after)
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:

@@ -13,8 +13,8 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
-from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter
-from leanly.graph.nodes import MATRICES, argument, read_once
+from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter, transposed_groups
+from leanly.graph.nodes import argument, read_once
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.graph.zeros import told_if_filled
@@ -188,7 +188,7 @@ def kept_outputs(graph: Graph, teacher: Graph, layer: Node) -> Tensor:
         SettingError: the teacher has lost some of them itself.
     """
     name = str(argument(layer, "weight").target)
-    ours, theirs = (_indices(held, name, 1 if layer.target in MATRICES else 0) for held in (graph, teacher))
+    ours, theirs = (_indices(held, name, 1 if transposed_groups(layer) else 0) for held in (graph, teacher))
     place = {int(index): position for position, index in enumerate(theirs)}
     if not all(int(index) in place for index in ours):
         raise SettingError(

@@ -13,8 +13,15 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
-from leanly.graph.layers import CONVOLUTIONS, layer_weights, learned_layers, no_weights, other_layers
-from leanly.graph.nodes import MATRICES, argument
+from leanly.graph.layers import (
+    CONVOLUTIONS,
+    layer_weights,
+    learned_layers,
+    no_weights,
+    other_layers,
+    transposed_groups,
+)
+from leanly.graph.nodes import argument
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.prune.labels import seen_rows
@@ -95,7 +102,8 @@ class SparseGPT:
         """Raise a SettingError where nothing would be left of a layer."""
         for layer in layers:
             shape = find(graph.module, str(argument(layer, "weight").target)).shape
-            rows, inputs = (shape[1], shape[0]) if layer.target in MATRICES else (shape[0], math.prod(shape[1:]))
+            rows = shape[1 if transposed_groups(layer) else 0]
+            inputs = shape.numel() // rows
             groups = argument(layer, "groups") if layer.target in CONVOLUTIONS else 1
             judged = rows // groups * min(inputs, BLOCK)
             if self.sparsity is not None and round(self.sparsity * judged) == judged:
@@ -109,7 +117,7 @@ class SparseGPT:
         """Thin the weight of a layer; others may read it, the earliest of them first."""
         weight = find(graph.module, str(argument(layer, "weight").target))
         if self.pattern is not None:
-            inputs = weight.shape[0 if layer.target in MATRICES else 1]
+            inputs = weight.shape[0 if transposed_groups(layer) else 1]
             check_divides(inputs, self.pattern[1], layer.name, "SparseGPT.pattern")
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():

@@ -10,7 +10,7 @@ import leanly
 from leanly.artifact import Artifact
 from leanly.lowering.proof import sqnr
 from leanly.measurement.attribution import MULTIPLIES
-from leanly.quantize import CorrectBias, Smooth, Static
+from leanly.quantize import CorrectBias, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
 
@@ -151,3 +151,41 @@ def test_channels_scaled_behind_a_reduction(kind, runtime, tmp_path):
     x = torch.randn(64, 6, 32)
     assert quality(Pooled(kind).eval(), x, runtime, tmp_path) > 35
     assert quality(nn.Sequential(Pooled(kind), nn.ReLU()).eval(), x, runtime, tmp_path / "smooth", (Smooth(),)) > 35
+
+
+class Tied(nn.Module):
+    """Looks up and multiplies with one table, as language models do; the last token's outputs are what counts."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last = last
+        self.table, self.middle, self.head = nn.Embedding(32, 16), nn.Linear(16, 16), nn.Linear(16, 32, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found = self.head(torch.relu(self.middle(self.table(ids))))
+        return found[:, -1] if self.last else found
+
+
+TIED = {
+    "float": (),
+    "packed": (WeightsOnly(group=16, bits=8),),
+    "int8": (Static(),),
+    "mixed": (Mixed(average=6.0, choices=(4, 8)),),
+}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kind", TIED)
+def test_one_table_that_is_looked_up_and_multiplied_with(kind: str, last: bool, runtime: str, tmp_path):
+    torch.manual_seed(0)
+    model, ids = Tied(last).eval(), torch.randint(0, 32, (64, 6))
+    task = leanly.Task(model, example=ids[:2], train=(ids, None), metric="mse", loss="mse")
+    graph = Recipe(TIED[kind])(leanly.capture(model, example=ids[:2]), task)
+    artifact = leanly.lower(graph, runtime=runtime, to=tmp_path / "a")
+    found = open_artifact(artifact, threads=1).run([ids[:5].numpy()])[0]
+    assert sqnr(graph(ids[:5]).detach().numpy(), found) > 30
+    if kind == "float":
+        tensors = sum(parameter.numel() for parameter in graph.parameters())
+        assert artifact.model.stat().st_size < 4 * tensors + 4000, "the table lies there once"

@@ -12,7 +12,7 @@ from torch import nn
 import leanly
 from leanly.costs import PrecisionTimes
 from leanly.errors import DataError, SettingError
-from leanly.quantize import Mixed, Static
+from leanly.quantize import Mixed, Reconstruct, Static
 from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.quantizers import read_affine, weight_quantizers
 from leanly.recipe import Recipe
@@ -177,6 +177,24 @@ def test_a_recipe_keeps_what_layers_take() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(SettingError, match=said):
         Mixed(**settings)
+
+
+class Chosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.relu(self.one(x))).argmax(1)
+
+
+@pytest.mark.parametrize("passes", [(Mixed(),), (Static(weights=4), Reconstruct(iterations=1))])
+def test_outputs_that_are_no_floats_are_refused(passes: tuple) -> None:
+    x = torch.randn(16, 8)
+    graph = leanly.capture(Chosen().eval(), example=x[:2])
+    task = leanly.Task(graph, example=x[:2], train=(x, None), metric="mse", loss="mse")
+    with pytest.raises(SettingError, match=r"no floats.*return.* its logits"):
+        Recipe(passes)(graph, task)
 
 
 class Logarithm(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 import leanly
 from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import Graph
-from leanly.quantize import Binary, Equalize, Mixed, Smooth, Static, WeightsOnly
+from leanly.quantize import GPTQ, Binary, CorrectBias, Equalize, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Recipe
 
 FAKE = torch.ops.leanly.fake_quantize.default
@@ -237,6 +237,46 @@ def test_a_weight_that_depends_on_the_input_is_named():
     task = leanly.Task(graph, example=(x[:2],), train=(x, None), metric="mse", loss="mse")
     (note,) = Static()(graph, task).notes
     assert "in float, since their weights depend on what the network is given: conv2d_1 (" in note
+
+
+class Learned(nn.Module):
+    """A learned query goes through a layer of its own; another parameter is added to a layer's outputs."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.query, self.shift = nn.Parameter(torch.randn(*shape)), nn.Parameter(torch.randn(8))
+        self.of_query, self.of_rows, self.head = nn.Linear(8, 8), nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.of_rows(x) + self.shift.view(1, -1, 1, 1)).mean((2, 3))
+        return self.head(x * self.of_query(self.query))
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8)])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        (Smooth(), Static(), GPTQ(samples=16)),
+        (WeightsOnly(group=16, bits=8, embeddings=False), GPTQ(samples=16)),
+        (Static(), CorrectBias(samples=16)),
+        (Mixed(average=6.0, choices=(4, 8)),),
+    ],
+    ids=lambda passes: "+".join(type(one).__name__ for one in passes),
+)
+def test_what_parameters_alone_give_is_no_activation(passes: tuple, shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    model, x = Learned(shape).eval(), torch.randn(64, 3, 8, 8)
+    model.of_query, model.head = nn.Linear(shape[-1], 8), nn.Linear(8, 4)
+    if isinstance(passes[0], WeightsOnly):
+        model.query = nn.Parameter(torch.randn(*shape[:-1], 16))
+        model.of_query = nn.Linear(16, 8)
+    graph = leanly.capture(model.eval(), example=(x[:2],))
+    task = leanly.Task(model, example=(x[:2],), train=(x, None), metric="mse", loss="mse")
+    quantized = Recipe(passes)(graph, task)
+    wanted = graph(x).detach()
+    assert float((quantized(x).detach() - wanted).square().mean()) < 0.01 * float(wanted.square().mean())
+    if isinstance(passes[0], Smooth):
+        assert any("read nothing but parameters: linear" in note for note in quantized.notes)
 
 
 def test_zeros_are_no_calibration_rows():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
@@ -30,7 +31,7 @@ def store_weights(graph: Graph) -> Graph:
         weight
         for layer in module.graph.nodes
         if layer.target in LAYERS and layer.target not in MATRICES
-        if _is_constant(weight := argument(layer, "weight")) and not reads_tensor(weight)
+        if not reads_tensor(weight := argument(layer, "weight")) and _can_be_stored(weight)
     ]
     for weight in dict.fromkeys(computed):
         name = f"stored_weights.{weight.name}"
@@ -45,19 +46,39 @@ def store_weights(graph: Graph) -> Graph:
     return graph
 
 
-def _is_constant(value: Any) -> bool:
-    if not isinstance(value, Node) or reads_tensor(value):
-        return isinstance(value, Node)
-    schema = getattr(value.target, "_schema", None)
-    if value.op != "call_function" or schema is None or schema.is_mutable or schema.name.startswith(f"{OURS}::"):
-        return False
-    if torch.Tag.nondeterministic_seeded in value.target.tags:  # type: ignore[union-attr]
-        return False
-    return all(_is_constant(before) for before in value.all_input_nodes)
+def is_constant(value: Any) -> bool:
+    """Say whether a node's value is the same for all inputs: it reads parameters and buffers, directly or not."""
+    return isinstance(value, Node) and all(
+        node.op == "get_attr" or (node.op == "call_function" and node.all_input_nodes) for node in _behind(value)
+    )
 
 
-def _value(module: GraphModule, node: Node) -> Any:
-    if reads_tensor(node):
-        return find(module, str(node.target))
-    args, kwargs = map_arg((node.args, node.kwargs), lambda before: _value(module, before))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+def _can_be_stored(value: Any) -> bool:
+    return is_constant(value) and all(reads_tensor(node) or _is_pure(node) for node in _behind(value))
+
+
+def _is_pure(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.is_mutable or schema.name.startswith(f"{OURS}::"):
+        return False
+    return torch.Tag.nondeterministic_seeded not in node.target.tags  # type: ignore[union-attr]
+
+
+def _behind(value: Node) -> Iterator[Node]:
+    """Yield a node and all that it is computed from, what is given first before the rest."""
+    waiting, seen = [value], {value}
+    while waiting:
+        node = waiting.pop()
+        yield node
+        new = [before for before in reversed(node.all_input_nodes) if before not in seen]
+        seen.update(new)
+        waiting += new
+
+
+def _value(module: GraphModule, value: Node) -> Tensor:
+    needed, known = set(_behind(value)), dict[Node, Any]()
+    for node in module.graph.nodes:
+        if node in needed:
+            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = find(module, str(node.target)) if reads_tensor(node) else node.target(*args, **kwargs)
+    return known[value]

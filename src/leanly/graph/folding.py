@@ -8,9 +8,9 @@ from torch.fx import GraphModule, Node
 
 from leanly.graph.binarizer import scaled_weight
 from leanly.graph.graph import Graph
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, read_once, reads_tensor
 from leanly.graph.norms import is_stored_norm, norm_of
-from leanly.graph.tensors import drop_unread, find, put, read_attr
+from leanly.graph.tensors import drop_unread, find, free_name, put, read_attr
 
 aten = torch.ops.aten
 FOLDABLE: dict[object, int] = {
@@ -30,7 +30,8 @@ SIGNS = torch.ops.leanly.binarize_weight.default
 def fold_batch_norm(graph: Graph) -> Graph:
     """Return a graph in which every batch norm that follows a layer of its own is part of that layer.
 
-    A batch norm whose layer has other readers, or whose weights are shared, stays. The result is for eval mode only.
+    A batch norm whose layer has other readers, or whose weights are shared, stays; a bias that others read is copied.
+    The result is for eval mode only.
     """
     graph = graph.clone()
     graph.eval()
@@ -48,7 +49,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
 
 def _own_weights(layer: Node) -> bool:
-    weight = argument(layer, "weight")
+    weight, bias = argument(layer, "weight"), argument(layer, "bias")
+    if isinstance(bias, Node) and not reads_tensor(bias):
+        return False
     return reads_tensor(_stored(weight)) and len(weight.users) == len(_stored(weight).users) == 1
 
 
@@ -75,7 +78,10 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
             new_weight = (weight.double() * factor.reshape(shape)).to(weight.dtype)
         offset = (bias.double() if bias is not None else 0.0) - mean
         new_bias = offset * factor + shift
-    bias_name = str(old_bias.target) if isinstance(old_bias, Node) else f"{weight_name.removesuffix('weight')}bias"
+    if isinstance(old_bias, Node) and read_once(old_bias):
+        bias_name = str(old_bias.target)
+    else:
+        bias_name = free_name(module, f"{weight_name.removesuffix('weight')}bias")
     put(module, weight_name, nn.Parameter(new_weight))
     put(module, bias_name, nn.Parameter(new_bias.to(weight.dtype)))
     with module.graph.inserting_before(layer):

@@ -35,6 +35,14 @@ def put(module: nn.Module, name: str, tensor: Tensor, *, persistent: bool = True
         owner.register_buffer(leaf, tensor, persistent=persistent)
 
 
+def free_name(module: nn.Module, name: str) -> str:
+    """Return a dotted name at which nothing lies yet: this one, or the same with underscores behind it."""
+    owner, leaf = owner_of(module, name)
+    while hasattr(owner, leaf):
+        name, leaf = f"{name}_", f"{leaf}_"
+    return name
+
+
 def filled(module: fx.GraphModule, root: nn.Module) -> fx.GraphModule:
     """Give a module the tensors of `root` in their order, also those that no node reads (the state dict has them)."""
     module._modules.clear()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnxscript import opset21
@@ -211,6 +214,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
     assert program is not None
     model = program.model_proto
     _name_dimensions(model, graph)
+    _turn_twins(model.graph)
     pack_linear_layers(model, bits=widths, integer_products=integer_products)
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -252,6 +256,8 @@ def _written_anew(graph: Graph) -> torch.fx.GraphModule:
             _copy_before(node)
         elif quantized and node.target in REDUCTIONS and argument(node, "dim") and not argument(node, "keepdim"):
             _squeeze_after(node)
+        elif quantized and node.target is aten.select.int and isinstance(argument(node, "index"), int):
+            _slice_instead(node)
     return torch.fx.GraphModule(graph.module, nodes)
 
 
@@ -280,6 +286,18 @@ def _squeeze_after(node: torch.fx.Node) -> None:
     set_argument(node, "keepdim", True)
 
 
+def _slice_instead(node: torch.fx.Node) -> None:
+    """Cut out what is selected, then drop the dimension: OpenVINO forgets to drop it behind an integer linear layer."""
+    value, dim, index = (argument(node, name) for name in ("self", "dim", "index"))
+    with node.graph.inserting_before(node):
+        end = sys.maxsize if index == -1 else index + 1
+        cut = node.graph.call_function(aten.slice.Tensor, (value, dim, index, end))
+        squeezed = node.graph.call_function(aten.squeeze.dims, (cut, [dim]))
+    cut.meta, squeezed.meta = dict(node.meta), dict(node.meta)
+    node.replace_all_uses_with(squeezed)
+    node.graph.erase_node(node)
+
+
 def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
     """The exporter calls them s77 and the like; sessions fix dimensions by name."""
     names: dict[str, str] = {}
@@ -291,6 +309,23 @@ def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
+
+
+def _turn_twins(graph: onnx.GraphProto) -> None:
+    """Let what is another tensor turned over be computed from it: runtimes do so once, when they open the file.
+
+    The exporter stores a weight twice that is both looked up and multiplied with.
+    """
+    whole: dict[str, onnx.TensorProto] = {}
+    for tensor in [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) > 1]:
+        values = onnx.numpy_helper.to_array(tensor)
+        turned, found = (hashlib.sha256(np.ascontiguousarray(side)).hexdigest() for side in (values.T, values))
+        twin = whole.get(f"{list(tensor.dims)[::-1]} {turned}")
+        if twin is None:
+            whole[f"{list(tensor.dims)} {found}"] = tensor
+            continue
+        graph.node.insert(0, onnx.helper.make_node("Transpose", [twin.name], [tensor.name], tensor.name, perm=[1, 0]))
+        graph.initializer.remove(tensor)
 
 
 def _reason(error: BaseException) -> str:

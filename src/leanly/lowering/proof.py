@@ -38,7 +38,7 @@ def prove(artifact: Artifact, graph: Graph) -> Artifact:
             raise LoweringError(
                 f"no kernel of the int8 model runs in integers in {artifact.runtime}",
                 where=str(artifact.model),
-                remedy="use another runtime or keep the model in float",
+                remedy=f'use Static(kernels="{artifact.runtime}"), another runtime, or keep the model in float',
             )
         artifact = replace(artifact, precision="float32")  # signs are stored in a bit each, and multiplied as floats
     return replace(artifact, proven=kernels)
@@ -61,7 +61,7 @@ def _compare(predictor: RuntimePredictor, graph: Graph) -> None:
                 raise LoweringError(
                     f"output {spec.name} has shape {have.shape} at batch {batch}, the graph gives {want.shape}",
                     where=str(artifact.model),
-                    remedy="report this model; keep it in PyTorch meanwhile",
+                    remedy="report this model; lower it for another runtime meanwhile",
                 )
             quality = sqnr(want, have)
             if quality < LEAST_SQNR[artifact.precision]:

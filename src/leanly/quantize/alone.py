@@ -14,8 +14,8 @@ from leanly.graph import Graph
 from leanly.graph.nodes import argument
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
-from leanly.quantize.placement import root
-from leanly.quantize.quantizers import is_quantizer, of_weight
+from leanly.quantize.placement import WEIGHTED, root
+from leanly.quantize.quantizers import is_quantizer, layers_of, of_weight
 from leanly.quantize.static import weight_affine
 
 
@@ -46,13 +46,13 @@ def sensitivities(
         granularity: of the weights' scales, as `Static` takes it.
 
     Returns:
-        By the name of the layer; of those that share a weight, of the first.
+        By the name of the layer; of those that share a weight, of the first that multiplies with it.
     """
     module, found = quantized.module, {}
     given = [[tensor.to(quantized.device) for tensor in batch] for batch in batches]
     with torch.no_grad():
         wanted = [floats_of(_Alone(module).run(*inputs)) for inputs in given]
-        for quantizer in [node for node in module.graph.nodes if of_weight(node)]:
+        for quantizer in [node for node in module.graph.nodes if of_weight(node) and layers_of(node)]:
             values = find(module, str(argument(quantizer, "x").target)).detach()
             errors = {}
             for bits in choices:
@@ -62,8 +62,9 @@ def sensitivities(
                     float((floats_of(alone.run(*inputs)) - outputs).square().sum())
                     for inputs, outputs in zip(given, wanted, strict=True)
                 )
-            readers = list(quantizer.users)
-            found[readers[0].name] = Sensitivity(values.numel(), len(readers) > 1, errors)
+            layers = layers_of(quantizer)
+            name = next((layer.name for layer in layers if layer.target in WEIGHTED), layers[0].name)
+            found[name] = Sensitivity(values.numel(), len(quantizer.users) > 1, errors)
     return found
 
 

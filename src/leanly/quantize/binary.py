@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph import binarizer as _operators  # noqa: F401  (registers the operators named below)
+from leanly.graph.computed import is_constant
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 from leanly.graph.tensors import find, put, read_attr
@@ -115,6 +116,7 @@ class Binary:
             node
             for node in graph.module.graph.nodes
             if node.target in WEIGHTED and reads_tensor(argument(node, "weight"))
+            if not is_constant(argument(node, "input"))
         ]
         layers = [node for node in found[1:-1] if node.name not in self.float_nodes]
         if not layers:
@@ -123,7 +125,7 @@ class Binary:
                 if not found
                 else f"no layer can go to one bit: of {len(found)} the first and the last stay float",
                 where="Binary",
-                remedy="shorten float_nodes, or use quantize.Static",
+                remedy=f"{'shorten float_nodes, or ' if self.float_nodes else ''}use quantize.Static",
             )
         return layers
 

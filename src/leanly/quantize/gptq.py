@@ -150,7 +150,9 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node,
     def see(running: Runner) -> None:
         for node in layers:
             quantizer = argument(node, "weight")
-            multiplied = columns(running.value(argument(node, "input")), node, running.value(quantizer).shape[2:])
+            multiplied = columns(
+                running.value(argument(node, "input")), node, running.value(quantizer).shape[2:]
+            ).detach()
             weighed = multiplied
             if node in importance:
                 weighed = multiplied * importance[node][:, None, seen[node] : seen[node] + multiplied.shape[2]]

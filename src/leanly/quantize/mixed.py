@@ -13,7 +13,7 @@ from leanly.quantize.alone import Sensitivity, sensitivities
 from leanly.quantize.calibration import calibration_batches
 from leanly.quantize.choosing import Limit, least_error
 from leanly.quantize.forms import Form, check_runs
-from leanly.quantize.quantizers import check_quantizable
+from leanly.quantize.quantizers import check_float_outputs, check_quantizable
 from leanly.quantize.static import Static
 from leanly.scalars import check_whole, is_number, is_whole
 from leanly.target import Target
@@ -102,10 +102,11 @@ class Mixed:
 
         Raises:
             DataError: no rows, rows of another shape, or outputs that become NaN with all bits that fit.
-            SettingError: nothing to quantize, weights of another precision than float32, or a target whose runtimes
-                have no integer kernels.
+            SettingError: nothing to quantize, weights of another precision than float32, no output that holds floats,
+                or a target whose runtimes have no integer kernels.
         """
         check_quantizable(graph, "Mixed")
+        check_float_outputs(graph, "Mixed")
         check_runs(Form.INTEGERS, target, "Mixed")
         even = replace(self.static, weights=8, weight_bits=())(graph, task, target)
         batches = list(calibration_batches(graph, task, self.rows))

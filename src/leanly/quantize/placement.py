@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import Node
 
+from leanly.graph.computed import is_constant
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, first_argument, reads_tensor
 
@@ -83,7 +84,7 @@ def place(graph: torch.fx.Graph, *, kernels: str, float_nodes: Iterable[str] = (
 
 def _is_integer(node: Node, products: bool) -> bool:
     if node.target in WEIGHTED:
-        return reads_tensor(argument(node, "weight"))
+        return reads_tensor(argument(node, "weight")) and not is_constant(argument(node, "input"))
     if node.target in PRODUCTS:
         return products
     if node.target in SUMS:
@@ -97,7 +98,9 @@ def _activations(node: Node) -> list[Node]:
     """The data inputs of a node: not its weights, not constants."""
     if node.target in MERGES:
         return list(node.args[0])  # type: ignore[arg-type]
-    count = 2 if node.target in PRODUCTS | SUMS else 1
+    if node.target in SUMS:
+        return [value for value in node.args[:2] if isinstance(value, Node) and not is_constant(value)]
+    count = 2 if node.target in PRODUCTS else 1
     return [value for value in node.args[:count] if isinstance(value, Node) and value.op != "get_attr"]
 
 

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument, argument_names, reads_tensor
 from leanly.graph.quantizer import QUANTIZER
 from leanly.graph.tensors import dtype_name, find, put, read_attr
 from leanly.quantize.affine import Affine
@@ -24,6 +24,12 @@ def is_quantizer(node: Node) -> bool:
 def of_weight(node: Node) -> bool:
     """Say whether a node is a quantizer of a parameter."""
     return is_quantizer(node) and reads_tensor(argument(node, "x"))
+
+
+def layers_of(quantizer: Node) -> list[Node]:
+    """Return the layers whose weight a quantizer rounds: none where it is another parameter's, as one that is added."""
+    readers = [user for user in quantizer.users if hasattr(user.target, "_schema")]
+    return [user for user in readers if "weight" in argument_names(user) and argument(user, "weight") is quantizer]
 
 
 def quantizes_values(graph: Graph) -> bool:
@@ -44,6 +50,17 @@ def check_quantizable(graph: Graph, where: str) -> None:
             )
 
 
+def check_float_outputs(graph: Graph, where: str) -> None:
+    """Raise a SettingError where no output holds floats, so that nothing tells how far a change moves them."""
+    if not any(spec.dtype in ("float32", "bfloat16", "float16", "float64") for spec in graph.outputs):
+        raise SettingError(
+            f"the outputs {', '.join(spec.name for spec in graph.outputs)} are no floats: nothing tells how far a "
+            "rounding moves them",
+            where=where,
+            remedy="capture a model that returns its logits, too",
+        )
+
+
 def check_unquantized(graph: Graph, where: str) -> None:
     """Raise a SettingError where weights are quantized already."""
     for node in graph.module.graph.nodes:
@@ -56,12 +73,16 @@ def check_unquantized(graph: Graph, where: str) -> None:
 
 
 def weight_quantizers(graph: Graph, asked_by: str) -> dict[str, Node]:
-    """Return the quantizers of weights by the names of the parameters, in order.
+    """Return the quantizers of layers' weights by the names of the parameters, in order.
 
     Raises:
         SettingError: there are none.
     """
-    found = {str(argument(node, "x").target): node for node in graph.module.graph.nodes if of_weight(node)}
+    found = {
+        str(argument(node, "x").target): node
+        for node in graph.module.graph.nodes
+        if of_weight(node) and layers_of(node)
+    }
     if not found:
         raise SettingError(
             "the graph has no quantized weights", where=asked_by, remedy="put quantize.Static before it in the recipe"

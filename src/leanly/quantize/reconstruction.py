@@ -19,6 +19,7 @@ from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
 from leanly.quantize.descent import Descent
 from leanly.quantize.quantizers import (
+    check_float_outputs,
     is_quantizer,
     of_weight,
     quantizes_values,
@@ -113,10 +114,11 @@ class Reconstruct:
         Layers of which no single output follows, such as one of two heads, are rounded to the nearest; a note says so.
 
         Raises:
-            SettingError: no weight is quantized.
+            SettingError: no weight is quantized, or no output holds floats.
             DataError: the task has no calibration data.
         """
         check_graph(graph, "Reconstruct")
+        check_float_outputs(graph, "Reconstruct")
         with fixed_random(self.seed), torch.inference_mode(False), torch.enable_grad():
             graph = graph.clone().eval()
             quantizers = weight_quantizers(graph, "Reconstruct")

@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
+from leanly.graph.computed import is_constant
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import check_finite
 from leanly.graph.tensors import find, put, read_attr
@@ -84,6 +85,8 @@ def _groups(module: GraphModule) -> dict[Node, list[Node]]:
     for node in module.graph.nodes:
         if node.target is aten.linear.default and reads_tensor(argument(node, "weight")):
             value = argument(node, "input")
+            if is_constant(value):
+                continue
             groups.setdefault(value, []).append(node)
     return {
         value: layers

@@ -12,7 +12,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
-from leanly.graph.computed import store_weights
+from leanly.graph.computed import is_constant, store_weights
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import Histogram
@@ -239,6 +239,8 @@ def _why_left(layer: Node) -> str:
         return "in one bit already"
     if layer.target in WEIGHTED and not reads_tensor(argument(layer, "weight")):
         return "in float, since their weights depend on what the network is given"
+    if layer.target in WEIGHTED and is_constant(argument(layer, "input")):
+        return "in float, since they read nothing but parameters"
     return "in float, since no integer kernel is known"
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from onnxscript import opset21
@@ -319,7 +318,7 @@ def _turn_twins(graph: onnx.GraphProto) -> None:
     whole: dict[str, onnx.TensorProto] = {}
     for tensor in [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) > 1]:
         values = onnx.numpy_helper.to_array(tensor)
-        turned, found = (hashlib.sha256(np.ascontiguousarray(side)).hexdigest() for side in (values.T, values))
+        turned, found = (hashlib.sha256(side.tobytes()).hexdigest() for side in (values.T, values))
         twin = whole.get(f"{list(tensor.dims)[::-1]} {turned}")
         if twin is None:
             whole[f"{list(tensor.dims)} {found}"] = tensor

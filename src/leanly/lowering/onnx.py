@@ -316,7 +316,8 @@ def _turn_twins(graph: onnx.GraphProto) -> None:
     The exporter stores a weight twice that is both looked up and multiplied with.
     """
     whole: dict[str, onnx.TensorProto] = {}
-    for tensor in [tensor for tensor in graph.initializer if len(tensor.dims) == 2 and min(tensor.dims) > 1]:
+    floats = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    for tensor in [tensor for tensor in floats if len(tensor.dims) == 2 and min(tensor.dims) > 1]:
         values = onnx.numpy_helper.to_array(tensor)
         turned, found = (hashlib.sha256(side.tobytes()).hexdigest() for side in (values.T, values))
         twin = whole.get(f"{list(tensor.dims)[::-1]} {turned}")

@@ -47,8 +47,8 @@ def test_every_cut_comes_nearer_to_the_original_before_it_is_taught() -> None:
 
 @pytest.mark.filterwarnings("ignore::leanly.errors.LeanlyWarning")
 def test_what_can_not_be_refitted_gets_new_statistics() -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(3, 16, 2), nn.BatchNorm2d(16), nn.ConvTranspose2d(16, 3, 2)).eval()
-    assert {cut.restored for cut in cuts(capture(model, example=torch.randn(2, 3, 6, 6)))} == {(BatchNorm(),)}
+    model = nn.Sequential(nn.ConvTranspose3d(3, 16, 2), nn.BatchNorm3d(16), nn.ConvTranspose3d(16, 3, 2)).eval()
+    assert {cut.restored for cut in cuts(capture(model, example=torch.randn(2, 3, 4, 4, 4)))} == {(BatchNorm(),)}
 
 
 def test_layers_that_can_not_be_refitted_get_new_statistics_beside_those_that_can() -> None:

@@ -27,7 +27,7 @@ def rounded_down(value: float) -> str:
 def check_whole(value: object, least: int, *, name: str, where: str) -> None:
     """Raise a SettingError where a setting is no whole number, or below `least`."""
     if not is_whole(value, least):
-        raise SettingError(f"{name} is {value!r}", where=where, remedy=f"give a whole number, {least} or more")
+        raise SettingError(f"{name} is {value!r}", where=where, remedy=f"give an int, {least} or more")
 
 
 def check_flag(value: object, *, name: str, where: str) -> None:

@@ -20,26 +20,26 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
-def misfit(arrays: Sequence[Any], specs: Sequence[TensorSpec]) -> tuple[TensorSpec, str] | None:
-    """Return the first tensor whose shape does not fit, and why; None where all do.
+def misfit(arrays: Sequence[Any], specs: Sequence[TensorSpec]) -> tuple[int, str] | None:
+    """Return the position of the first tensor whose shape does not fit, and why; None where all do.
 
     Args:
         arrays: what goes in, in order.
         specs: what is expected; a dimension of one name has one size in all of them.
     """
     named: dict[str, tuple[int, str]] = {}
-    for array, spec in zip(arrays, specs, strict=True):
+    for position, (array, spec) in enumerate(zip(arrays, specs, strict=True)):
         if 0 in array.shape:
-            return spec, "is empty"
+            return position, "is empty"
         if array.ndim != len(spec.shape):
-            return spec, f"has {array.ndim} dimensions, the model takes {len(spec.shape)}"
-        for position, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
+            return position, f"has {array.ndim} dimensions, the model takes {len(spec.shape)}"
+        for dim, (size, expected) in enumerate(zip(array.shape, spec.shape, strict=True)):
             if isinstance(expected, str):
                 seen, where = named.setdefault(expected, (size, spec.name))
                 if seen != size:
-                    return spec, f"has {size} in dimension {position} ({expected}), {where} has {seen}"
+                    return position, f"has {size} in dimension {dim} ({expected}), {where} has {seen}"
             elif size != expected:
-                return spec, f"has {size} in dimension {position}, the model takes {expected}"
+                return position, f"has {size} in dimension {dim}, the model takes {expected}"
     return None
 
 

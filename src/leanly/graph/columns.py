@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional as F
 
-from leanly.graph.layers import CONVOLUTIONS, Window, window_of
+from leanly.graph.layers import CONVOLUTIONS, Window, each_way, window_of
 from leanly.graph.nodes import MATRICES, argument
 
 aten = torch.ops.aten
@@ -61,6 +61,7 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     """
     if is_product(node):
         return values.reshape(1, -1, values.shape[-1]).transpose(1, 2)
+    values = values.reshape(-1, *values.shape[-1 - len(kernel) :])  # one image may come without a batch
     if is_transposed(node):
         values, window = _spread(values, node, kernel)
     else:
@@ -79,8 +80,7 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
 def _spread(values: Tensor, node: Node, kernel: torch.Size) -> tuple[Tensor, Window]:
     """Return what the convolution reads that does the same as a transposed one, and how it slides: zeros in between."""
     stride, dilation, padding, more = (
-        tuple(given) * len(kernel) if len(given := argument(node, name)) == 1 else tuple(given)
-        for name in ("stride", "dilation", "padding", "output_padding")
+        each_way(argument(node, name), len(kernel)) for name in ("stride", "dilation", "padding", "output_padding")
     )
     sizes = [step * (size - 1) + 1 for step, size in zip(stride, values.shape[2:], strict=True)]
     wide = values.new_zeros(*values.shape[:2], *sizes)

@@ -26,7 +26,12 @@ def store_weights(graph: Graph) -> Graph:
     numbers, or is quantized, stays.
     """
     graph = graph.clone()
-    module = graph.module
+    store_in(graph.module)
+    return graph
+
+
+def store_in(module: GraphModule) -> None:
+    """Do what `store_weights` does, to the module itself."""
     computed = [
         weight
         for layer in module.graph.nodes
@@ -43,18 +48,21 @@ def store_weights(graph: Graph) -> Graph:
         module.graph.eliminate_dead_code()
         drop_unread(module)
         module.recompile()
-    return graph
 
 
 def is_constant(value: Any) -> bool:
     """Say whether a node's value is the same for all inputs: it reads parameters and buffers, directly or not."""
-    return isinstance(value, Node) and all(
-        node.op == "get_attr" or (node.op == "call_function" and node.all_input_nodes) for node in _behind(value)
-    )
+    return isinstance(value, Node) and all(map(_is_fixed, _behind(value)))
+
+
+def _is_fixed(node: Node) -> bool:
+    return node.op == "get_attr" or (node.op == "call_function" and bool(node.all_input_nodes))
 
 
 def _can_be_stored(value: Any) -> bool:
-    return is_constant(value) and all(reads_tensor(node) or _is_pure(node) for node in _behind(value))
+    return isinstance(value, Node) and all(
+        reads_tensor(node) or (_is_fixed(node) and _is_pure(node)) for node in _behind(value)
+    )
 
 
 def _is_pure(node: Node) -> bool:

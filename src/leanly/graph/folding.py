@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from leanly.graph.binarizer import scaled_weight
+from leanly.graph.computed import store_in
 from leanly.graph.graph import Graph
 from leanly.graph.nodes import argument, read_once, reads_tensor
 from leanly.graph.norms import is_stored_norm, norm_of
@@ -31,11 +32,12 @@ def fold_batch_norm(graph: Graph) -> Graph:
     """Return a graph in which every batch norm that follows a layer of its own is part of that layer.
 
     A batch norm whose layer has other readers, or whose weights are shared, stays; a bias that others read is copied.
-    The result is for eval mode only.
+    Weights that are computed from parameters alone are stored first. The result is for eval mode only.
     """
     graph = graph.clone()
     graph.eval()
     module = graph.module
+    store_in(module)
     for norm in list(module.graph.nodes):
         if not is_stored_norm(norm):
             continue

@@ -40,19 +40,20 @@ def window_of(layer: Node, kernel: Sequence[int]) -> Window:
         layer: the convolution.
         kernel: the size of its kernel in each dimension.
     """
-
-    def each(setting: int | list[int]) -> tuple[int, ...]:
-        found = (setting,) if isinstance(setting, int) else tuple(setting)
-        return found * len(kernel) if len(found) == 1 else found
-
-    stride, dilation = (each(argument(layer, name)) for name in ("stride", "dilation"))
+    stride, dilation = (each_way(argument(layer, name), len(kernel)) for name in ("stride", "dilation"))
     padding = argument(layer, "padding")
     if padding == "same":
         whole = [spread * (size - 1) for spread, size in zip(dilation, kernel, strict=True)]
         before = tuple(size // 2 for size in whole)
         return Window(stride, dilation, before, tuple(size - first for size, first in zip(whole, before, strict=True)))
-    pads = each(0 if padding == "valid" else padding)
+    pads = each_way(0 if padding == "valid" else padding, len(kernel))
     return Window(stride, dilation, pads, pads)
+
+
+def each_way(setting: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """Return the setting of a window in each dimension: one number stands for all of them."""
+    found = (setting,) if isinstance(setting, int) else tuple(setting)
+    return found * dimensions if len(found) == 1 else found
 
 
 def learned_layers(graph: Graph) -> list[Node]:

@@ -55,7 +55,7 @@ def check_fit(artifact: Artifact, tensors: Sequence[Any]) -> None:
     if len(tensors) != len(artifact.inputs):
         problem = f"the data has {len(tensors)} inputs, the artifact takes {len(artifact.inputs)}"
     elif found := misfit(tensors, artifact.inputs):
-        problem = f"input {found[0].name} of the data {found[1]}"
+        problem = f"input {artifact.inputs[found[0]].name} of the data {found[1]}"
     if problem:
         raise DataError(
             problem, where=str(artifact.folder), remedy="measure an artifact with the task it was made from"

@@ -102,7 +102,7 @@ def integer_range(bits: int, signed: bool, narrow: bool = False) -> tuple[int, i
         SettingError: bits outside 1 to 8, or one narrow bit, which is none.
     """
     if not is_whole(bits, 1) or bits > 8:
-        raise SettingError(f"{bits} bits can't be used", where="bits", remedy="use 1 to 8")
+        raise SettingError(f"{bits!r} bits can't be used", where="bits", remedy="use an int from 1 to 8")
     if narrow and signed and bits == 1:
         raise SettingError("one bit can't leave an integer out", where="narrow", remedy="use two bits or more")
     if signed:

@@ -15,7 +15,7 @@ from leanly.graph.nodes import argument
 from leanly.graph.outputs import floats_of
 from leanly.graph.tensors import find
 from leanly.quantize.placement import WEIGHTED, root
-from leanly.quantize.quantizers import is_quantizer, layers_of, of_weight
+from leanly.quantize.quantizers import is_quantizer, layers_of, of_layer
 from leanly.quantize.static import weight_affine
 
 
@@ -52,7 +52,7 @@ def sensitivities(
     given = [[tensor.to(quantized.device) for tensor in batch] for batch in batches]
     with torch.no_grad():
         wanted = [floats_of(_Alone(module).run(*inputs)) for inputs in given]
-        for quantizer in [node for node in module.graph.nodes if of_weight(node) and layers_of(node)]:
+        for quantizer in filter(of_layer, list(module.graph.nodes)):
             values = find(module, str(argument(quantizer, "x").target)).detach()
             errors = {}
             for bits in choices:

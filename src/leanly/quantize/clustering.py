@@ -41,7 +41,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not is_whole(self.count, 2) or self.count > MOST:
-            raise SettingError(f"count is {self.count!r}", where="Cluster", remedy=f"use a whole number, 2 to {MOST}")
+            raise SettingError(f"count is {self.count!r}", where="Cluster", remedy=f"use an int from 2 to {MOST}")
         object.__setattr__(self, "dense", names_of(self.dense, name="dense", where="Cluster"))
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from leanly.graph import Graph, check_graph
-from leanly.graph.computed import store_weights
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, read_once, reads_tensor
@@ -60,7 +59,7 @@ class Equalize:
         """
         check_graph(graph, "Equalize")
         check_unquantized(graph, "Equalize")
-        graph = fold_batch_norm(store_weights(graph))
+        graph = fold_batch_norm(graph)
         pairs = _pairs(graph.module)
         if not pairs:
             reason = "no layer feeds one other layer alone, through nothing but ReLU and pooling"
@@ -75,7 +74,7 @@ class Equalize:
 
 def has_pairs(graph: Graph) -> bool:
     """Say whether there is anything to equalize."""
-    return bool(_pairs(fold_batch_norm(store_weights(graph)).module))
+    return bool(_pairs(fold_batch_norm(graph).module))
 
 
 def _pairs(module: GraphModule) -> list[tuple[Node, Node]]:

@@ -32,6 +32,11 @@ def layers_of(quantizer: Node) -> list[Node]:
     return [user for user in readers if "weight" in argument_names(user) and argument(user, "weight") is quantizer]
 
 
+def of_layer(node: Node) -> bool:
+    """Say whether a node is a quantizer of a layer's weight."""
+    return of_weight(node) and bool(layers_of(node))
+
+
 def quantizes_values(graph: Graph) -> bool:
     """Say whether anything but parameters is quantized."""
     return any(is_quantizer(node) and not of_weight(node) for node in graph.module.graph.nodes)
@@ -78,16 +83,17 @@ def weight_quantizers(graph: Graph, asked_by: str) -> dict[str, Node]:
     Raises:
         SettingError: there are none.
     """
-    found = {
-        str(argument(node, "x").target): node
-        for node in graph.module.graph.nodes
-        if of_weight(node) and layers_of(node)
-    }
+    found = {str(argument(node, "x").target): node for node in graph.module.graph.nodes if of_layer(node)}
     if not found:
         raise SettingError(
             "the graph has no quantized weights", where=asked_by, remedy="put quantize.Static before it in the recipe"
         )
     return found
+
+
+def rounded_weight(module: GraphModule, layer: Node) -> Tensor:
+    """Return the parameter that a layer multiplies with once it is rounded."""
+    return find(module, str(argument(argument(layer, "weight"), "x").target))
 
 
 def read_affine(module: GraphModule, node: Node) -> Affine:

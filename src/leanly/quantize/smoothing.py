@@ -84,14 +84,12 @@ def _groups(module: GraphModule) -> dict[Node, list[Node]]:
     groups: dict[Node, list[Node]] = {}
     for node in module.graph.nodes:
         if node.target is aten.linear.default and reads_tensor(argument(node, "weight")):
-            value = argument(node, "input")
-            if is_constant(value):
-                continue
-            groups.setdefault(value, []).append(node)
+            groups.setdefault(argument(node, "input"), []).append(node)
     return {
         value: layers
         for value, layers in groups.items()
-        if all(len(argument(layer, "weight").users) == 1 and _reads_once(module, layer) for layer in layers)
+        if not is_constant(value)
+        and all(len(argument(layer, "weight").users) == 1 and _reads_once(module, layer) for layer in layers)
     }
 
 

@@ -12,7 +12,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_nodes
 from leanly.graph.attention import expand_attention
-from leanly.graph.computed import is_constant, store_weights
+from leanly.graph.computed import is_constant
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import Histogram
@@ -99,7 +99,9 @@ class Static:
         for name, bits in (*all_bits, *self.layer_bits, *self.weight_bits):
             if not is_whole(bits, 2) or bits > 8:
                 raise SettingError(
-                    f"{name}={bits!r} bits can't be used", where="Static", remedy="use 2 to 8; quantize.Binary for 1"
+                    f"{name}={bits!r} bits can't be used",
+                    where="Static",
+                    remedy="use 2 to 8, as an int; quantize.Binary for 1",
                 )
         if self.granularity not in ("channel", "tensor"):
             raise SettingError(
@@ -248,7 +250,7 @@ def prepare(graph: Graph, attention: bool) -> Graph:
     """Return the graph that quantizers are placed in: eval mode, weights stored, batch norm folded, attention written
     out.
     """
-    graph = fold_batch_norm(store_weights(graph))
+    graph = fold_batch_norm(graph)
     return expand_attention(graph) if attention else graph
 
 

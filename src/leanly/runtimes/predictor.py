@@ -102,8 +102,8 @@ class RuntimePredictor:
 
     def _check(self, arrays: Arrays) -> None:
         if found := misfit(arrays, self.artifact.inputs):
-            spec, problem = found
-            array = arrays[self.artifact.inputs.index(spec)]
+            position, problem = found
+            array, spec = arrays[position], self.artifact.inputs[position]
             raise DataError(
                 f"input {spec.name} {problem}",
                 where=f"{spec.name}: shape {tuple(array.shape)}, expected {spec.shape}",

@@ -60,7 +60,7 @@ class Settings:
         for name, low in (("batch_size", 1), ("patience", 0), ("seed", 0)):
             value = getattr(self, name)
             if not is_whole(value, low):
-                raise _out_of_range(name, value, f"a whole number, {low} or more")
+                raise _out_of_range(name, value, f"an int, {low} or more")
         for name in ("learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
             if value is not None and not (is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))):

@@ -42,6 +42,16 @@ def test_rows_times_columns_are_the_outputs(name: str) -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["convolution", "grouped", "sequence", "transposed"])
+def test_one_image_without_a_batch_is_a_batch_of_one(name: str) -> None:
+    module, shape = LAYERS[name]
+    x = torch.randn(1, *shape)
+    graph = leanly.capture(module.eval(), example=torch.randn(3, *shape))
+    (layer,) = (node for node in graph.module.graph.nodes if has_columns(node))
+    kernel = module.weight.shape[2:]
+    torch.testing.assert_close(columns(x[0], layer, kernel), columns(x, layer, kernel))
+
+
 def test_groups_of_a_transposed_convolution_are_not_known() -> None:
     graph = leanly.capture(nn.ConvTranspose2d(4, 6, 3, groups=2).eval(), example=torch.randn(2, *IMAGE))
     assert not any(has_columns(node) for node in graph.module.graph.nodes)

@@ -49,6 +49,27 @@ def perceptron() -> tuple[Graph, Task]:
     return leanly.capture(model, example=(x[:2],)), Task(model, example=(x[:2],), train=(x, torch.arange(200) % 6))
 
 
+class OfAll(nn.Module):
+    """The second convolution reads what all rows have in common: one image, without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.common, self.own = nn.Conv2d(8, 6, 3, padding=1, groups=2), nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = self.own(x) * torch.sigmoid(8 * self.common(x.mean(0)))
+        return self.head(x.mean((2, 3)))
+
+
+def of_all() -> tuple[Graph, Task]:
+    torch.manual_seed(2)
+    model, x = OfAll().eval(), torch.randn(96, 3, 8, 8)
+    return leanly.capture(model, example=(x[:2],)), Task(model, example=(x[:2],), train=(x, torch.arange(96) % 4))
+
+
 def inputs_of(task: Task) -> torch.Tensor:
     split = task.split("train")
     assert split is not None

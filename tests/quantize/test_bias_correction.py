@@ -7,7 +7,7 @@ import torch
 
 from leanly.errors import SettingError
 from leanly.quantize import CorrectBias, Static
-from tests.quantize.networks import error, inputs_of, perceptron, residual
+from tests.quantize.networks import error, inputs_of, of_all, perceptron, residual
 
 
 @pytest.mark.parametrize("network", [residual, perceptron])
@@ -21,6 +21,12 @@ def test_the_mean_of_every_output_is_the_float_one(network):
     assert (before - wanted).abs().max() > 1e-2
     torch.testing.assert_close(after, wanted, atol=1e-4, rtol=1e-4)
     assert error(graph, corrected, task) < error(graph, rough, task)
+
+
+def test_an_image_without_a_batch_has_channels_too():
+    graph, task = of_all()
+    rough = Static(weights=2, activations=8)(graph, task)
+    assert error(graph, CorrectBias()(rough, task), task) < error(graph, rough, task)
 
 
 def test_a_layer_without_a_bias_is_given_one_and_the_input_stays():

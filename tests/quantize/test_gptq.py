@@ -12,10 +12,10 @@ from leanly.errors import SettingError
 from leanly.quantize import GPTQ, Static, WeightsOnly
 from leanly.quantize.affine import from_range
 from leanly.quantize.gptq import _rounded
-from tests.quantize.networks import error, off_grid, perceptron, residual
+from tests.quantize.networks import error, of_all, off_grid, perceptron, residual
 
 
-@pytest.mark.parametrize("network", [residual, perceptron])
+@pytest.mark.parametrize("network", [residual, perceptron, of_all])
 def test_outputs_come_nearer_than_by_rounding_to_the_nearest(network):
     graph, task = network()
     nearest = Static(weights=3)(graph, task)

@@ -13,7 +13,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, read_once, reads_tensor, set_argument
 from leanly.graph.segments import Segment
 from leanly.graph.tensors import find, put, read_attr
-from leanly.quantize.quantizers import weight_quantizers
+from leanly.quantize.quantizers import rounded_weight, weight_quantizers
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_whole
 from leanly.target import Target
@@ -66,7 +66,7 @@ def _give_bias(graph: Graph, node: Node) -> None:
     """Give a layer without one a bias of zeros, and one that several layers share a copy of its own."""
     bias = argument(node, "bias")
     module = graph.module
-    weight = find(module, str(argument(argument(node, "weight"), "x").target))
+    weight = rounded_weight(module, node)
     if reads_tensor(bias):
         if read_once(bias):
             return
@@ -81,18 +81,19 @@ def _give_bias(graph: Graph, node: Node) -> None:
 
 def _correct(graph: Graph, walk: Walk, stop: Stop, node: Node) -> None:
     part = Segment(stop.segment.entry, node.name, stop.segment.nodes)
-    wanted = _channel_means(walk.pieces(walk.exactly, part, stop.exact), node)
-    given = _channel_means(walk.pieces(walk.roughly, part, stop.rough), node)
+    behind = rounded_weight(graph.module, node).ndim - 2
+    wanted = _channel_means(walk.pieces(walk.exactly, part, stop.exact), behind)
+    given = _channel_means(walk.pieces(walk.roughly, part, stop.rough), behind)
     bias = find(graph.module, str(argument(node, "bias").target))
     with torch.no_grad():
         bias += (wanted - given).to(bias.dtype)
 
 
-def _channel_means(pieces: Iterable[Tensor], node: Node) -> Tensor:
-    """Return the mean of each output channel: the last dimension of a linear layer's, the second of a convolution's."""
+def _channel_means(pieces: Iterable[Tensor], behind: int) -> Tensor:
+    """Return the mean of each output channel, which has so many dimensions behind it: those that a kernel covers."""
     sums, count = [], 0
     for values in pieces:
-        channel = values.ndim - 1 if "linear" in str(node.target) else 1
+        channel = values.ndim - 1 - behind
         sums.append(values.double().sum([place for place in range(values.ndim) if place != channel]))
         count += values.numel() // values.shape[channel]
     return torch.stack(sums).sum(0) / count

@@ -18,7 +18,14 @@ from leanly.graph.slopes import output_slopes
 from leanly.graph.tensors import find
 from leanly.quantize.affine import Affine
 from leanly.quantize.forms import Form, check_runs
-from leanly.quantize.quantizers import is_quantizer, quantizes_values, read_affine, weight_quantizers, write_weight
+from leanly.quantize.quantizers import (
+    is_quantizer,
+    quantizes_values,
+    read_affine,
+    rounded_weight,
+    weight_quantizers,
+    write_weight,
+)
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
@@ -114,7 +121,7 @@ def _slopes(
     for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], chunks):
         for layer in layers:
             if layer.name in slopes:
-                found = _of_places(layer, slopes[layer.name])
+                found = _of_places(layer, slopes[layer.name], rounded_weight(graph.module, layer).ndim - 2)
                 stop = seen[layer] + found.shape[1]
                 held = importance.get(layer)
                 if held is None or held.shape[1] < stop:
@@ -131,12 +138,18 @@ def _slopes(
     return {layer: found[:, : seen[layer]] for layer, found in importance.items()}, hessians
 
 
-def _of_places(layer: Node, slope: Tensor) -> Tensor:
-    """Return the mean square over the channels of each group, `[groups, rows x places]`."""
+def _of_places(layer: Node, slope: Tensor, behind: int) -> Tensor:
+    """Return the mean square over the channels of each group, `[groups, rows x places]`.
+
+    Args:
+        layer: linear, or a convolution.
+        slope: of what it computes.
+        behind: dimensions behind the channels.
+    """
     if layer.target is aten.linear.default:
         return slope.square().mean(-1).reshape(1, -1)
-    grouped = slope.reshape(len(slope), argument(layer, "groups"), -1, slope[0, 0].numel())
-    return grouped.square().mean(2).transpose(0, 1).flatten(1)
+    grouped = slope.flatten(-behind).unflatten(-2, (argument(layer, "groups"), -1))
+    return grouped.square().mean(-2).movedim(-2, 0).flatten(1)
 
 
 def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node, Tensor]) -> dict[Node, Tensor]:

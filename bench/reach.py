@@ -271,7 +271,7 @@ def main() -> int:
     parser.add_argument("--models", help="names, by commas; default all")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the MACs, by commas")
     parser.add_argument("--limit", type=int, help="run at most so many cuts that are missing")
-    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, cut by {SHARES[1]:.0%}")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}, cut by {SHARES[1]:.0%}%")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     vision = load_torchvision(options.torchvision, options.tools) if options.torchvision else None

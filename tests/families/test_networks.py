@@ -12,9 +12,11 @@ from torch import nn
 from leanly.artifact import Artifact, Plan
 from leanly.costs import NodeTimes
 from leanly.distill import Distill
+from leanly.errors import DataError, LeanlyWarning
 from leanly.families.candidate import Candidate, mean_latency
 from leanly.families.keeping import kept_network
 from leanly.families.networks import Networks
+from leanly.families.teaching import Teaching
 from leanly.graph import Graph, capture
 from leanly.prune import Channels
 from leanly.quantize import CorrectBias, Equalize, Static, WeightsOnly
@@ -318,6 +320,20 @@ def test_the_form_that_suits_is_kept_once_there_is_no_time_to_compare(
     compared = next(n for n, one in enumerate(smaller) if one.network != smaller[0].network)
     assert {one.precision for one in smaller[:compared]} == forms
     assert smaller[compared].precision == form
+
+
+def test_a_cut_that_can_not_be_tried_is_left_out_with_a_warning(
+    graph: Graph, taught: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> tuple[float, float]:
+        raise DataError("outputs become NaN", where="Distill", remedy="take the rows out")
+
+    family = Networks(graph, taught, Target(threads=1))
+    ladder = family._make_ladder(family.reference(), None)
+    monkeypatch.setattr(Teaching, "probe", fails)
+    with pytest.warns(LeanlyWarning, match="MACs off channels can't be tried and is left out: outputs become NaN"):
+        found = ladder.tries.chances(ladder.cuts, {}, lambda cut: 1.0, 100.0)
+    assert found and set(found.values()) == {0.0}
 
 
 def test_other_ways_to_run_are_tried_for_float_before_int8(graph: Graph, task: Task) -> None:

@@ -12,6 +12,7 @@ from leanly.structure import Structure, TensorSpec
 
 DESCRIPTION = "artifact.json"
 RUNTIMES = ("onnxruntime", "openvino", "torch")
+PRECISIONS = ("float32", "bfloat16", "int8", "binary")
 FORMAT = 1
 EAGER = "eager"
 """A note on an artifact: run the graph as PyTorch runs a module, without compiling."""
@@ -129,6 +130,10 @@ class Artifact:
                     where=str(path),
                     remedy="install a newer leanly",
                 )
+            known = {"runtime": RUNTIMES, "precision": PRECISIONS, "rest": PRECISIONS[:2]}
+            for key, values in known.items():
+                if (given := content.get(key, values[0])) not in values:
+                    raise ValueError(f"{key} is {given!r}")
             for name in content["files"]:
                 inside(folder, name)
             content["files"] = tuple(content["files"])

@@ -52,6 +52,7 @@ class Split:
         self.arguments = arguments
         self._source = open_source(name, data)
         self._scanned: _Scan | None = None
+        self._began = False
         if self._source.count == 0:
             raise self._empty()
 
@@ -118,8 +119,12 @@ class Split:
             raise DataError(
                 f"a batch of {size} rows was asked for", where=f"split {self.name!r}", remedy="ask for 1 or more"
             )
+        found = False
         for inputs, targets in self._source.read(size, limit):
+            found = self._began = True
             yield self.arguments.rows(inputs, f"split {self.name!r}"), targets
+        if not found and limit != 0:
+            raise self._exhausted() if self._began else self._empty()
 
     @property
     def targets(self) -> np.ndarray:
@@ -177,8 +182,6 @@ class Split:
                     total.update(target_raw[index])
                 targets.append(batch.numpy() if batch.dtype != torch.bfloat16 else batch.float().numpy())
                 count += len(batch)
-        if not count:
-            raise self._empty()
         try:
             together = np.concatenate(targets)
         except ValueError as error:
@@ -211,6 +214,13 @@ class Split:
     def _first(self) -> list[bytes]:
         leaves, targets = next(self._read(READ, READ))
         return [_bytes(tensor).tobytes() for tensor in (*leaves, targets)]
+
+    def _exhausted(self) -> DataError:
+        return DataError(
+            "the stream gave nothing when it was read again",
+            where=f"split {self.name!r}",
+            remedy="give a dataset whose __iter__ begins anew each time: a generator can be read only once",
+        )
 
     def _empty(self) -> DataError:
         return DataError(

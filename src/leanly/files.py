@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from leanly.errors import BundleError, RunError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256(path: Path) -> str:
@@ -64,14 +67,21 @@ def replacing_folder(path: Path, mark: str, what: str) -> Iterator[Path]:
         what: the kind, for the message.
 
     Raises:
-        RunError: there is something else.
+        RunError: there is something else, or no room for the files.
     """
     path = Path(path)
     _check_replaceable(path, mark, what)
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise RunError(
+                f"{what} can't be written ({error.strerror})", where=str(path), remedy="make room, or name another disk"
+            ) from error
         temporary.chmod(0o755)
         old = None
         if path.exists():

@@ -96,10 +96,11 @@ def optimize(
 
 def _settings_of(folder: Path) -> dict[str, Any]:
     """Return the budget and the target of the run that lies in a folder."""
+    from leanly.errors import RunError
     from leanly.search.folder import RunFolder
 
     run = RunFolder(folder)
     if not run.has_run():
-        return {}
+        raise RunError("no run lies there", where=str(folder), remedy="name its folder by --out, or leave --resume out")
     about = run.read()
     return {**about["budget"], **about["target"]}

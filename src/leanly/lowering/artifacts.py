@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from leanly.artifact import DESCRIPTION, EAGER, RUNTIMES, Artifact, Plan
+from leanly.artifact import DESCRIPTION, EAGER, PRECISIONS, RUNTIMES, Artifact, Plan
 from leanly.compact import compact, restore
 from leanly.errors import LoweringError, MissingExtra, SettingError
 from leanly.files import replacing_folder
@@ -19,8 +19,6 @@ from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
 from leanly.quantize.binary import is_binarized
 from leanly.quantize.forms import Form, runtimes_of
 from leanly.target import installed_runtimes
-
-PRECISIONS = ("float32", "bfloat16", "int8", "binary")
 
 
 def lower(

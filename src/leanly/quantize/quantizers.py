@@ -67,7 +67,14 @@ def check_float_outputs(graph: Graph, where: str) -> None:
 
 
 def check_unquantized(graph: Graph, where: str) -> None:
-    """Raise a SettingError where weights are quantized already."""
+    """Raise a SettingError where weights are quantized already, or there are none in a layer."""
+    for name, parameter in graph.module.named_parameters():
+        if not parameter.numel():
+            raise SettingError(
+                f"{name} of shape {tuple(parameter.shape)} holds no weights",
+                where=where,
+                remedy="take the layer out of the model",
+            )
     for node in graph.module.graph.nodes:
         if of_weight(node):
             raise SettingError(

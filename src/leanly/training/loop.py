@@ -18,6 +18,7 @@ from leanly.files import digest
 from leanly.graph import Graph
 from leanly.graph.checking import check_target, check_task
 from leanly.graph.modes import dropout
+from leanly.graph.tensors import find
 from leanly.graph.zeros import told_if_filled
 from leanly.scalars import check_whole
 from leanly.structure import build
@@ -189,6 +190,9 @@ class _Run:
         self._place = "the weights that were given"
         self._warned = False
         self._best = snapshot(self._graph)
+        # masks may hold infinity
+        buffers = self._graph.module.named_buffers()
+        self._finite_buffers = [name for name, buffer in buffers if bool(buffer.isfinite().all())]
         self._resume()
 
     def __call__(self) -> None:
@@ -249,6 +253,10 @@ class _Run:
         state = self._state
         if not all(bool(parameter.isfinite().all()) for parameter in self._graph.parameters()):
             raise Diverged("the weights became nan", self._place)
+        for name in self._finite_buffers:
+            if not bool(find(self._graph.module, name).isfinite().all()):
+                remedy = "a larger batch_size: batch norm needs more than one value of each channel; else a lower rate"
+                raise Diverged(f"{name} became nan", self._place, remedy)
         if self._validation is not None:
             with self._pace.evaluating():
                 outputs = outputs_of(self._graph, self._validation, self._rows.padding)
@@ -294,12 +302,11 @@ class _Run:
     def _give_up(self, error: Diverged) -> None:
         """Go back to the last good state; where no epoch was good, say so as an error."""
         state = self._state
-        remedy = "a lower learning_rate, clip=1.0 or a longer warmup; look at the rows of that batch"
         if not state.history:
-            raise TrainingError(error.told, where=error.place, remedy=remedy) from error
+            raise TrainingError(error.told, where=error.place, remedy=error.remedy) from error
         warnings.warn(
             f"Training stopped since {error.told} in {error.place}; the best state before it is kept "
-            f"(epoch {state.best_epoch}). What to do: {remedy}.",
+            f"(epoch {state.best_epoch}). What to do: {error.remedy}.",
             LeanlyWarning,
             stacklevel=5,
         )

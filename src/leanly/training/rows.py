@@ -107,11 +107,14 @@ class Rows:
                 number += 1
 
     def _windows(self, epoch: int) -> Iterator[list[tuple[list[Tensor], Tensor]]]:
-        """Read many batches at a time: what a step draws in between must not change what the next rows are."""
+        """Read many batches at a time: what a step draws in between must not change what the next rows are.
+
+        Short ones, as the last is, are left out.
+        """
         batches = self._split.flat_batches(self._size)
         for window in itertools.count():
             reseed(self._seed, "rows", epoch, window)
             held = list(itertools.islice(batches, WINDOW))
             if not held:
                 return
-            yield held
+            yield [batch for batch in held if len(batch[1]) == self._size]

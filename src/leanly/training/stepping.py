@@ -26,12 +26,15 @@ Objective = Callable[[tuple[Tensor, ...], TrainBatch], Tensor]
 were asked for follow the outputs."""
 
 
-class Diverged(Exception):
-    """Numbers are none any more: `told` says which, `place` in which batch."""
+LOWER = "a lower learning_rate, clip=1.0 or a longer warmup; look at the rows of that batch"
 
-    def __init__(self, told: str, place: str) -> None:
+
+class Diverged(Exception):
+    """Numbers are none any more: `told` says which, `place` in which batch, `remedy` what to do."""
+
+    def __init__(self, told: str, place: str, remedy: str = LOWER) -> None:
         super().__init__(f"{told} in {place}")
-        self.told, self.place = told, place
+        self.told, self.place, self.remedy = told, place, remedy
 
 
 class Stepper:

@@ -286,6 +286,24 @@ def test_an_empty_split(data):
         split(data, name="test")
 
 
+@pytest.mark.parametrize("wrapped", [lambda data: data, lambda data: DataLoader(data, batch_size=8)])
+def test_a_stream_that_can_be_read_only_once_is_refused_when_it_is_read_again(wrapped):
+    class Once(IterableDataset):
+        def __init__(self):
+            self.rows = iter(Stream())
+
+        def __iter__(self):
+            return self.rows
+
+    one = split(wrapped(Once()))
+    assert len(list(one.batches(64, 20))) == 1
+    with pytest.raises(DataError, match=r"nothing when it was read again.*a generator can be read only once"):
+        for _ in range(20):
+            list(one.batches(64))
+    with pytest.raises(DataError, match="nothing when it was read again"):
+        len(one)
+
+
 def test_an_empty_stream():
     one = split(Stream(()))
     with pytest.raises(DataError, match="the split is empty"):

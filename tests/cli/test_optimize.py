@@ -61,6 +61,12 @@ def test_from_a_file_to_a_verified_bundle(tmp_path: Path) -> None:
     assert (another.returncode, "another task" in " ".join(another.stderr.split())) == (2, True), another.stderr
 
 
+def test_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+    done = leanly(tmp_path, "optimize", "three.py:task", *OPTIONS, "--resume", "--out", "typo")
+    assert (done.returncode, "no run lies there" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_budget_that_nothing_meets(tmp_path: Path) -> None:
     done = leanly(tmp_path, "optimize", "three.py:task", *OPTIONS, "--speedup", "1000x", "--save", "kept")
     assert done.returncode == 1, done.stderr

@@ -1,5 +1,7 @@
 """Graph -> artifact -> kernels: what is written does what the graph does, in integers where it says so."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,13 @@ from leanly.lowering import lower
 from leanly.lowering.proof import prove, sqnr
 from leanly.quantize import Binary, Static, WeightsOnly
 from leanly.runtimes import open_artifact
+
+FULL = """
+import resource, sys, leanly
+graph = leanly.Graph.open("graph")
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+leanly.lower(graph, runtime=sys.argv[1], to="a")
+"""
 
 
 class Residual(nn.Module):
@@ -165,6 +174,24 @@ def test_a_damaged_description_is_refused(case, text, tmp_path):
     (tmp_path / "artifact.json").write_text(text)
     with pytest.raises(BundleError, match=r"artifact\.json"):
         Artifact.open(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("precision", "int9"), ("rest", "int8"), ("runtime", "tvm")])
+def test_what_leanly_does_not_know_is_refused(case, key, value, tmp_path):
+    model, x = case
+    artifact = lower(leanly.capture(model, example=(x[:2],)), to=tmp_path / "a")
+    replace(artifact, folder=tmp_path / "a", **{key: value}).save()
+    with pytest.raises(BundleError, match=f"damaged.*{key} is '{value}'"):
+        Artifact.open(tmp_path / "a")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_no_room_for_an_artifact_leaves_nothing(case, runtime, tmp_path):
+    model, x = case
+    leanly.capture(model, example=(x[:2],)).save(tmp_path / "graph")
+    done = subprocess.run([sys.executable, "-c", FULL, runtime], cwd=tmp_path, capture_output=True, text=True)
+    assert "RunError" in done.stderr.splitlines()[-1] and "can't be written" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
 def test_a_file_exported_once_serves_both_runtimes(case, tmp_path):

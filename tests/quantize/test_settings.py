@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import leanly
 from leanly.errors import SettingError
 from leanly.prune import Sparse
-from leanly.quantize import Binary, Cluster, Mixed, Reconstruct, Static, WeightsOnly
+from leanly.quantize import Binary, Cluster, Equalize, Mixed, Reconstruct, Smooth, Static, WeightsOnly
 from leanly.quantize.affine import fixed_point, from_range
 
 
@@ -57,3 +59,12 @@ def test_fixed_point_takes_whole_bits():
     with pytest.raises(SettingError, match=r"bits is 2\.5"):
         fixed_point(np.ones(2), 2.5)  # type: ignore[arg-type]
     assert fixed_point(np.array([-1.5, 2.0**54]), 8).tolist() == [-384, 2**62]
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("step", [Static(), Mixed(), WeightsOnly(group=16), Smooth(), Equalize(), Binary()])
+def test_layers_without_weights_are_named(step):
+    x = torch.randn(20, 12)
+    model = nn.Sequential(nn.Linear(12, 0), nn.ReLU(), nn.Linear(0, 3)).eval()
+    with pytest.raises(SettingError, match=r"weight of shape \(0, 12\) holds no weights"):
+        step(leanly.capture(model, example=x[:2]), leanly.Task(model, example=x[:2], train=(x, torch.arange(20) % 3)))

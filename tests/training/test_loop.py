@@ -184,6 +184,30 @@ def test_weights_that_break_in_an_epochs_last_step_are_not_kept():
         leanly.train(image_task(rows=16, loss=loss), epochs=2, settings=FLOAT)
 
 
+@pytest.mark.parametrize("validation", [True, False])
+def test_batch_norm_of_one_value_a_channel_is_named(validation):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    x, y = images(7)
+    held = images(6, seed=1) if validation else None
+    task = leanly.Task(model, example=x[:2], train=(x, y), validation=held)
+    with pytest.raises(TrainingError, match=r"running_var became nan.*a larger batch_size: batch norm needs more than"):
+        leanly.train(task, epochs=2, settings=replace(FLOAT, batch_size=1))
+
+
+def test_infinity_in_a_mask_is_no_trouble():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mask", torch.tensor([0.0, 0.0, float("-inf")]))
+            self.head = nn.Linear(128, 3)
+
+        def forward(self, x):
+            return torch.softmax(self.head(x.flatten(1)) + self.mask, 1)
+
+    x, y = images(8)
+    leanly.train(leanly.Task(Masked().eval(), example=x[:2], train=(x, y % 2)), epochs=1, settings=FLOAT)
+
+
 def test_weights_too_large_to_predict_with_are_not_kept():
     calls = []
 

@@ -56,6 +56,17 @@ def test_a_stream_is_mixed_in_windows_and_goes_on_anywhere():
     assert next(iter(rows.epoch(0))).place == "epoch 1, batch 1"
 
 
+@pytest.mark.parametrize("rows", [65, 70, 64 * WINDOW + 3])
+def test_what_is_left_at_the_end_of_a_stream_is_left_out(rows):
+    size = 64 if rows != 70 else 16
+    found = Rows(split(Stream(rows)), size, seed=0)
+    for epoch in range(4):
+        batches = seen(found, epoch)
+        assert [len(batch) for batch in batches] == [size] * (rows // size)
+        assert sorted(flattened(batches)) == list(range(rows // size * size))
+    assert seen(found, 1, start=1) == seen(found, 1)[1:]
+
+
 def test_rows_of_a_stream_can_not_be_picked():
     with pytest.raises(DataError, match="can't be picked"):
         split(Stream(5)).take(torch.tensor([1]))

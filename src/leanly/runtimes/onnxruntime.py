@@ -118,7 +118,7 @@ class OnnxRuntimeEngine:
                     raise LoweringError(
                         f"ONNX Runtime does not open the model ({str(error).splitlines()[0]})",
                         where=str(self._artifact.model),
-                        remedy="copy the folder again, whole; or lower the model again with this version of onnxruntime",
+                        remedy="copy the folder again, whole, or lower the model again with this onnxruntime",
                     ) from error
             return self._sessions[key]
 

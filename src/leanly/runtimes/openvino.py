@@ -99,7 +99,7 @@ class OpenVinoEngine:
                     raise LoweringError(
                         f"OpenVINO does not open the model ({str(error).strip().splitlines()[-1]})",
                         where=str(artifact.model),
-                        remedy="copy the folder again, whole; or lower the model again with this version of openvino",
+                        remedy="copy the folder again, whole, or lower the model again with this openvino",
                     ) from error
             return self._compiled[key]
 

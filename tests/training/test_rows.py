@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from leanly.arguments import Arguments
 from leanly.data import Split
@@ -65,6 +65,16 @@ def test_what_is_left_at_the_end_of_a_stream_is_left_out(rows):
         assert [len(batch) for batch in batches] == [size] * (rows // size)
         assert sorted(flattened(batches)) == list(range(rows // size * size))
     assert seen(found, 1, start=1) == seen(found, 1)[1:]
+
+
+def test_batches_of_a_stream_that_can_not_be_joined_are_taken_as_they_are():
+    class Lengths(IterableDataset):
+        def __iter__(self):
+            return ((torch.ones(4, length), torch.full((4,), length)) for length in range(1, 21))
+
+    data = DataLoader(Lengths(), batch_size=None)
+    rows = Rows(Split("train", data, Arguments(torch.nn.Identity(), torch.ones(4, 1))), 16, seed=0)
+    assert [len(batch) for batch in seen(rows, 0)] == [4] * rows.steps
 
 
 def test_rows_of_a_stream_can_not_be_picked():

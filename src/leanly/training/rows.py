@@ -107,14 +107,21 @@ class Rows:
                 number += 1
 
     def _windows(self, epoch: int) -> Iterator[list[tuple[list[Tensor], Tensor]]]:
-        """Read many batches at a time: what a step draws in between must not change what the next rows are.
-
-        Short ones, as the last is, are left out.
-        """
-        batches = self._split.flat_batches(self._size)
+        """Read many batches at a time: what a step draws in between must not change what the next rows are."""
+        batches = self._without_rest()
         for window in itertools.count():
             reseed(self._seed, "rows", epoch, window)
             held = list(itertools.islice(batches, WINDOW))
             if not held:
                 return
-            yield [batch for batch in held if len(batch[1]) == self._size]
+            yield held
+
+    def _without_rest(self) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Leave the last batch out where it is short; in between only rows that go with no others make short ones."""
+        batches = self._split.flat_batches(self._size)
+        before = next(batches)
+        for batch in batches:
+            yield before
+            before = batch
+        if len(before[1]) == self._size:
+            yield before

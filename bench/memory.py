@@ -22,7 +22,7 @@ import leanly
 from bench.data import sst2
 from bench.entrants import THREADS
 from bench.models import minilm
-from bench.rows import Row, at_most
+from bench.rows import Row, at_most, cached, code_version, versions
 from leanly.measurement.records import Interval
 from leanly.measurement.worker_main import peak_memory
 from leanly.quantize import GPTQ, CorrectBias, Reconstruct, Static
@@ -106,13 +106,20 @@ def calibrate(name: str, method: str, data_dir: Path, samples: int) -> dict[str,
 
 
 def row(name: str, method: str, data_dir: Path, samples: int) -> Row:
-    """Run a case in a process of its own."""
+    """Run a case in a process of its own, unless this code has done so on this machine before: each takes minutes."""
     command = [sys.executable, "-m", "bench.memory", "--data-dir", str(data_dir), "--case", name, "--pass", method]
-    done = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name}, {method}: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+
+    def run() -> dict[str, Any]:
+        done = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name}, {method}: {done.stderr[-2000:]}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    code = code_version(__file__, rooms=("graph", "quantize"))
+    key = {"case": name, "pass": method, "samples": samples, "code": code, **versions("torch")}
+    found = cached(f"memory-{name}", key, run)
     added = (found["peak"] - found["before"]) / GIB
+    print(f"{name}, {method}: {added:.2f} GiB", flush=True)
     before = f"{found['before'] / GIB:.2f} GiB before, with the network captured and run once"
     reached = Interval(added, added, added)
     return Row(

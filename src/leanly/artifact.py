@@ -117,7 +117,8 @@ class Artifact:
         """Read `artifact.json` of a folder.
 
         Raises:
-            BundleError: it is missing, torn, of a newer format, or names files outside its folder.
+            BundleError: it is missing, torn, of a newer format, names files outside its folder, or a runtime or precision that
+                leanly does not know.
         """
         folder = Path(folder)
         path = folder / DESCRIPTION
@@ -133,7 +134,11 @@ class Artifact:
             known = {"runtime": RUNTIMES, "precision": PRECISIONS, "rest": PRECISIONS[:2]}
             for key, values in known.items():
                 if (given := content.get(key, values[0])) not in values:
-                    raise ValueError(f"{key} is {given!r}")
+                    raise BundleError(
+                        f"unknown {key} {given!r}",
+                        where=str(path),
+                        remedy=f"copy the folder again, whole; leanly knows {', '.join(values)}",
+                    )
             for name in content["files"]:
                 inside(folder, name)
             content["files"] = tuple(content["files"])

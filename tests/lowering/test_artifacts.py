@@ -181,7 +181,7 @@ def test_what_leanly_does_not_know_is_refused(case, key, value, tmp_path):
     model, x = case
     artifact = lower(leanly.capture(model, example=(x[:2],)), to=tmp_path / "a")
     replace(artifact, folder=tmp_path / "a", **{key: value}).save()
-    with pytest.raises(BundleError, match=f"damaged.*{key} is '{value}'"):
+    with pytest.raises(BundleError, match=f"unknown {key} '{value}'"):
         Artifact.open(tmp_path / "a")
 
 

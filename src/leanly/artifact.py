@@ -117,8 +117,8 @@ class Artifact:
         """Read `artifact.json` of a folder.
 
         Raises:
-            BundleError: it is missing, torn, of a newer format, names files outside its folder, or a runtime or precision
-                that leanly does not know.
+            BundleError: it is missing, torn, of a newer format, names files outside its folder, or a runtime or a
+                precision that leanly does not know.
         """
         folder = Path(folder)
         path = folder / DESCRIPTION

@@ -14,7 +14,7 @@ from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument, read_once, reads_tensor
 from leanly.graph.tensors import find
 from leanly.quantize.placement import WEIGHTED
-from leanly.quantize.quantizers import check_unquantized
+from leanly.quantize.quantizers import check_float_weights
 from leanly.scalars import check_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -58,7 +58,7 @@ class Equalize:
             SettingError: weights are quantized already.
         """
         check_graph(graph, "Equalize")
-        check_unquantized(graph, "Equalize")
+        check_float_weights(graph, "Equalize")
         graph = fold_batch_norm(graph)
         pairs = _pairs(graph.module)
         if not pairs:

@@ -45,7 +45,7 @@ def quantizes_values(graph: Graph) -> bool:
 def check_quantizable(graph: Graph, where: str) -> None:
     """Raise a SettingError where something else than a graph was given, or its weights are no float32."""
     check_graph(graph, where)
-    check_unquantized(graph, where)
+    check_float_weights(graph, where)
     for name, parameter in graph.module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise SettingError(
@@ -66,7 +66,7 @@ def check_float_outputs(graph: Graph, where: str) -> None:
         )
 
 
-def check_unquantized(graph: Graph, where: str) -> None:
+def check_float_weights(graph: Graph, where: str) -> None:
     """Raise a SettingError where weights are quantized already, or there are none in a layer."""
     for name, parameter in graph.module.named_parameters():
         if not parameter.numel():

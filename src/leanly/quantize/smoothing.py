@@ -15,7 +15,7 @@ from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.statistics import check_finite
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.calibration import calibration_batches
-from leanly.quantize.quantizers import check_unquantized
+from leanly.quantize.quantizers import check_float_weights
 from leanly.scalars import is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
@@ -58,7 +58,7 @@ class Smooth:
             SettingError: weights are quantized already.
         """
         check_graph(graph, "Smooth")
-        check_unquantized(graph, "Smooth")
+        check_float_weights(graph, "Smooth")
         graph = graph.clone()
         graph.eval()
         groups = _groups(graph.module)

@@ -60,6 +60,8 @@ def test_rows_join_where_values_are_small(monkeypatch: pytest.MonkeyPatch) -> No
         for values, run in ((stop.exact, exactly), (stop.rough, graph)):
             (wanted,) = Inside(run, [stop.segment.entry])(X) if stop.segment.entry else (X,)
             torch.testing.assert_close(torch.cat(values), wanted[: seen[-1]], atol=0.02, rtol=0)
+            if stop.segment.entry:
+                assert len({chunk.untyped_storage().data_ptr() for chunk in values}) == 1, "pieces keep others from use"
     assert seen == [21, 21, 105, 126]
     assert graph.notes == (
         "quantize.Test: 21 to 126 of 200 calibration rows, since a row and its values between layers take up to "

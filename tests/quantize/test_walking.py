@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 import leanly
 from leanly.errors import DataError
 from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static, WeightsOnly
+from leanly.quantize.walking import Walk
 from tests.quantize.networks import inputs_of, residual
 
 
@@ -83,6 +84,19 @@ def test_rows_may_differ_in_length(method):
         assert all(after < before for before, after in lost)
     else:
         assert all(tensor.isfinite().all() for tensor in found[1].state_dict().values())
+
+
+def test_values_of_rows_of_any_length_are_held():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    parts = [torch.randn(rows, length, 8) for rows, length in ((9, 3), (4, 6), (5, 3), (6, 9))]
+    batches = DataLoader([(part, torch.zeros(len(part))) for part in parts], batch_size=None)
+    task = leanly.Task(model, example=parts[0], train=batches, metric="mse")
+    graph = leanly.capture(model, example=parts[0], dynamic={"input": {1: "length"}})
+    (stop,) = list(Walk(Static()(graph, task), task, 24, "Test"))[1:]
+    assert len(stop.exact) == len(parts)
+    for part, held in zip(parts, stop.exact, strict=True):
+        torch.testing.assert_close(held, model[1](model[0](part)))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ class Segment:
     exit: str
     nodes: tuple[str, ...]
 
+    def until(self, name: str) -> Segment:
+        """Return the part of it that ends with one of its nodes."""
+        return Segment(self.entry, name, self.nodes[: self.nodes.index(name) + 1])
+
 
 def find_segments(graph: Graph, starts: Callable[[Node], bool], counts: Callable[[Node], bool]) -> tuple[Segment, ...]:
     """Cut a graph into the smallest segments that each hold something that counts.

@@ -11,7 +11,6 @@ from torch.fx import Node
 
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, read_once, reads_tensor, set_argument
-from leanly.graph.segments import Segment
 from leanly.graph.tensors import find, put, read_attr
 from leanly.quantize.quantizers import rounded_weight, weight_quantizers
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
@@ -80,7 +79,7 @@ def _give_bias(graph: Graph, node: Node) -> None:
 
 
 def _correct(graph: Graph, walk: Walk, stop: Stop, node: Node) -> None:
-    part = Segment(stop.segment.entry, node.name, stop.segment.nodes)
+    part = stop.segment.until(node.name)
     behind = rounded_weight(graph.module, node).ndim - 2
     wanted = _channel_means(walk.pieces(walk.exactly, part, stop.exact), behind)
     given = _channel_means(walk.pieces(walk.roughly, part, stop.rough), behind)

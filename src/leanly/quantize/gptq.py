@@ -12,7 +12,6 @@ from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import columns, damped, has_columns, inverse_factor
 from leanly.graph.nodes import argument
-from leanly.graph.segments import Runner
 from leanly.graph.shapes import bytes_a_row
 from leanly.graph.slopes import output_slopes
 from leanly.graph.tensors import find
@@ -160,20 +159,16 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node,
     found: dict[Node, Tensor] = {}
     seen = dict.fromkeys(layers, 0)
 
-    def see(running: Runner) -> None:
+    for _ in walk.pieces(walk.roughly, stop.segment, stop.rough if layers else []):
         for node in layers:
             quantizer = argument(node, "weight")
-            multiplied = columns(
-                running.value(argument(node, "input")), node, running.value(quantizer).shape[2:]
-            ).detach()
+            given, weight = (walk.roughly.value(source) for source in (argument(node, "input"), quantizer))
+            multiplied = columns(given, node, weight.shape[2:]).detach()
             weighed = multiplied
             if node in importance:
                 weighed = multiplied * importance[node][:, None, seen[node] : seen[node] + multiplied.shape[2]]
                 seen[node] += multiplied.shape[2]
             _add(found, quantizer, weighed @ multiplied.transpose(1, 2))
-
-    if layers:
-        walk.run(walk.roughly, stop.segment, stop.rough, see)
     return found
 
 

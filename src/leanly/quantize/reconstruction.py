@@ -184,7 +184,7 @@ class _Reconstruction:
         segment = Segment("" if entry.op == "placeholder" else entry.name, node.name, nodes)
         if segment.entry == stop.segment.entry:
             return _Part(segment, stop.exact, stop.rough)
-        before = Segment(stop.segment.entry, entry.name, stop.segment.nodes)
+        before = stop.segment.until(entry.name)
         walk = self._walk
         return _Part(segment, walk.run(walk.exactly, before, stop.exact), walk.run(walk.roughly, before, stop.rough))
 

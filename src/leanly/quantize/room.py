@@ -52,8 +52,8 @@ def find_room(graph: Graph, segments: Sequence[Segment], chunk: int, *, inside: 
 
 
 def _held(segment: Segment, sizes: Mapping[str, int], inside: bool) -> int:
-    """Return the bytes of a row that are held around a segment: what goes in, twice, and what comes out."""
+    """Return the bytes of a row that are held around a segment: what goes in and what comes out, one of them twice."""
     entry, exit = sizes.get(segment.entry, 0), sizes[segment.exit]
     if inside:
         return 2 * entry + 3 * max(sizes.get(name, 0) for name in segment.nodes)
-    return max(2 * entry + exit, 2 * exit)
+    return entry + exit + max(entry, exit)

@@ -79,14 +79,31 @@ class Walk:
         exact: list[Tensor] = []
         rough: list[Tensor] = []
         for number, segment in enumerate(self.segments):
-            before = self.segments[:number]
-            for inputs in self.chunks[len(exact) : self._joined[number]]:
-                exact.append(_through(self.exactly, before, inputs))
-                rough.append(_through(self.roughly, before, inputs))
+            exact, rough = self._entering(self.exactly, number, exact), self._entering(self.roughly, number, rough)
             yield Stop(segment, exact, rough)
-            for runner, values in ((self.exactly, exact), (self.roughly, rough)):
-                for place, piece in enumerate(self.pieces(runner, segment, values)):
-                    values[place] = piece
+
+    def _entering(self, runner: Runner, number: int, before: list[Tensor]) -> list[Tensor]:
+        """Return what goes into a segment: of rows that were there what comes out of the one before it."""
+        joined = self.chunks[: self._joined[number]]
+        if number == 0:
+            return [inputs[0] for inputs in joined]
+        passed = self.pieces(runner, self.segments[number - 1], before)
+        joining = (_through(runner, self.segments[:number], inputs) for inputs in joined[len(before) :])
+        return self._together(itertools.chain(passed, joining), len(joined))
+
+    def _together(self, pieces: Iterable[Tensor], chunks: int) -> list[Tensor]:
+        """Return pieces, one a chunk, as parts of one tensor as far as their shapes agree.
+
+        Small tensors that stay, between those inside a part that go, would keep their memory from use.
+        """
+        block: Tensor | None = None
+        held = []
+        for piece, start, stop in zip(pieces, self._starts, self._starts[1:], strict=False):
+            if block is None:
+                block = piece.new_empty(self._starts[chunks], *piece.shape[1:])
+            place = block[start:stop]
+            held.append(place.copy_(piece) if place.shape == piece.shape else piece)
+        return held
 
     def run(
         self, runner: Runner, part: Segment, given: Sequence[Tensor], see: Callable[[Runner], None] | None = None
@@ -99,15 +116,12 @@ class Walk:
             given: what goes in.
             see: is called after every run, to look at other values.
         """
-        pieces = []
-        for piece in self.pieces(runner, part, given):
-            pieces.append(piece)
-            if see is not None:
-                see(runner)
-        return pieces
+        return self._together(self.pieces(runner, part, given, see), len(given))
 
-    def pieces(self, runner: Runner, part: Segment, given: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Run a part on one chunk after the other and yield what comes out, whatever its dimensions are."""
+    def pieces(
+        self, runner: Runner, part: Segment, given: Sequence[Tensor], see: Callable[[Runner], None] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield what `run` returns, whatever its dimensions are, and hold none of it."""
         first = 0
         for inputs, entry, length in zip(self.chunks, given, self._lengths, strict=False):
             with torch.no_grad():
@@ -115,6 +129,8 @@ class Walk:
             if piece.numel():
                 check_finite(piece, f"{part.exit}, calibration rows {first} to {first + length - 1}")
             first += length
+            if see is not None:
+                see(runner)
             yield piece
         runner.env.clear()  # else the last values stay until it runs again
 

@@ -142,6 +142,14 @@ def test_torch_runs_no_few_bits_and_says_so_before_any_work(case, step, form, tm
     assert not (tmp_path / "a").exists()
 
 
+def test_packed_weights_are_no_int8_in_openvino(case, tmp_path, monkeypatch):
+    model, x = case
+    packed = WeightsOnly(group=16)(leanly.capture(model, example=(x[:2],)))
+    monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda *_, **__: pytest.fail("work was done"))
+    with pytest.raises(SettingError, match="OpenVINO multiplies packed weights in float.*leave precision out"):
+        lower(packed, runtime="openvino", to=tmp_path / "a", precision="int8")
+
+
 def test_a_runtime_that_is_not_installed_is_named_before_any_work(case, tmp_path, monkeypatch):
     model, x = case
     graph = leanly.capture(model, example=(x[:2],))

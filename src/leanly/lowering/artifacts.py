@@ -133,6 +133,12 @@ def _check(runtime: str, precision: str, rest: str, integer: bool, packed: bool)
             where="lower",
             remedy="apply quantize.Static for int8, leave it out for float",
         )
+    if packed and (runtime, precision) == ("openvino", "int8"):
+        raise SettingError(
+            "OpenVINO multiplies packed weights in float, whatever they are stored in",
+            where="lower",
+            remedy='leave precision out, or use runtime="onnxruntime"',
+        )
     if rest != "float32" and precision in PRECISIONS[:2]:
         raise SettingError(
             f"rest={rest!r} is of what an int8 or binary artifact computes besides, and this one is {precision}",

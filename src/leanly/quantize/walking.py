@@ -79,7 +79,9 @@ class Walk:
         exact: list[Tensor] = []
         rough: list[Tensor] = []
         for number, segment in enumerate(self.segments):
-            exact, rough = self._entering(self.exactly, number, exact), self._entering(self.roughly, number, rough)
+            # in place, the one before the other: who walks still holds the last stop
+            exact[:] = self._entering(self.exactly, number, exact)
+            rough[:] = self._entering(self.roughly, number, rough)
             yield Stop(segment, exact, rough)
 
     def _entering(self, runner: Runner, number: int, before: list[Tensor]) -> list[Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leanly.errors import BundleError
-from leanly.files import folder_bytes, inside, read_json, write_json
+from leanly.files import inside, read_json, write_json
 from leanly.structure import Structure, TensorSpec
 
 DESCRIPTION = "artifact.json"
@@ -85,12 +85,22 @@ class Artifact:
         return self.folder / self.files[0]
 
     @property
+    def weights(self) -> Path:
+        """The file that holds the tensors."""
+        return self.model / "weights.safetensors" if self.runtime == "torch" else self.model
+
+    @property
+    def paths(self) -> list[Path]:
+        """All its files, those in a folder one by one."""
+        found = []
+        for path in (self.folder / name for name in self.files):
+            found += [file for file in sorted(path.rglob("*")) if file.is_file()] if path.is_dir() else [path]
+        return found
+
+    @property
     def bytes(self) -> int:
         """Bytes that the runtime reads."""
-        return sum(
-            folder_bytes(path) if path.is_dir() else path.stat().st_size
-            for path in (self.folder / name for name in self.files)
-        )
+        return sum(path.stat().st_size for path in self.paths)
 
     @property
     def stored_bytes(self) -> int:

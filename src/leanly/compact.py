@@ -12,6 +12,8 @@ from leanly import varint
 from leanly.entropy import decode, encode
 
 HASH = 32
+ITEMS = (1, 2, 4, 8)
+"""Bytes that an element may have."""
 LARGEST = 2**31
 """Bytes of a tensor; protobuf holds no larger ones."""
 WORTH = 0.75
@@ -24,7 +26,7 @@ class Span:
 
     Args:
         offset: of its first byte.
-        item: bytes of an element, 1, 2, 4 or 8.
+        item: bytes of an element, one of ITEMS.
         rows, columns: of the matrix; a row is what one output reads.
     """
 
@@ -69,7 +71,7 @@ def restore(content: bytes) -> bytes:
     tensors: list[tuple[int, bytes]] = []
     for _ in range(reader.number()):
         gap, item, rows, columns, size = (reader.number() for _ in range(5))
-        if item not in (1, 2, 4, 8) or item * rows * columns > LARGEST:
+        if item not in ITEMS or item * rows * columns > LARGEST:
             raise ValueError(f"a tensor of {rows:,} by {columns:,} elements of {item} bytes")
         tensors.append((gap, decode(reader.take(size), (rows, columns), np.dtype(f"<u{item}")).tobytes()))
     parts = []

@@ -146,7 +146,7 @@ def test_packed_weights_are_no_int8_in_openvino(case, tmp_path, monkeypatch):
     model, x = case
     packed = WeightsOnly(group=16)(leanly.capture(model, example=(x[:2],)))
     monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda *_, **__: pytest.fail("work was done"))
-    with pytest.raises(SettingError, match="OpenVINO multiplies packed weights in float.*leave precision out"):
+    with pytest.raises(SettingError, match=r"OpenVINO multiplies packed weights in float.*leave precision out"):
         lower(packed, runtime="openvino", to=tmp_path / "a", precision="int8")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from leanly.artifact import Artifact
 from leanly.bundle.manifest import MANIFEST, SIGNATURE, of_files
-from leanly.bundle.payload import write_compact
+from leanly.bundle.payload import copy_coded
 from leanly.bundle.signing import Key, hex_of, read_private, sign
 from leanly.bundle.verifying import DOCUMENT, walk
 from leanly.errors import SettingError
@@ -83,9 +83,7 @@ def _copy_artifacts(folder: Path, artifacts: Mapping[int, Artifact]) -> dict[str
         places[str(batch)] = place
         if (folder / place).exists():
             continue
-        coded = write_compact(artifact, folder / place)
-        for name in artifact.files[1:] if coded else artifact.files:
-            _put(artifact.folder / name, folder / place / name)
+        copy_coded(artifact, folder / place)
         replace(artifact, folder=folder / place).save()
     return places
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import keyword
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, fx, nn
 
+from leanly.compact import ITEMS, Span
 from leanly.errors import BundleError, LeanlyError, RunError
 from leanly.files import digest, read_json, replacing_folder, sha256, write_json
 from leanly.graph import modes, tensors
@@ -124,6 +127,18 @@ def open_graph(folder: Path) -> Graph:
         raise BundleError(
             f"the description of the graph is damaged ({error!r})", where=str(path), remedy=_AGAIN
         ) from error
+
+
+def spans(content: bytes) -> list[Span]:
+    """Return where the tensors lie in a safetensors file, each as a matrix with a row for each output."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = []
+    for entry in json.loads(content[8:start]).values():
+        first, stop = entry["data_offsets"]
+        count, rows = math.prod(entry["shape"]), [*entry["shape"], 1][0]
+        if count and (stop - first) // count in ITEMS:
+            found.append(Span(start + first, (stop - first) // count, rows, count // rows))
+    return sorted(found, key=lambda span: span.offset)
 
 
 def _check_description(content: Any, path: Path) -> None:

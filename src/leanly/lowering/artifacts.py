@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from leanly.artifact import DESCRIPTION, EAGER, PRECISIONS, RUNTIMES, Artifact, Plan
-from leanly.compact import compact, restore
+from leanly.compact import Span, compact, restore
 from leanly.errors import LoweringError, MissingExtra, SettingError
 from leanly.files import replacing_folder
 from leanly.graph import Graph
+from leanly.graph.saving import WEIGHTS, spans
 from leanly.lowering.integers import computes_in_integers, forms_of, store_integers
 from leanly.lowering.proof import prove
 from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
@@ -69,8 +70,11 @@ def lower(
             files: tuple[str, ...] = ("graph",)
             stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
             widths: dict[str, int] = {}
-            payload, decoding = sum(t.element_size() * t.numel() for t in graph.state_dict().values()), 0.0
+            content = (folder / "graph" / WEIGHTS).read_bytes()
+            located = spans(content)
+            payload, decoding = _coded(content, sum(span.stop - span.offset for span in located), located)
         else:
+            from leanly.lowering import packing
             from leanly.lowering.onnx import export
 
             if exported is not None:
@@ -82,7 +86,8 @@ def lower(
                 integers, stored, widths = store_integers(graph, packed_signs=precision == "binary")
                 products = packed and precision == "int8"
                 files = export(integers, folder / "model.onnx", integer_products=products)
-                payload, decoding = _coded((folder / files[0]).read_bytes())
+                content = (folder / files[0]).read_bytes()
+                payload, decoding = _coded(content, packing.tensor_bytes(content), packing.spans(content))
         artifact = Artifact(
             folder=folder,
             runtime=runtime,
@@ -109,11 +114,15 @@ def lower(
     return replace(artifact, folder=to)
 
 
-def _coded(content: bytes) -> tuple[int, float]:
-    """Return the bytes of an ONNX file's tensors as a bundle holds them, and the seconds that decoding them takes."""
-    from leanly.lowering.packing import spans, tensor_bytes
+def _coded(content: bytes, whole: int, located: list[Span]) -> tuple[int, float]:
+    """Return the bytes of a file's tensors as a bundle holds them, and the seconds that decoding them takes.
 
-    whole, coded = tensor_bytes(content), compact(content, spans(content))
+    Args:
+        content: of the file.
+        whole: bytes of its tensors as they lie there.
+        located: where those lie that may be coded.
+    """
+    coded = compact(content, located)
     if len(coded) >= len(content):
         return whole, 0.0
     begun = time.perf_counter()

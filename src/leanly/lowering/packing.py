@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from leanly.compact import Span
+from leanly.compact import ITEMS, Span
 from leanly.packing import in_the_middle, pack
 
 DOMAIN = "com.microsoft"
@@ -96,7 +96,7 @@ def spans(content: bytes) -> list[Span]:
     found, taken = [], 0
     for tensor in onnx.load_model_from_string(content).graph.initializer:
         count, size = math.prod(tensor.dims), len(tensor.raw_data)
-        if size < SMALLEST or size % count or size // count not in (1, 2, 4, 8):
+        if size < SMALLEST or size % count or size // count not in ITEMS:
             continue
         # initializers lie in the order of the list
         offset = content.find(tensor.raw_data, taken)

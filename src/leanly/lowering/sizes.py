@@ -45,7 +45,7 @@ def check_sizes(artifact: Artifact, graph: Graph) -> None:
             what is no tensor.
     """
     if artifact.runtime == "torch":
-        held, allowed = _in_safetensors(artifact.model / "weights.safetensors"), artifact.stored_bytes
+        held, allowed = _in_safetensors(artifact.weights), artifact.stored_bytes
     else:
         import onnx
 

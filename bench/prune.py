@@ -2,9 +2,9 @@
 
 `python -m bench.prune --data-dir ../shared/data`. Cuts without training, against Torch-Pruning with every criterion
 beside it (`bench.untrained`), and in measured time (`bench.cut_measured`); cut and taught, against Torch-Pruning
-(`bench.taught_cut`); how well a table of costs foresees their time (`bench.foreseen`); LeNets as small as they get
-without loss (`bench.lenet`). `python -m bench.reach` says which architectures can be cut at all, `python -m
-bench.smaller` what whole runs reach.
+(`bench.taught_cut`); how well a table of costs foresees their time (`bench.foreseen`); whether zeros save any
+(`bench.zeros`); LeNets as small as they get without loss (`bench.lenet`). `python -m bench.reach` says which
+architectures can be cut at all, `python -m bench.smaller` what whole runs reach.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import cut_measured, foreseen, lenet, taught_cut, untrained
+from bench import cut_measured, foreseen, lenet, taught_cut, untrained, zeros
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
 
-UNTRAINED, FORESEEN = "untrained", "foreseen"
+UNTRAINED, FORESEEN, ZEROS = "untrained", "foreseen", "zeros"
 
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
@@ -33,6 +33,7 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
         epochs = max(1, round(options.scale * taught_cut.EPOCHS))
         found[f"resnet56-{fewer:g}x"] = partial(taught_cut.rows, fewer, data_dir, epochs)
     found[FORESEEN] = partial(foreseen.rows, data_dir, options.quick)
+    found[ZEROS] = zeros.rows
     for name, case in cut_measured.CASES.items():
         found[name] = partial(cut_measured.rows, case, data_dir)
     for name, case in lenet.CASES.items():

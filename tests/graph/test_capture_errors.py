@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from leanly.errors import CaptureError
+from leanly.errors import CaptureError, SettingError
 from leanly.graph import capture
 from tests.graph.models import SeedCNN
 
@@ -79,6 +79,23 @@ def test_a_name_that_no_input_has():
         capture(SeedCNN().eval(), example=torch.randn(2, 1, 28, 28), dynamic={"y": {1: "length"}})
 
 
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"dynamic": {"input": "length"}}, r"dynamic\['input'\] is 'length'.*give \{'input': \{1: \"length\"\}\}"),
+        ({"dynamic": {"input": {9: "length"}}}, r"2 dimensions, not a dimension 9.*name one from 1 to 1"),
+    ],
+)
+def test_dimensions_that_vary_are_named_by_number(settings, match):
+    with pytest.raises(CaptureError, match=match):
+        capture(nn.Linear(4, 2).eval(), example=torch.randn(2, 4), **settings)
+
+
+def test_static_inputs_are_a_tuple():
+    with pytest.raises(SettingError, match=r"static is 'input'.*\('input',\)"):
+        capture(nn.Linear(4, 2).eval(), example=torch.randn(2, 4), static="input")
+
+
 def test_a_dimension_that_can_not_vary():
     with pytest.raises(CaptureError, match="fixes a dimension that must vary"):
         capture(nn.Linear(4, 2).eval(), example=torch.randn(2, 4), dynamic={"input": {1: "width"}})
@@ -131,11 +148,29 @@ def test_what_is_no_model():
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
-def test_a_hook_that_keeps_gradients_is_told_how_to_rest():
-    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8)), nn.ReLU()).eval()
-    x = torch.randn(2, 6)
+def test_weights_that_a_hook_computed_are_no_hindrance():
+    model, x = nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8)), nn.ReLU()).eval(), torch.randn(2, 6)
+    model(x).sum().backward()
+    graph = capture(model, example=(x,))
+    assert model[0].weight.requires_grad and "0.weight_v" in dict(graph.named_parameters())
+    torch.testing.assert_close(graph(x), model(x))
+
+
+class Keeps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(6, 8), []
+
+    def forward(self, x):
+        self.seen.append(self.layer(x))
+        return self.seen.pop() if not torch.is_grad_enabled() else self.seen[-1]
+
+
+def test_what_keeps_gradients_is_told_how_to_rest():
+    model, x = Keeps().eval(), torch.randn(2, 6)
+    model(x)
     with pytest.raises(CaptureError, match=r"can't be copied.*run the model once under torch\.no_grad"):
         capture(model, example=(x,))
+    model.seen.clear()
     with torch.no_grad():
-        model(x)
-    torch.testing.assert_close(capture(model, example=(x,))(x), model(x))
+        torch.testing.assert_close(capture(model, example=(x,))(x), model(x))

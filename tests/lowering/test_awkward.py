@@ -8,6 +8,7 @@ from torch import nn
 
 import leanly
 from leanly.artifact import Artifact
+from leanly.errors import LoweringError, SettingError
 from leanly.lowering.proof import sqnr
 from leanly.measurement.attribution import MULTIPLIES
 from leanly.quantize import CorrectBias, Mixed, Smooth, Static, WeightsOnly
@@ -189,3 +190,49 @@ def test_one_table_that_is_looked_up_and_multiplied_with(kind: str, last: bool, 
     if kind == "float":
         tensors = sum(parameter.numel() for parameter in graph.parameters())
         assert artifact.model.stat().st_size < 4 * tensors + 4000, "the table lies there once"
+
+
+class Named(nn.Module):
+    """An input and an output are called as an operator inside is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(6, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, cat: torch.Tensor, relu: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = torch.relu(self.two(torch.relu(self.one(torch.cat([cat, relu], 1)))))
+        return {"mean": y.mean((2, 3)), "exp": y.amax((2, 3)).exp()}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_inputs_and_outputs_called_as_operators_are(precision, runtime, tmp_path):
+    torch.manual_seed(0)
+    model, x = Named().eval(), [0.3 * torch.randn(32, 3, 8, 8) for _ in range(2)]
+    task = leanly.Task(model, example=tuple(one[:2] for one in x), train=(tuple(x), None))
+    graph = leanly.capture(model, example=task.example)
+    graph = Static(kernels=runtime)(graph, task) if precision == "int8" else graph
+    predictor = open_artifact(leanly.lower(graph, runtime=runtime, to=tmp_path / "a", precision=precision), threads=1)
+    found = predictor(*(one.numpy() for one in x))
+    with torch.no_grad():
+        wanted = graph(*x)
+    assert set(found) == {"mean", "exp"}
+    assert min(sqnr(wanted[name].numpy(), found[name]) for name in found) > 30
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_what_a_runtime_can_not_run_is_told_with_the_way_out(tmp_path):
+    """The exporter writes no projection of a recurrent layer right."""
+    graph = leanly.capture(nn.LSTM(6, 8, proj_size=4, batch_first=True).eval(), example=torch.randn(2, 5, 6))
+    for runtime in RUNTIMES:
+        with pytest.raises(
+            LoweringError, match=rf'{runtime} can\'t run what was written.*use another runtime: "torch"'
+        ):
+            leanly.lower(graph, runtime=runtime, to=tmp_path / runtime)
+    assert leanly.lower(graph, runtime="torch", to=tmp_path / "torch", eager=True).runtime == "torch"
+
+
+def test_inputs_in_bfloat16_are_refused_before_any_work(tmp_path):
+    graph = leanly.capture(nn.Linear(4, 3).bfloat16(), example=torch.randn(2, 4, dtype=torch.bfloat16))
+    with pytest.raises(SettingError, match=r'input is bfloat16.*capture model.float\(\).*precision="bfloat16"'):
+        leanly.lower(graph, to=tmp_path / "a")

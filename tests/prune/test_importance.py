@@ -74,6 +74,9 @@ def test_a_loss_that_is_not_finite():
     task = leanly.Task(model, example=x[:2], train=(x, y), loss=lambda found, wanted: found.sum() * float("nan"))
     with pytest.raises(DataError, match="the loss is tensor"):
         gradient(capture(model, example=x[:2]), task)
+    task = leanly.Task(model, example=x[:2], train=(x, y), loss=lambda found, wanted: found[:, 0])
+    with pytest.raises(DataError, match=r"the loss has the shape \(8,\)"):
+        gradient(capture(model, example=x[:2]), task)
 
 
 @pytest.mark.parametrize("criterion", [gradient, fisher])
@@ -116,6 +119,8 @@ def test_numbers_are_not_taken_for_classes_where_no_loss_was_given(outputs):
 def test_an_importance_takes_a_graph_and_a_task():
     with pytest.raises(SettingError, match="can't be called with a graph and a task"):
         Channels(fraction=0.5, importance=lambda graph: {})
+    with pytest.raises(SettingError, match="importance is a dict, which can't be called"):
+        Channels(fraction=0.5, importance={"weight": torch.ones(3)})
     Channels(fraction=0.5, importance=lambda graph, task=None: {})
 
 

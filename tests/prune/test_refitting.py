@@ -53,6 +53,16 @@ def test_a_copy_of_another_channel_is_not_missed() -> None:
     assert error(graph, small, x) > 0.01 and error(graph, refitted, x) < 1e-9
 
 
+def test_rows_that_are_fewer_than_the_weights_of_an_output_do_no_harm() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 50)).eval()
+    x = torch.randn(500, 20) @ torch.randn(20, 300)
+    task = leanly.Task(model, example=x[:2], train=(x[:24], None))
+    graph = capture(model, example=x[:2])
+    small = Channels(fraction=0.3)(graph, task)
+    assert error(graph, Refit()(small, task), x[24:]) < error(graph, small, x[24:])
+
+
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1, "output_padding": 1}], ids=["plain", "strided"])
 def test_a_transposed_convolution_makes_up_for_what_it_read_and_for_what_it_lost(settings: dict[str, int]) -> None:
     torch.manual_seed(0)

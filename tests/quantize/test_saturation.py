@@ -14,9 +14,10 @@ from torch import nn
 
 import leanly
 from leanly.graph.tensors import find
+from leanly.prune import Channels, magnitude
 from leanly.quantize import Static
 from leanly.quantize.quantizers import read_affine, weight_quantizers
-from leanly.quantize.saturation import largest_pairs
+from leanly.quantize.saturation import largest_pairs, widened
 from leanly.quantize.static import weight_affine
 from leanly.runtimes import open_artifact
 from tests.quantize.networks import residual
@@ -98,3 +99,34 @@ def test_no_kernel_saturates_without_vnni(
     artifact = leanly.lower(quantized, runtime=runtime, to=tmp_path / "a", precision="int8")
     found, wanted = open_artifact(artifact)(x[:1].numpy()), quantized(x[:1]).detach().numpy()
     np.testing.assert_allclose(found, wanted, atol=0.01 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_neighbours_that_a_cut_gave_pass_no_16_bits(
+    runtime: str, granularity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second input is nothing beside the others, until it leaves and these become neighbours."""
+    monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: False))
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)).eval(), torch.rand(64, 64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+        model[2].weight[:, 1::2] *= 0.01
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(64, dtype=torch.long)))
+    static = Static(observer="minmax", kernels=runtime, granularity=granularity)
+    quantized = static(leanly.capture(model, example=x[:2]).eval(), task, leanly.Target("cpu"))
+    small = Channels(fraction=0.5, importance=magnitude)(quantized)
+    assert len(small.kept["2.weight"][1]) == 32
+    artifact = leanly.lower(small, runtime=runtime, to=tmp_path / "a", precision="int8")
+    assert any("adds neighbouring products in 16 bits" in note and "2.weight" in note for note in artifact.notes)
+    ones = torch.ones(1, 64)
+    found, wanted = open_artifact(artifact)(ones.numpy()), small(ones).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def test_a_graph_in_which_no_sum_passes_16_bits_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leanly.Target, "vnni", property(lambda self: False))
+    graph, task = residual()
+    quantized = Static()(graph, task, leanly.Target("cpu"))
+    assert widened(quantized) is quantized

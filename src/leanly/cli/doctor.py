@@ -34,7 +34,10 @@ def doctor() -> None:
                 ["cores", f"{machine.cores} that this process may use"],
                 ["memory", f"{machine.memory_bytes / 2**30:.1f} GiB"],
                 ["instruction sets", ", ".join(sorted(machine.isa)) or "none that matter here"],
-                ["int8", "32-bit sums (VNNI)" if target.vnni else "16-bit sums can saturate: weights get 7 bits"],
+                [
+                    "int8",
+                    "32-bit sums (VNNI)" if target.vnni else "16-bit sums of two products: weights take wider steps",
+                ],
                 ["bfloat16", "multiplied by the processor" if target.bf16 else "not in hardware"],
                 ["system", machine.os],
                 ["compiler", compiler() or "none: the runtime `torch` runs in eager mode; install g++ or clang"],

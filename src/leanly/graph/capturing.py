@@ -60,7 +60,7 @@ def capture(
     if isinstance(model, GraphModule):
         return _copy(model.graph, given)
     try:
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, _computed(model))
     except Exception as error:
         raise CaptureError(f"the model can't be copied ({first_line(error)})", where="model", remedy=AT_REST) from error
     training = model.training
@@ -93,6 +93,12 @@ def _evaluated(flat: Flat, example: Example) -> Structure:
     probe = copy.deepcopy(flat)
     run_once(probe, example)
     return probe.seen.structure
+
+
+def _computed(model: nn.Module) -> dict[int, Any]:
+    """Return copies of what modules keep of their last run, as the weights of weight norm, by their ids."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return {id(value): value.detach().clone() for value in kept if value.grad_fn is not None}
 
 
 def _restore(modes_of: dict[nn.Module, bool]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from leanly.arguments import leaf_names, positional_names
 from leanly.errors import CaptureError
 from leanly.graph.tensors import dtype_name
+from leanly.scalars import names_of
 from leanly.structure import Structure, TensorSpec, build, flatten, is_tensor
 
 ROWS = 4
@@ -92,7 +93,13 @@ def read_example(
         )
     names = _identifiers(leaf_names(arguments, positional_names(forward, len(args))))
     tensors = [torch.as_tensor(leaf).detach() for leaf in leaves]
+    for name, dims in (dynamic or {}).items():
+        if not isinstance(dims, Mapping):
+            raise CaptureError(
+                f"dynamic[{name!r}] is {dims!r}", where="dynamic", remedy=f'give {{{name!r}: {{1: "length"}}}}'
+            )
     dynamic = {name: dict(dims) for name, dims in (dynamic or {}).items()}
+    static = names_of(static, name="static", where="capture")
     for name in (*dynamic, *static):
         if name not in names:
             raise CaptureError(
@@ -166,7 +173,7 @@ def _shape(name: str, tensor: Tensor, dims: dict[int, str], static: bool) -> tup
             raise CaptureError(
                 f"{name} has {len(shape)} dimensions, not a dimension {position}",
                 where=f"dynamic[{name!r}]",
-                remedy="mend it",
+                remedy=f"name one from 1 to {len(shape) - 1}" if len(shape) > 1 else "leave it out",
             )
         position %= len(shape)
         if shape[position] == "batch":

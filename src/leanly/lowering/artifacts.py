@@ -19,7 +19,8 @@ from leanly.lowering.proof import prove
 from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
 from leanly.quantize.binary import is_binarized
 from leanly.quantize.forms import Form, runtimes_of
-from leanly.target import installed_runtimes
+from leanly.quantize.saturation import widened
+from leanly.target import Target, installed_runtimes
 
 
 def lower(
@@ -54,6 +55,13 @@ def lower(
             artifact differs from the graph.
         RunError: the folder holds something else than an artifact.
     """
+    for spec in (*graph.inputs, *graph.outputs):
+        if spec.dtype == "bfloat16":
+            raise SettingError(
+                f"{spec.name} is bfloat16, which what calls an artifact has no arrays of",
+                where="lower",
+                remedy='capture model.float() with an example in float32, and lower it with precision="bfloat16"',
+            )
     integer, forms = computes_in_integers(graph), forms_of(graph)
     packed = not integer and Form.PACKED in forms
     precision = precision or ("int8" if integer else "float32")
@@ -63,6 +71,8 @@ def lower(
         _check_signs(graph)
     if graph.device.type != "cpu" or graph.training:
         graph = graph.clone().to("cpu").eval()
+    if integer and not Target("cpu").vnni:
+        graph = widened(graph)
     to = Path(to)
     with replacing_folder(to, DESCRIPTION, "an artifact") as folder:
         if runtime == "torch":

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import NameFixPass
 from onnxscript import opset21
 from onnxscript.values import Op, Opset
 
@@ -211,6 +212,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
             remedy="replace that operation in the model, or use runtimes=('torch',)",
         ) from error
     assert program is not None
+    NameFixPass()(program.model)  # a value inside may be called as an input or an output is: "cat"
     model = program.model_proto
     _name_dimensions(model, graph)
     _turn_twins(model.graph)

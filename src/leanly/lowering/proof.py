@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from leanly.artifact import Artifact
-from leanly.errors import LoweringError
+from leanly.errors import LeanlyError, LoweringError
 from leanly.graph import Graph
+from leanly.graph.explaining import first_line
 from leanly.lowering.parity import check_steps
 from leanly.lowering.sizes import check_sizes
 from leanly.quantize.binary import multiplies_signs
@@ -55,7 +56,15 @@ def _compare(predictor: RuntimePredictor, graph: Graph) -> None:
         inputs = graph.example_batch(batch)
         with torch.no_grad():
             expected = [output.float().numpy() for output in graph.flat(*inputs)]
-        found = predictor.run([np.ascontiguousarray(tensor.numpy()) for tensor in inputs])
+        try:
+            found = predictor.run([np.ascontiguousarray(tensor.numpy()) for tensor in inputs])
+        except Exception as error:
+            told = error.what if isinstance(error, LeanlyError) else f"it fails at batch {batch}: {first_line(error)}"
+            raise LoweringError(
+                f"{artifact.runtime} can't run what was written for it: {told}",
+                where=str(artifact.model),
+                remedy='use another runtime: "torch" runs whatever was captured',
+            ) from error
         for spec, want, have in zip(graph.outputs, expected, found, strict=True):
             if want.shape != have.shape:
                 raise LoweringError(

@@ -12,6 +12,7 @@ import numpy as np
 from leanly.costs import CostTable
 from leanly.errors import LeanlyError, LeanlyWarning, SettingError
 from leanly.graph import Graph, check_graph
+from leanly.graph.checking import check_target
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import smallest, take_cheapest
 from leanly.prune.importance import IN_LOSS, resolve_importance, usual
@@ -80,11 +81,9 @@ class Channels:
             )
         ((name, value),) = given.items()
         if not (is_number(value) and 0 < value < 1):
-            raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a share between 0 and 1, as 0.5")
+            raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a float between 0 and 1, as 0.5")
         if not is_whole(self.multiple, 1):
-            raise SettingError(
-                f"multiple={self.multiple!r}", where="Channels", remedy="use a whole number from 1, as 8"
-            )
+            raise SettingError(f"multiple={self.multiple!r}", where="Channels", remedy="use an int from 1, as 8")
         if not isinstance(self.normalized, bool):
             raise SettingError(f"normalized={self.normalized!r}", where="Channels", remedy="use True or False")
         if self.importance is not None:
@@ -98,6 +97,7 @@ class Channels:
             DataError: the importance needs labelled data, and there is none.
         """
         check_graph(graph, "Channels")
+        check_target(target, "Channels")
         importance = usual(graph, task) if self.importance is None else resolve_importance(self.importance)
         name = getattr(importance, "__name__", type(importance).__name__)
         saliency = checked(graph, importance(graph, task), name)

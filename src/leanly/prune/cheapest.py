@@ -20,7 +20,7 @@ class _Queue:
     """The units of one axis that are left, the least important first."""
 
     units: Array
-    step: int
+    step: int = 1
     place: int = 0
     piece: int = 1
     idle: int = 0
@@ -65,16 +65,17 @@ def take_cheapest(
             remedy="use fraction=" if costs is None else "measure this network: layers are known by their nodes' names",
         )
     total, target = work.total, share * work.total
-    queues = [_Queue(removal.ordered(axis), removal.step(axis)) for axis in axes]
+    queues = [_Queue(removal.ordered(axis)) for axis in axes]
     heap: list[tuple[float, int]] = []
     for number, queue in enumerate(queues):
-        queue.piece = max(1, len(queue.units) // (PIECES * queue.step))
+        queue.piece = max(1, len(queue.units) // (PIECES * removal.step(queue.units)))
         _push(heap, removal, work, queue, number)
     spared: list[Taken] = []
     spent = 0.0
     while heap and total - work.total < target:
         _, number = heapq.heappop(heap)
         queue = queues[number]
+        queue.step = removal.step(queue.units[queue.place :])
         taken = removal.takes(queue.next())
         ratio, saved = _ratio(removal, work, taken)
         if heap and ratio > heap[0][0]:
@@ -114,7 +115,8 @@ def take_cheapest(
 def smallest(removal: Removal, axes: list[Axis], costs: CostTable | None = None) -> float:
     """Return the least share of all MACs, or of the time, that one legal choice frees; 0 where there is none."""
     work = Work(removal.coupling, costs)
-    choices = [removal.takes(_Queue(removal.ordered(axis), removal.step(axis)).next()) for axis in axes]
+    queues = [_Queue(removal.ordered(axis), removal.step(axis.units)) for axis in axes]
+    choices = [removal.takes(queue.next()) for queue in queues]
     saved = [_ratio(removal, work, taken)[1] for taken in choices if removal.is_legal(taken)]
     return min((one for one in saved if one > 0), default=0.0) / work.total
 
@@ -134,6 +136,7 @@ def _push(heap: list[tuple[float, int]], removal: Removal, work: Work, queue: _Q
     Where a time falls in steps of several units, so many are queued up at once.
     """
     while queue.place < len(queue.units):
+        queue.step = removal.step(queue.units[queue.place :])
         ratio, saved = _ratio(removal, work, removal.takes(queue.next()))
         if saved > 0:
             heapq.heappush(heap, (ratio, number))

@@ -154,7 +154,7 @@ def resolve_importance(importance: Any) -> Importance:
         return CRITERIA[importance]
     if not _takes_two(importance):
         raise SettingError(
-            f"importance is {importance!r}, which can't be called with a graph and a task",
+            f"importance is a {type(importance).__name__}, which can't be called with a graph and a task",
             where="importance",
             remedy=f"give one of {', '.join(f'leanly.prune.{name}' for name in CRITERIA)}, or a function "
             "(graph, task) -> {parameter name: tensor of its shape}",

@@ -81,8 +81,10 @@ def loss_of(graph: Graph, task: Task, split: Split, outputs: Sequence[Tensor], t
             remedy="give labels that fit Task.loss, or use leanly.prune.magnitude, which needs none",
         ) from error
     if not usable:
+        several = isinstance(loss, Tensor) and loss.numel() != 1
+        told = f"has the shape {tuple(loss.shape)}" if several else f"is {loss!r}"
         raise DataError(
-            f"the loss is {loss!r}",
+            f"the loss {told}",
             where=f"split {split.name!r}",
             remedy="give a loss that returns one finite number with a gradient",
         )

@@ -42,7 +42,8 @@ class Refit:
     Args:
         teacher: the network before the cut: "original" for the task's model, a Graph, or a trained nn.Module.
         samples: rows, the first of `train` (of `validation` where there is no `train`).
-        damping: how much the weights are held where they are, as a share of the mean power of what they multiply.
+        damping: how much the weights are held where they are, as a share of the mean power of what they multiply; as
+            many times more as an output has weights for each place of the rows.
 
     Raises:
         SettingError: a setting out of its range.
@@ -107,6 +108,7 @@ class Refit:
             names += [arrived.other.name] if arrived.other is not None else []
             wanted.append(whole.total.name)
         squares = products = torch.zeros((), device=graph.device)
+        places = 0
         for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
             x = columns(given, layer, weight.shape[2:]).double()
             if bias is not None:
@@ -120,12 +122,14 @@ class Refit:
                 if (flat := _outputs(missing, layer).double()).shape == y.shape:  # not where others have more places
                     y = arrived.before_norms(graph, flat, y)
             y = y.reshape(len(x), -1, x.shape[2])
+            places += x.shape[2]
             squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
         with torch.no_grad():
             now = as_rows(weight.double(), layer, len(squares))
             if bias is not None:
                 now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
-            solved = _solved(now, squares, products, self.damping)
+            # fewer places than weights would be met exactly, and others missed
+            solved = _solved(now, squares, products, self.damping * max(1.0, now.shape[2] / max(places, 1)))
             if bias is not None:
                 find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]

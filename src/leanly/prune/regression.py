@@ -83,6 +83,8 @@ class SparseGPT:
         if not layers:
             known = "shorten dense; it knows linear layers and convolutions of images and sequences"
             raise no_weights(graph, "SparseGPT", known)
+        if self.pattern is not None:
+            check_divides(graph, layers, self.pattern[1], "SparseGPT")
         self._check_left(graph, layers)
         (running,), batches = read_rows([graph], split, BATCH, self.samples)
         sweep = Sweep(running, [inputs for inputs, _ in batches])
@@ -116,9 +118,6 @@ class SparseGPT:
     def _thin(self, graph: Graph, layer: Node, sweep: Sweep, earliest: str) -> None:
         """Thin the weight of a layer; others may read it, the earliest of them first."""
         weight = find(graph.module, str(argument(layer, "weight").target))
-        if self.pattern is not None:
-            inputs = weight.shape[0 if transposed_groups(layer) else 1]
-            check_divides(inputs, self.pattern[1], layer.name, "SparseGPT.pattern")
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
             for (given,) in sweep.values([argument(layer, "input").name], before=earliest):

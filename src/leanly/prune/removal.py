@@ -61,17 +61,21 @@ class Removal:
         """Return the importance of units: their shares of all that is coupled, added up."""
         return self._scores[units]
 
-    def step(self, axis: Axis) -> int:
-        """Return how many units have to leave at a time to keep widths at multiples."""
-        span = self._span(self.coupling.unit_dims, axis.units[0])
-        widths = [
-            int(count)
-            for dim, count in zip(
-                self.coupling.unit_dims.indices[span], self.coupling.unit_dims.data[span], strict=True
-            )
-            if dim in self._parameter_dims
-        ]
-        return self.multiple // np.gcd(self.multiple, min(widths))
+    def step(self, units: Array) -> int:
+        """Return how many of an axis's units have to leave at a time to keep widths at multiples.
+
+        Units hold what others have left of them: a channel of every head is less wide when a head is gone.
+        """
+        if self.multiple == 1:
+            return 1
+        for unit in units:
+            taken = self.takes(np.array([unit]))
+            widths = [
+                int(count) for dim, count in zip(taken.dims, taken.counts, strict=True) if dim in self._parameter_dims
+            ]
+            if widths:
+                return int(self.multiple // np.gcd(self.multiple, min(widths)))
+        return 1
 
     def takes(self, units: Array) -> Taken:
         """Say what units would take."""

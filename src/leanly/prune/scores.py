@@ -99,7 +99,7 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
         raise SettingError(
             "it finds nothing in this network that it can judge",
             where=f"importance {name}",
-            remedy="use leanly.prune.magnitude, which reads every weight",
+            remedy="use leanly.prune.magnitude, which reads every weight of two dimensions or more, or leave it whole",
         )
     if not isinstance(found, dict):
         raise SettingError(f"it returned a {type(found).__name__}", where=f"importance {name}", remedy=remedy)

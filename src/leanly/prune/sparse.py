@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.layers import layer_weights, no_weights, other_layers, transposed_groups
+from leanly.graph.nodes import argument
 from leanly.graph.tensors import find
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
@@ -84,6 +85,8 @@ class Sparse:
         held = {name: scores[name].to(find(graph.module, name).device) for name in weights if name in scores}
         if not held:
             raise no_weights(graph, "Sparse", "shorten dense, or use another importance")
+        if self.pattern is not None:
+            check_divides(graph, [weights[name] for name in held], self.pattern[1], "Sparse")
         kept = self._kept(held, weights)
         self._check_left(kept, held)
         with torch.no_grad():
@@ -150,7 +153,7 @@ def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where:
             remedy="give one: sparsity=0.8, or pattern=(2, 4)",
         )
     if sparsity is not None and not (is_number(sparsity) and 0 < sparsity < 1):
-        raise SettingError(f"sparsity={sparsity!r}", where=where, remedy="use a share between 0 and 1")
+        raise SettingError(f"sparsity={sparsity!r}", where=where, remedy="use a float between 0 and 1")
     if pattern is None:
         return None
     numbers = tuple(pattern) if isinstance(pattern, tuple | list) else ()
@@ -159,13 +162,20 @@ def check_amount(sparsity: float | None, pattern: tuple[int, int] | None, where:
     return numbers[0], numbers[1]
 
 
-def check_divides(inputs: int, m: int, layer: str, where: str) -> None:
+def check_divides(graph: Graph, layers: Sequence[Node], m: int, where: str) -> None:
     """Raise a SettingError where groups of m inputs don't fill a layer."""
-    if inputs % m:
+    odd = {}
+    for layer in layers:
+        shape, groups = find(graph.module, str(argument(layer, "weight").target)).shape, transposed_groups(layer)
+        inputs = shape[0] // groups if groups else shape[1]
+        if inputs % m:
+            odd[layer.name] = inputs
+    if odd:
+        told = ", ".join(f"{inputs} of {name}" for name, inputs in odd.items())
         raise SettingError(
-            f"{layer} has {inputs} inputs, which {m} does not divide",
-            where=where,
-            remedy=f"put {layer!r} into dense, or use another pattern",
+            f"{m} does not divide the inputs: {told}",
+            where=f"{where}.pattern",
+            remedy=f"add dense={tuple(odd)!r}, or use another pattern",
         )
 
 
@@ -186,7 +196,5 @@ def largest(scores: Tensor, sparsity: float) -> Tensor:
 
 def _of_every(scores: Tensor, n: int, m: int, layer: Node) -> Tensor:
     """Mark the n highest of every m neighbours along the inputs of each output, tap by tap."""
-    groups = transposed_groups(layer)
-    inputs = 0 if groups else 1
-    check_divides(scores.shape[inputs] // max(groups, 1), m, layer.name, "Sparse.pattern")
+    inputs = 0 if transposed_groups(layer) else 1
     return kept_of_every(scores.movedim(inputs, -1), n, m).movedim(-1, inputs)

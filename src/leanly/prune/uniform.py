@@ -32,10 +32,10 @@ def take_share(removal: Removal, groups: list[tuple[Axis, ...]], fraction: float
                 continue
             if not _take(removal, axis, members, fraction, 1.0 if last else fraction * (1 + WITHIN)):
                 count = len(axis.units)
-                emptied += [(1 - min(removal.step(axis), count) / (2 * count), count)] if len(axes) == 1 else []
+                emptied += [(1 - min(removal.step(axis.units), count) / (2 * count), count)] if len(axes) == 1 else []
     if emptied:
         fits, smallest = min(emptied)
-        wider = any(len(axis.units) > removal.step(axis) for axes in groups for axis in axes)
+        wider = any(len(axis.units) > removal.step(axis.units) for axes in groups for axis in axes)
         remedies = [f"a fraction of at most {np.floor(fits * 100) / 100:g}"] if wider else []
         remedies += ["a smaller multiple"] if removal.multiple > 1 else []
         raise SettingError(
@@ -54,7 +54,8 @@ def take_below(removal: Removal, groups: list[tuple[Axis, ...]], threshold: floa
         threshold: the share, below 1; where widths are multiples, as many as leave one.
     """
     for axis in (axis for axes in groups for axis in axes):
-        units, step = removal.ordered(axis), removal.step(axis)
+        units = removal.ordered(axis)
+        step = removal.step(units)
         scores = removal.scores(units)
         count = int((scores < threshold * scores.mean()).sum())
         count -= (count - len(units)) % step
@@ -64,7 +65,8 @@ def take_below(removal: Removal, groups: list[tuple[Axis, ...]], threshold: floa
 
 def _take(removal: Removal, axis: Axis, members: Array, fraction: float, most: float) -> bool:
     """Take units while that brings the share closer, up to `most`; False where it would empty something."""
-    units, step = removal.ordered(axis), removal.step(axis)
+    units = removal.ordered(axis)
+    step = removal.step(units)
     if axis.disjoint and not removal.gone[members].any():
         count = _nearest(len(units), step, fraction, most)
         taken = removal.takes(units[:count]) if count else None

@@ -7,8 +7,14 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
+from leanly.graph import Graph
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument
+from leanly.graph.tensors import find
+from leanly.quantize.quantizers import layers_of, read_affine, weight_quantizers, write_scale, write_weight
+
+MOST = 128
+"""Of two neighbouring weights: 255 times as much fits into 16 bits."""
 
 
 def adds_in_pairs(layer: Node, weight: Tensor) -> bool:
@@ -21,7 +27,7 @@ def largest_pairs(weight: Tensor) -> Tensor:
     """Return for each output channel the largest sum of two neighbouring weights of one sign.
 
     Channels of the input are innermost; whether an odd number of them is filled up to an even one depends on the
-    runtime. In a range as wide as these sums, two integers come to 127 and one of rounding: 255 * 128 < 2**15.
+    runtime. In a range as wide as these sums, two integers come to 127 and one of rounding: no more than `MOST`.
 
     Args:
         weight: `[outputs, inputs, ...]`.
@@ -29,6 +35,34 @@ def largest_pairs(weight: Tensor) -> Tensor:
     rows = weight.movedim(1, -1)
     filled = functional.pad(rows, (0, rows.shape[-1] % 2))
     return torch.maximum(_pair_sums(rows.flatten(1)), _pair_sums(filled.flatten(1)))
+
+
+def widened(graph: Graph) -> Graph:
+    """Return the graph with wider steps where two neighbouring products would pass 16 bits, as a note says.
+
+    After a cut channels have other neighbours, and training moves weights; a graph in which none passes comes back.
+    """
+    found = {}
+    for name, quantizer in weight_quantizers(graph, "saturation").items():
+        weight, affine = find(graph.module, name).detach(), read_affine(graph.module, quantizer)
+        if affine.high < MOST // 2 or affine.scale.ndim > 1:
+            continue
+        if any(adds_in_pairs(layer, weight) for layer in layers_of(quantizer)):
+            integers = affine.quantize(weight)
+            sums = largest_pairs(integers.to(weight.dtype))
+            sums = sums if affine.scale.ndim else sums.max()
+            if bool((sums > MOST).any()):
+                found[name] = affine.dequantize(integers), affine.scale * ((MOST - 1) / sums).where(sums > MOST, 1)
+    if not found:
+        return graph
+    graph = graph.clone()
+    for name, (weight, scale) in found.items():
+        quantizer = weight_quantizers(graph, "saturation")[name]
+        write_weight(graph.module, quantizer, weight)
+        write_scale(graph.module, quantizer, scale)
+    told = f"steps of {', '.join(found)} are wider: this processor adds neighbouring products in 16 bits"
+    graph.notes = (*graph.notes, f"lower: {told}")
+    return graph
 
 
 def _pair_sums(rows: Tensor) -> Tensor:

@@ -80,52 +80,54 @@ class GPTQ:
         check_runs(Form.INTEGERS if quantizes_values(graph) else Form.PACKED, target, "GPTQ")
         # slopes are of the same chunks, so that places come in one order; the values of the whole network lead to them
         chunk = max(1, min(CHUNK, SLOPES // max(1, sum(bytes_a_row(graph).values()))))
-        walk = Walk(graph, task, self.samples, "GPTQ", chunk=chunk)
+        walk = Walk(graph, task, self.samples, "GPTQ", chunk=chunk, exact=False)
         read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
         tables = [node for node in read if node.target is aten.embedding.default]
         layers = [node for node in read if has_columns(node) and is_quantizer(argument(node, "weight"))]
-        importance, hessians = _slopes(graph, layers, tables, walk.chunks)
-        for quantizer, hessian in hessians.items():
-            self._round(graph, quantizer, hessian)
-        rounded = set(hessians)
+        stops = zip(walk.segments, walk.joined, strict=False)
+        joined = {name: chunks for segment, chunks in stops for name in segment.nodes}
+        judged = {layer: joined.get(layer.name, 0) for layer in layers}
+        importance, hessians = _slopes(graph, judged, tables, walk.chunks)
+        rounded = self._round(graph, hessians)
         for stop in walk:
             inside = [node for node in layers if node.name in stop.segment.nodes]
             left = [node for node in inside if argument(node, "weight") not in rounded]
-            hessians = _hessians(walk, stop, left, importance)
-            for quantizer, hessian in hessians.items():
-                self._round(graph, quantizer, hessian)
-            rounded |= hessians.keys()
+            rounded |= self._round(graph, _hessians(walk, stop, left, importance))
         return graph
 
-    def _round(self, graph: Graph, quantizer: Node, hessians: Tensor) -> None:
-        weight = find(graph.module, str(argument(quantizer, "x").target)).detach()
-        affine = read_affine(graph.module, quantizer)
-        write_weight(graph.module, quantizer, _rounded(weight, affine, hessians, self.damping))
+    def _round(self, graph: Graph, hessians: dict[Node, Tensor]) -> set[Node]:
+        """Round the weights behind some quantizers and return these; their Hessians, which are large, are used up."""
+        quantizers = set(hessians)
+        for quantizer in list(hessians):
+            weight = find(graph.module, str(argument(quantizer, "x").target)).detach()
+            affine = read_affine(graph.module, quantizer)
+            write_weight(graph.module, quantizer, _rounded(weight, affine, hessians.pop(quantizer), self.damping))
+        return quantizers
 
 
 def _slopes(
-    graph: Graph, layers: list[Node], tables: list[Node], chunks: list[list[Tensor]]
+    graph: Graph, layers: dict[Node, int], tables: list[Node], chunks: list[list[Tensor]]
 ) -> tuple[dict[Node, Tensor], dict[Node, Tensor]]:
     """Return how far the outputs move with what layers compute at each place, and with what is read from tables.
 
     Args:
         graph: as it is before anything is rounded.
-        layers: for each a mean square is returned, `[groups, rows x places]`.
+        layers: for each a mean square is returned, `[groups, rows x places]`, of so many of the chunks.
         tables: embeddings; for the quantizer of each the slopes' outer products are summed, `[1, columns, columns]`.
         chunks: flat inputs of some rows each.
     """
     importance: dict[Node, Tensor] = {}
     hessians: dict[Node, Tensor] = {}
     seen = dict.fromkeys(layers, 0)
-    for slopes in output_slopes(graph, [node.name for node in (*layers, *tables)], chunks):
-        for layer in layers:
-            if layer.name in slopes:
+    for number, slopes in enumerate(output_slopes(graph, [node.name for node in (*layers, *tables)], chunks)):
+        for layer, count in layers.items():
+            if layer.name in slopes and number < count:
                 found = _of_places(layer, slopes[layer.name], rounded_weight(graph.module, layer).ndim - 2)
                 stop = seen[layer] + found.shape[1]
                 held = importance.get(layer)
                 if held is None or held.shape[1] < stop:
                     # small tensors that stay, between the large ones that go, would keep their memory from use
-                    importance[layer] = found.new_empty(len(found), max(len(chunks) * found.shape[1], stop))
+                    importance[layer] = found.new_empty(len(found), max(count * found.shape[1], stop))
                     if held is not None:
                         importance[layer][:, : seen[layer]] = held[:, : seen[layer]]
                 importance[layer][:, seen[layer] : stop] = found

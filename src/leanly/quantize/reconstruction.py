@@ -224,6 +224,7 @@ class _Reconstruction:
         tensors |= {node: rounding.hard for node, rounding in roundings.items()}
         if how.fit:
             self._fit(descent, roundings.values(), steps.values(), biases.values())
+        runner.env.clear()
         for node, rounding in roundings.items():
             write_weight(module, node, rounding.hard())
             write_scale(module, node, rounding.scale)

@@ -46,20 +46,30 @@ class Walk:
         name: of the pass that walks.
         chunk: rows that run at once, at most.
         inside: the values around each layer of a segment will be kept as well.
+        exact: what goes in in float is given, too.
 
     Raises:
         DataError: the task has no calibration data; NaN or infinity in what comes out of a part.
     """
 
     def __init__(
-        self, graph: Graph, task: Task | None, samples: int, name: str, *, chunk: int = CHUNK, inside: bool = False
+        self,
+        graph: Graph,
+        task: Task | None,
+        samples: int,
+        name: str,
+        *,
+        chunk: int = CHUNK,
+        inside: bool = False,
+        exact: bool = True,
     ) -> None:
         self.segments = find_segments(
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
         room = find_room(graph, self.segments, chunk, inside=inside)
-        self.chunk, self._joined = room.chunk, room.chunks
+        self.chunk, self.joined = room.chunk, room.chunks
+        self._exact = exact
         most = min(samples, room.chunk * room.chunks[-1])
         self.chunks = [
             [tensor.to(graph.device) for tensor in batch]
@@ -80,13 +90,14 @@ class Walk:
         rough: list[Tensor] = []
         for number, segment in enumerate(self.segments):
             # in place, the one before the other: who walks still holds the last stop
-            exact[:] = self._entering(self.exactly, number, exact)
+            if self._exact:
+                exact[:] = self._entering(self.exactly, number, exact)
             rough[:] = self._entering(self.roughly, number, rough)
             yield Stop(segment, exact, rough)
 
     def _entering(self, runner: Runner, number: int, before: list[Tensor]) -> list[Tensor]:
         """Return what goes into a segment: of rows that were there what comes out of the one before it."""
-        joined = self.chunks[: self._joined[number]]
+        joined = self.chunks[: self.joined[number]]
         if number == 0:
             return [inputs[0] for inputs in joined]
         passed = self.pieces(runner, self.segments[number - 1], before)

@@ -50,7 +50,7 @@ def test_blocks_of_columns_change_nothing(block, monkeypatch):
     x[3] += x[7]
     affine = from_range(weight.amin(1), weight.amax(1), bits=4, symmetric=True, signed=True, axis=0)
     hessian = (x @ x.T)[None].double()
-    at_once = _rounded(weight, affine, hessian, 0.01)
+    at_once = _rounded(weight, affine, hessian.clone(), 0.01)
     monkeypatch.setattr("leanly.quantize.gptq.BLOCK", block)
     torch.testing.assert_close(_rounded(weight, affine, hessian, 0.01), at_once)
 

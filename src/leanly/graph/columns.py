@@ -108,6 +108,7 @@ def inverse_factor(hessian: Tensor) -> Tensor:
     Args:
         hessian: `[columns, columns]`; the factor takes its place.
     """
+    hessian = hessian.mT  # the same numbers, in the order in which LAPACK needs no copy
     torch.linalg.cholesky(hessian, out=hessian)
     torch.cholesky_inverse(hessian, out=hessian)
     return torch.linalg.cholesky(hessian, upper=True, out=hessian)

@@ -35,6 +35,8 @@ BLOCK = 128
 """Columns."""
 ROWS = 4096
 """Of a weight, rounded at once."""
+STRIPE = 512
+"""Rows or columns of a Hessian that are computed, or moved, at once."""
 CHUNK = 16
 """Calibration rows that run at once, at most."""
 SLOPES = 2**27
@@ -135,7 +137,7 @@ def _slopes(
         for table in tables:
             if table.name in slopes:
                 flat = slopes[table.name].flatten(0, -2)
-                _add(hessians, argument(table, "weight"), flat.T @ flat[None])
+                _add(hessians, argument(table, "weight"), flat.T[None], flat.T[None])
     return {layer: found[:, : seen[layer]] for layer, found in importance.items()}, hessians
 
 
@@ -170,26 +172,39 @@ def _hessians(walk: Walk, stop: Stop, layers: list[Node], importance: dict[Node,
             if node in importance:
                 weighed = multiplied * importance[node][:, None, seen[node] : seen[node] + multiplied.shape[2]]
                 seen[node] += multiplied.shape[2]
-            _add(found, quantizer, weighed @ multiplied.transpose(1, 2))
+            _add(found, quantizer, weighed, multiplied)
     return found
 
 
-def _add(sums: dict[Node, Tensor], quantizer: Node, products: Tensor) -> None:
-    if quantizer in sums:
-        sums[quantizer] += products
-    else:
-        sums[quantizer] = products.double()
+def _add(sums: dict[Node, Tensor], quantizer: Node, left: Tensor, right: Tensor) -> None:
+    """Add products of `[groups, columns, places]`, some columns at a time: wide layers have large Hessians."""
+    if quantizer not in sums:
+        sums[quantizer] = left.new_zeros(len(left), left.shape[1], right.shape[1], dtype=torch.float64)
+    for start in range(0, left.shape[1], STRIPE):
+        some = slice(start, start + STRIPE)
+        sums[quantizer][:, some] += left[:, some] @ right.transpose(1, 2)
+
+
+def _sort(hessian: Tensor, order: Tensor) -> Tensor:
+    """Sort the rows and the columns of a Hessian, some at a time in its own place, and return it."""
+    for start in range(0, len(hessian), STRIPE):
+        some = slice(start, start + STRIPE)
+        hessian[some] = hessian[some, order]
+    for start in range(0, len(hessian), STRIPE):
+        some = slice(start, start + STRIPE)
+        hessian[:, some] = hessian[order, some]
+    return hessian
 
 
 def _rounded(weight: Tensor, affine: Affine, hessians: Tensor, damping: float) -> Tensor:
-    """Round a weight; each group of its output channels by the Hessian of the inputs that it reads."""
+    """Round a weight; each group of its output channels by the Hessian of its inputs, which is used up."""
     rows = weight.reshape(len(hessians), -1, weight[0].numel())
     scale, shift = (values.expand(weight.shape).reshape(rows.shape) for values in affine.along(weight))
     parts = []
     for group, hessian in enumerate(hessians):
         whole = damped(hessian, damping)
         order = torch.argsort(whole.diagonal(), descending=True)
-        factor = inverse_factor(whole[order[:, None], order])
+        factor = inverse_factor(_sort(whole, order))
         for start in range(0, rows.shape[1], ROWS):
             some = [values[group, start : start + ROWS][:, order].double() for values in (rows, scale, shift)]
             done = _rounded_rows(some[0], Affine(some[1], some[2], affine.low, affine.high), factor)

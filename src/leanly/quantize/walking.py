@@ -83,7 +83,8 @@ class Walk:
         asked = read if read < most else min(samples, len(split)) if split.counted else samples
         _note(graph, name, (min(room.chunk * room.chunks[0], read), read), asked, room.row)
         # weights change on the way, what they should have given does not
-        self.exactly, self.roughly = Runner(graph.clone().module, _unquantized), Runner(graph.module)
+        self.exactly = Runner(graph.clone().module if exact else graph.module, _unquantized)
+        self.roughly = Runner(graph.module)
 
     def __iter__(self) -> Iterator[Stop]:
         exact: list[Tensor] = []

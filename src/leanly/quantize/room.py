@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +51,12 @@ def find_room(graph: Graph, segments: Sequence[Segment], chunk: int, *, inside: 
     # a row that leaves would be computed again from the inputs where there is room once more
     lasting = tuple(itertools.accumulate(reversed(fitting), min))[::-1]
     return Room(chunk, tuple(rows // chunk for rows in lasting), max(rows))
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: glibc keeps it, and large tensors are put beside it."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _held(segment: Segment, sizes: Mapping[str, int], inside: bool) -> int:

@@ -17,7 +17,7 @@ from leanly.graph.segments import Runner, Segment, find_segments
 from leanly.graph.statistics import check_finite
 from leanly.quantize.calibration import calibration_batches, calibration_split
 from leanly.quantize.quantizers import is_quantizer, of_weight
-from leanly.quantize.room import find_room
+from leanly.quantize.room import find_room, give_back
 from leanly.task import Task
 from leanly.training.padding import carries_rows
 
@@ -89,6 +89,7 @@ class Walk:
     def __iter__(self) -> Iterator[Stop]:
         exact: list[Tensor] = []
         rough: list[Tensor] = []
+        give_back()
         for number, segment in enumerate(self.segments):
             # in place, the one before the other: who walks still holds the last stop
             if self._exact:

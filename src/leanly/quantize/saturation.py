@@ -11,7 +11,14 @@ from leanly.graph import Graph
 from leanly.graph.layers import CONVOLUTIONS
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find
-from leanly.quantize.quantizers import layers_of, read_affine, weight_quantizers, write_scale, write_weight
+from leanly.quantize.quantizers import (
+    layers_of,
+    of_layer,
+    read_affine,
+    weight_quantizers,
+    write_scale,
+    write_weight,
+)
 
 MOST = 128
 """Of two neighbouring weights: 255 times as much fits into 16 bits."""
@@ -43,7 +50,8 @@ def widened(graph: Graph) -> Graph:
     After a cut channels have other neighbours, and training moves weights; a graph in which none passes comes back.
     """
     found = {}
-    for name, quantizer in weight_quantizers(graph, "saturation").items():
+    for quantizer in filter(of_layer, graph.module.graph.nodes):
+        name = str(argument(quantizer, "x").target)
         weight, affine = find(graph.module, name).detach(), read_affine(graph.module, quantizer)
         if affine.high < MOST // 2 or affine.scale.ndim > 1:
             continue

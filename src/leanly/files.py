@@ -168,8 +168,3 @@ def inside(root: Path, relative: str) -> Path:
             "a path leaves its folder", where=relative, remedy="do not use this folder: it was made by hand"
         )
     return path
-
-
-def folder_bytes(path: Path) -> int:
-    """Return the bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())

@@ -17,6 +17,7 @@ from leanly.graph.saving import WEIGHTS, spans
 from leanly.lowering.integers import computes_in_integers, forms_of, store_integers
 from leanly.lowering.proof import prove
 from leanly.lowering.signs import LEAST_CHANNELS, kernel_layers, least_columns
+from leanly.lowering.sizes import bytes_in_safetensors
 from leanly.quantize.binary import is_binarized
 from leanly.quantize.forms import Form, runtimes_of
 from leanly.quantize.saturation import widened
@@ -80,9 +81,9 @@ def lower(
             files: tuple[str, ...] = ("graph",)
             stored = {name: (t.element_size() * 8, t.numel()) for name, t in graph.state_dict().items()}
             widths: dict[str, int] = {}
-            content = (folder / "graph" / WEIGHTS).read_bytes()
-            located = spans(content)
-            payload, decoding = _coded(content, sum(span.stop - span.offset for span in located), located)
+            weights = folder / "graph" / WEIGHTS
+            content = weights.read_bytes()
+            payload, decoding = _coded(content, bytes_in_safetensors(weights), spans(content))
         else:
             from leanly.lowering import packing
             from leanly.lowering.onnx import export

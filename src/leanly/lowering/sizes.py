@@ -45,7 +45,7 @@ def check_sizes(artifact: Artifact, graph: Graph) -> None:
             what is no tensor.
     """
     if artifact.runtime == "torch":
-        held, allowed = _in_safetensors(artifact.weights), artifact.stored_bytes
+        held, allowed = bytes_in_safetensors(artifact.weights), artifact.stored_bytes
     else:
         import onnx
 
@@ -113,7 +113,7 @@ def _constants(graph: Graph) -> list[int]:
     return counts
 
 
-def _in_safetensors(path: Path) -> int:
+def bytes_in_safetensors(path: Path) -> int:
     """Return the bytes of the tensors in a file: those behind its header."""
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")

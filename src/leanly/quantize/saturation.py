@@ -64,10 +64,10 @@ def widened(graph: Graph) -> Graph:
     if not found:
         return graph
     graph = graph.clone()
+    quantizers = weight_quantizers(graph, "lower")
     for name, (weight, scale) in found.items():
-        quantizer = weight_quantizers(graph, "saturation")[name]
-        write_weight(graph.module, quantizer, weight)
-        write_scale(graph.module, quantizer, scale)
+        write_weight(graph.module, quantizers[name], weight)
+        write_scale(graph.module, quantizers[name], scale)
     told = f"steps of {', '.join(found)} are wider: this processor adds neighbouring products in 16 bits"
     graph.notes = (*graph.notes, f"lower: {told}")
     return graph

@@ -92,6 +92,7 @@ def assemble(graph: fx.Graph, exported: fx.GraphModule, model: nn.Module, prefix
     _one_get_attr_each(graph)
     for node in graph.nodes:
         _select_by_constants(node, root)
+    remove_dead(graph)
     return tensors.filled(fx.GraphModule(root, graph), root)
 
 
@@ -100,9 +101,13 @@ def _select_by_constants(node: fx.Node, root: nn.Module) -> None:
     if node.target is not aten.index.Tensor:
         return
     given = [(place, item) for place, item in enumerate(node.args[1]) if item is not None]  # type: ignore[arg-type]
-    if len(given) != 1 or not reads_tensor(given[0][1]) or reads_tensor(node.args[0]):
+    if len(given) != 1 or reads_tensor(node.args[0]):
         return
     ((dim, item),) = given
+    while item.target in (aten.clone.default, aten.detach.default):  # a list written in `forward` is copied first
+        item = item.args[0]
+    if not reads_tensor(item):
+        return
     order = tensors.find(root, str(item.target))
     if order.ndim == 1 and order.dtype == torch.int64 and bool((order >= 0).all()):
         node.target, node.args = aten.index_select.default, (node.args[0], dim, item)

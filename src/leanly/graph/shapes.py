@@ -52,15 +52,20 @@ def propagate(graph: Graph, batch_size: int, seen: dict[str, Any] | None = None)
         batch_size: rows of the example that are run.
         seen: what is filled and returned; where the graph fails, it holds the nodes before that.
     """
+    return propagate_on(graph, graph.example_batch(batch_size), seen)
+
+
+def propagate_on(graph: Graph, batch: tuple[Tensor, ...], seen: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return what `propagate` does, for flat inputs of any size."""
     seen = {} if seen is None else seen
     for run in (_run_meta, _run_fake):
         try:
-            run(graph, graph.example_batch(batch_size), seen)
+            run(graph, batch, seen)
             return seen
         except Exception:  # an operator without such a form may raise anything
             continue
     with torch.no_grad():
-        _Recorder(copy.deepcopy(graph.module), seen).run(*graph.example_batch(batch_size))
+        _Recorder(copy.deepcopy(graph.module), seen).run(*batch)
     return seen
 
 

@@ -29,6 +29,20 @@ CUT = {
     "unit length": lambda x: functional.normalize(x, dim=-1),
     "einsum": lambda x: torch.einsum("bi,bj->bj", x, x),
     "einsum over an ellipsis": lambda x: torch.einsum("b...i,b...i->b...i", x, x),
+    "cosine": lambda x: x * functional.cosine_similarity(x, x * 2, dim=-1)[:, None],
+    "listed": lambda x: x[:, [3, 1, 2, 0, *range(4, 16)]],
+    "sampled": lambda x: functional.grid_sample(
+        x.reshape(-1, 4, 2, 2), torch.full((x.shape[0], 2, 2, 2), 0.25), align_corners=False
+    ).flatten(1),
+    "unfolded": lambda x: functional.unfold(x.reshape(-1, 4, 2, 2), 2).flatten(1),
+    "folded": lambda x: functional.fold(
+        functional.unfold(x.reshape(-1, 4, 2, 2), 2, padding=1), (2, 2), 2, padding=1
+    ).flatten(1),
+    "counted out": lambda x: x + torch.arange(16).sin(),
+    "counted out, in parts": lambda x: (
+        x * torch.linspace(1, 2, 8).repeat_interleave(2).split(4)[1].repeat(4) + torch.eye(16)[3]
+    ),
+    "counted out beside ones": lambda x: x + torch.ones(16) * torch.arange(16),
     "maximum": lambda x: torch.maximum(x, -x),
     "split unevenly": lambda x: torch.cat(x.split([3, 8, 5], 1)[::-1], 1),
     "unflatten": lambda x: x.unflatten(1, (4, 4)).transpose(1, 2).flatten(1),
@@ -56,7 +70,6 @@ KEPT = {
     "aten.max_pool1d.default": lambda x: functional.max_pool1d(x[:, None], 3, 1, 1)[:, 0],
     "aten.upsample_nearest1d.vec": lambda x: functional.interpolate(x[:, None], size=16)[:, 0],
     "aten.conv1d.default": lambda x: functional.conv1d(x[:, None], torch.ones(1, 1, 3), padding=1)[:, 0],
-    "aten.cosine_similarity.default": lambda x: x * functional.cosine_similarity(x, x * 2, dim=-1)[:, None],
 }
 
 

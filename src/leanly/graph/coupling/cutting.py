@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from leanly.graph import tensors
 from leanly.graph.coupling.coupling import Coupling
-from leanly.graph.coupling.literals import INDEX, rewrite
+from leanly.graph.coupling.literals import pick, rewrite
 from leanly.graph.coupling.proving import prove
 from leanly.graph.coupling.sizes import Sizes, Unfit
 from leanly.graph.coupling.variables import Array
 from leanly.graph.coupling.walking import ROWS
+from leanly.graph.coupling.wiring import INDEX
 from leanly.graph.example import Example
 from leanly.graph.graph import Graph
 from leanly.graph.shapes import is_spec, propagate
@@ -37,6 +38,9 @@ def remove(coupling: Coupling, gone: Array) -> Graph:
     for node in list(graph.nodes):
         if node.op == "call_function" and node.name in sizes.wiring.values:
             try:
+                if node.name in sizes.wiring.made:
+                    pick(node, sizes)
+                    continue
                 rewrite(node, sizes)
                 if node.name in sizes.wiring.moved:
                     prove(node, sizes)

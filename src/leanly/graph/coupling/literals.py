@@ -12,11 +12,10 @@ from leanly.graph import tensors
 from leanly.graph.coupling.shrinking import PADS, RESHAPES, operator_name
 from leanly.graph.coupling.sizes import Sizes, positions
 from leanly.graph.coupling.variables import Array
+from leanly.graph.coupling.wiring import INDEX, picks
 from leanly.graph.nodes import argument, argument_names, set_argument
 
 aten = torch.ops.aten
-INDEX = "cut_index_"
-"""Where the names of constants start that say which indices of a dimension are read."""
 
 
 def rewrite(node: fx.Node, sizes: Sizes) -> None:
@@ -28,6 +27,34 @@ def rewrite(node: fx.Node, sizes: Sizes) -> None:
     rule = _REWRITES.get(operator_name(node.target))
     fitted = rule(node, sizes) if rule is not None else None
     sizes.check_numbers(node, fitted or frozenset())
+
+
+def pick(node: fx.Node, sizes: Sizes) -> None:
+    """Let a node of `Wiring.made` go on making what it makes, and read what stays of it.
+
+    Raises:
+        Unfit: it counts by a number that the cut changes.
+    """
+    sizes.check_numbers(node)
+    lost = [dim for dim in range(len(sizes.shape(node.name))) if not sizes.is_whole(node.name, dim)]
+    if not lost:
+        return
+    places = {dim: np.flatnonzero(sizes.stays(node.name, dim)) for dim in lost}
+    if node.target is aten.index_select.default and lost == [node.args[1]] and picks(node.args[2]):  # type: ignore[arg-type]
+        before = tensors.find(node.graph.owning_module, str(node.args[2].target))  # type: ignore[arg-type, union-attr]
+        node.args = (*node.args[:2], _constant(node, before.cpu().numpy()[places[lost[0]]]))
+        return
+    with node.graph.inserting_before(node):
+        found = node.graph.node_copy(node, lambda source: source)
+    for user in list(node.users):
+        if user.name in sizes.wiring.made:
+            user.replace_input_with(node, found)
+    for dim in lost[:-1]:
+        with node.graph.inserting_before(node):
+            found = node.graph.call_function(aten.index_select.default, (found, dim))
+        found.args = (*found.args, _constant(found, places[dim]))
+    node.target, node.kwargs = aten.index_select.default, {}
+    node.args = (found, lost[-1], _constant(node, places[lost[-1]]))
 
 
 def _sizes_at(name: str, first: Callable[[fx.Node, int], int]) -> Callable[[fx.Node, Sizes], frozenset[str]]:

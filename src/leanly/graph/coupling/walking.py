@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
+from leanly.graph.coupling.making import make
 from leanly.graph.coupling.movement import Slot
 from leanly.graph.coupling.moving import move
 from leanly.graph.coupling.rules import RULES
@@ -16,7 +17,6 @@ from leanly.graph.coupling.shrinking import Question, operator_name
 from leanly.graph.coupling.vanishing import vanishes
 from leanly.graph.coupling.variables import FROZEN, Dims
 from leanly.graph.coupling.wiring import Wiring
-from leanly.graph.shapes import propagate
 
 if TYPE_CHECKING:
     from leanly.graph.graph import Graph
@@ -33,7 +33,7 @@ def wire(graph: Graph, whole: frozenset[str] = frozenset()) -> Wiring:
         graph: it is not changed.
         whole: names of nodes that are treated as if their operators had no rule.
     """
-    wiring = Wiring(graph, propagate(graph, ROWS))
+    wiring = Wiring(graph, ROWS)
     for node in graph.module.graph.nodes:
         if node.op == "placeholder":
             wiring.values[node.name] = wiring.solid(node, FROZEN)
@@ -42,6 +42,8 @@ def wire(graph: Graph, whole: frozenset[str] = frozenset()) -> Wiring:
         elif node.op == "output":
             for source in node.all_input_nodes:
                 wiring.freeze(source, FROZEN)
+        elif node.name not in whole and (found := make(node, wiring)) is not None:
+            wiring.values[node.name] = found
         elif node.target is operator.getitem and node.args[0].name in wiring.values:
             wiring.values[node.name] = [wiring.values[node.args[0].name][node.args[1]]]
         elif wiring.gives_tensors(node):

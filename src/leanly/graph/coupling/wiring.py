@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx
@@ -11,13 +12,21 @@ from leanly.graph import tensors
 from leanly.graph.coupling.movement import Slot
 from leanly.graph.coupling.shrinking import Answers, Question
 from leanly.graph.coupling.variables import FROZEN, Array, Dims, Variables
+from leanly.graph.example import Example
 from leanly.graph.nodes import argument
-from leanly.graph.shapes import is_spec
+from leanly.graph.shapes import is_spec, propagate, propagate_on
 
 if TYPE_CHECKING:
     from leanly.graph.graph import Graph
 
 Shape = tuple[int, ...]
+INDEX = "cut_index_"
+"""Where the names of constants start that say which indices of a dimension are read."""
+
+
+def picks(node: fx.Node) -> bool:
+    """Say whether a node reads a list of indices that a cut put there."""
+    return node.op == "get_attr" and str(node.target).startswith(INDEX)
 
 
 class Wiring:
@@ -25,12 +34,13 @@ class Wiring:
 
     Args:
         graph: the graph that is looked at; nothing in it is changed.
-        results: for every node its shapes, as `propagate` gives them.
+        rows: the batch size at which it is looked at.
     """
 
-    def __init__(self, graph: Graph, results: dict[str, Any]) -> None:
+    def __init__(self, graph: Graph, rows: int) -> None:
         self.graph = graph
-        self.results = results
+        self._rows = rows
+        self.results = propagate(graph, rows)
         self.variables = Variables()
         self.answers = Answers()
         self.values: dict[str, list[Dims]] = {}
@@ -38,10 +48,20 @@ class Wiring:
         """Of grouped convolutions and norms: the variables of the groups themselves."""
         self.moved: dict[str, tuple[Question, list[fx.Node]]] = {}
         """Nodes that rearrange, with the question they stand for and the tensors in its slots."""
+        self.sourceless: set[str] = set()
+        """Nodes that read no input, parameter or buffer."""
+        self.made: set[str] = set()
+        """Those of them that can't be told to leave indices out."""
         self.vanishing: set[str] = set()
         """Nodes whose values are zero where all that is stored of an index is."""
         self._owners: dict[int, Dims] = {}
         self._barriers: dict[str, int] = {}
+
+    @cached_property
+    def elsewhere(self) -> dict[str, Any]:
+        """The results at another batch size and other lengths."""
+        example = Example(self.graph.example, self.graph.inputs, self.graph.arguments)
+        return propagate_on(self.graph, example.sized(self._rows + 1, example.shift))
 
     def shape(self, node: Any) -> Shape:
         """Return the shape of a node that is one tensor."""

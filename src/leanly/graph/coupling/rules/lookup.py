@@ -18,6 +18,18 @@ def embedding(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return [[*wiring.given(node, "indices"), table[1]]]
 
 
+def embedding_bag(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Read rows of a table and make one of them, a bag: the vocabulary stays whole."""
+    table = wiring.given(node, "weight")
+    wiring.variables.freeze(table[0])
+    for weights in wiring.given(node, "per_sample_weights") or ():
+        wiring.hold(node, weights)
+    return [
+        [*map(wiring.variables.solid, shape[:1]), *([table[1]] if len(shape) > 1 else [])]
+        for shape in wiring.shapes(node)
+    ]
+
+
 def index(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     """Read at integer indices: the dimensions that are indexed, and those of the indices, stay whole.
 
@@ -56,4 +68,4 @@ def index_select(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return [x]
 
 
-RULES = {"embedding": embedding, "index": index, "index_select": index_select}
+RULES = {"embedding": embedding, "embedding_bag": embedding_bag, "index": index, "index_select": index_select}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import fx
 
 from leanly.graph.coupling.rules.elementwise import pointwise
@@ -20,6 +21,17 @@ def summed(node: fx.Node, wiring: Wiring) -> list[Dims]:
 def averaged(node: fx.Node, wiring: Wiring) -> list[Dims]:
     """Average: what stays is divided by a smaller count."""
     return _reduced(node, wiring, wiring.variables.changes_statistics)
+
+
+def compared(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Compare two tensors along a dimension by their product and their lengths, which add up over it."""
+    names = ("x1", "x2")
+    shape = np.broadcast_shapes(*(wiring.shape(argument(node, name)) for name in names))
+    both = wiring.broadcast([wiring.given(node, name) for name in names], shape)
+    dim = argument(node, "dim") % len(shape)
+    for name in names:
+        wiring.adds_up(both[dim], argument(node, name))
+    return [[*both[:dim], *both[dim + 1 :]]]
 
 
 def selected(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -61,6 +73,7 @@ def _dims(node: fx.Node, rank: int) -> list[int]:
 
 
 RULES = {
+    "cosine_similarity": compared,
     **dict.fromkeys(("sum", "nansum", "norm", "linalg_vector_norm", "count_nonzero"), summed),
     **dict.fromkeys(("mean", "nanmean", "var", "std", "var_mean", "std_mean"), averaged),
     **dict.fromkeys(

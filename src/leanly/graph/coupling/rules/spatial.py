@@ -1,13 +1,15 @@
-"""Pooling and resizing: rows and channels pass, positions stay whole."""
+"""Pooling, resizing, sampling, unfolding: rows and channels pass, positions stay whole."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from torch import fx
 
 from leanly.graph.coupling.variables import Dims
 from leanly.graph.coupling.wiring import Wiring
+from leanly.graph.nodes import argument
 
 
 def positions(node: fx.Node, wiring: Wiring) -> list[Dims]:
@@ -18,6 +20,33 @@ def positions(node: fx.Node, wiring: Wiring) -> list[Dims]:
     return [
         [*x[:-count], *(wiring.variables.solid(size, by) for size in shape[-count:])] for shape in wiring.shapes(node)
     ]
+
+
+def sampled(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Read at positions that another tensor names: rows and channels pass."""
+    x, grid = wiring.given(node, "input"), wiring.given(node, "grid")
+    by = wiring.hold(node, *x[2:], *grid[1:])
+    return [[*x[:2], *(wiring.variables.solid(size, by) for size in wiring.shape(node)[2:])]]
+
+
+def unfolded(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Put what a kernel sees of every channel side by side: a channel leaves with all of that."""
+    *rows, channels, height, width = wiring.given(node, "self")
+    by = wiring.hold(node, height, width)
+    taps = wiring.variables.solid(math.prod(argument(node, "kernel_size")))
+    side = wiring.variables.fresh(len(channels) * len(taps))
+    wiring.variables.grid(side, (channels, taps))
+    return [[*rows, side, wiring.variables.solid(wiring.shape(node)[-1], by)]]
+
+
+def folded(node: fx.Node, wiring: Wiring) -> list[Dims]:
+    """Add up at every position what kernels put there: the reverse of `unfolded`."""
+    *rows, side, places = wiring.given(node, "self")
+    by = wiring.hold(node, places)
+    taps = wiring.variables.solid(math.prod(argument(node, "kernel_size")))
+    channels = wiring.variables.fresh(len(side) // len(taps))
+    wiring.variables.grid(side, (channels, taps))
+    return [[*rows, channels, *(wiring.variables.solid(size, by) for size in wiring.shape(node)[-2:])]]
 
 
 _POOLS = ("avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
@@ -32,4 +61,7 @@ RULES = {
     **{f"max_pool{count}d_with_indices": positions for count in (1, 2, 3)},
     **{f"_adaptive_avg_pool{count}d": positions for count in (2, 3)},
     **dict.fromkeys(_RESIZES, positions),
+    **dict.fromkeys(("grid_sampler", "grid_sampler_2d", "grid_sampler_3d"), sampled),
+    "im2col": unfolded,
+    "col2im": folded,
 }

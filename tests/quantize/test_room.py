@@ -55,7 +55,7 @@ def test_rows_join_where_values_are_small(monkeypatch: pytest.MonkeyPatch) -> No
     exactly = leanly.capture(task.model, example=X[:2])
     monkeypatch.setattr(room, "LARGEST", FEW)
     seen = []
-    for stop in Walk(graph, task, 200, "Test", chunk=7):
+    for stop in Walk(graph, task, 200, "Test", chunk=7, floats=graph):
         seen.append(sum(map(len, stop.exact)))
         for values, run in ((stop.exact, exactly), (stop.rough, graph)):
             (wanted,) = Inside(run, [stop.segment.entry])(X) if stop.segment.entry else (X,)

@@ -93,7 +93,8 @@ def test_values_of_rows_of_any_length_are_held():
     batches = DataLoader([(part, torch.zeros(len(part))) for part in parts], batch_size=None)
     task = leanly.Task(model, example=parts[0], train=batches, metric="mse")
     graph = leanly.capture(model, example=parts[0], dynamic={"input": {1: "length"}})
-    (stop,) = list(Walk(Static()(graph, task), task, 24, "Test"))[1:]
+    quantized = Static()(graph, task)
+    (stop,) = list(Walk(quantized, task, 24, "Test", floats=quantized))[1:]
     assert len(stop.exact) == len(parts)
     for part, held in zip(parts, stop.exact, strict=True):
         torch.testing.assert_close(held, model[1](model[0](part)))

@@ -52,7 +52,7 @@ class CorrectBias:
             if reads_quantized_weight(node) and "bias" in argument_names(node):
                 _give_bias(graph, node)
         graph.module.recompile()
-        walk = Walk(graph, task, self.samples, "CorrectBias")
+        walk = Walk(graph, task, self.samples, "CorrectBias", floats=graph.clone())
         for stop in walk:
             for name in stop.segment.nodes:
                 node = walk.nodes[name]

@@ -82,7 +82,7 @@ class GPTQ:
         check_runs(Form.INTEGERS if quantizes_values(graph) else Form.PACKED, target, "GPTQ")
         # slopes are of the same chunks, so that places come in one order; the values of the whole network lead to them
         chunk = max(1, min(CHUNK, SLOPES // max(1, sum(bytes_a_row(graph).values()))))
-        walk = Walk(graph, task, self.samples, "GPTQ", chunk=chunk, exact=False)
+        walk = Walk(graph, task, self.samples, "GPTQ", chunk=chunk)
         read = [node for node in graph.module.graph.nodes if reads_quantized_weight(node)]
         tables = [node for node in read if node.target is aten.embedding.default]
         layers = [node for node in read if has_columns(node) and is_quantizer(argument(node, "weight"))]

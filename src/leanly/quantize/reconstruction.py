@@ -120,11 +120,12 @@ class Reconstruct:
         check_graph(graph, "Reconstruct")
         check_float_outputs(graph, "Reconstruct")
         with fixed_random(self.seed), torch.inference_mode(False), torch.enable_grad():
+            floats = graph.clone().eval() if graph.training else graph
             graph = graph.clone().eval()
             quantizers = weight_quantizers(graph, "Reconstruct")
-            work = _Reconstruction(
-                self, graph, Walk(graph, task, self.samples, "Reconstruct", inside=self.unit == "layer")
-            )
+            inside = self.unit == "layer"
+            walk = Walk(graph, task, self.samples, "Reconstruct", inside=inside, floats=floats)
+            work = _Reconstruction(self, graph, walk)
             work.run()
         left = {name: node for name, node in quantizers.items() if node not in work.decided}
         for name, node in left.items():

@@ -12,7 +12,7 @@ from leanly.graph import Graph
 from leanly.graph.segments import Segment
 from leanly.graph.shapes import bytes_a_row
 
-LARGEST = 2**29
+LARGEST = 400 * 2**20
 """Bytes that rows and the values between two segments may take; where a row takes more of them, fewer rows are used."""
 AT_ONCE = 2**26
 """Bytes that the values inside a segment may take; where a row takes more of them, fewer rows run at once."""

@@ -46,7 +46,7 @@ class Walk:
         name: of the pass that walks.
         chunk: rows that run at once, at most.
         inside: the values around each layer of a segment will be kept as well.
-        exact: what goes in in float is given, too.
+        floats: a graph of the same nodes, whose weights stay as they are: what goes in in float is given, too.
 
     Raises:
         DataError: the task has no calibration data; NaN or infinity in what comes out of a part.
@@ -61,7 +61,7 @@ class Walk:
         *,
         chunk: int = CHUNK,
         inside: bool = False,
-        exact: bool = True,
+        floats: Graph | None = None,
     ) -> None:
         self.segments = find_segments(
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
@@ -69,7 +69,7 @@ class Walk:
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
         room = find_room(graph, self.segments, chunk, inside=inside)
         self.chunk, self.joined = room.chunk, room.chunks
-        self._exact = exact
+        self._exact = floats is not None
         most = min(samples, room.chunk * room.chunks[-1])
         self.chunks = [
             [tensor.to(graph.device) for tensor in batch]
@@ -82,15 +82,14 @@ class Walk:
         split = calibration_split(task)
         asked = read if read < most else min(samples, len(split)) if split.counted else samples
         _note(graph, name, (min(room.chunk * room.chunks[0], read), read), asked, room.row)
-        # weights change on the way, what they should have given does not
-        self.exactly = Runner(graph.clone().module if exact else graph.module, _unquantized)
+        self.exactly = Runner((floats or graph).module, _unquantized)
         self.roughly = Runner(graph.module)
 
     def __iter__(self) -> Iterator[Stop]:
         exact: list[Tensor] = []
         rough: list[Tensor] = []
-        give_back()
         for number, segment in enumerate(self.segments):
+            give_back()
             # in place, the one before the other: who walks still holds the last stop
             if self._exact:
                 exact[:] = self._entering(self.exactly, number, exact)

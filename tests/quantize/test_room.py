@@ -19,7 +19,7 @@ from leanly.recipe import Pass
 X = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 METHODS = (CorrectBias(), GPTQ(), Reconstruct(iterations=2), Reconstruct(iterations=2, unit="layer"))
 FEW = 12_000
-"""Bytes: a row takes 16, and 512 around the widest layer."""
+"""Bytes: each of 200 rows takes 16, and 528 around the widest layer."""
 
 
 class Rows(Dataset):
@@ -62,9 +62,9 @@ def test_rows_join_where_values_are_small(monkeypatch: pytest.MonkeyPatch) -> No
             torch.testing.assert_close(torch.cat(values), wanted[: seen[-1]], atol=0.02, rtol=0)
             if stop.segment.entry:
                 assert len({chunk.untyped_storage().data_ptr() for chunk in values}) == 1, "pieces keep others from use"
-    assert seen == [21, 21, 105, 126]
+    assert seen == [14, 14, 91, 112]
     assert graph.notes == (
-        "quantize.Test: 21 to 126 of 200 calibration rows, since a row and its values between layers take up to "
+        "quantize.Test: 14 to 112 of 200 calibration rows, since a row and its values between layers take up to "
         "0.0 MiB",
     )
 

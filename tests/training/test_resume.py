@@ -26,10 +26,13 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import leanly
+from leanly.distill import Distill
+from leanly.prune import Sparse
 from leanly.training import Settings, checkpoints
+from leanly.training import zeros as zeros_module
 from tests.training.models import image_task
 
-folder, kill_at, after, optimizer = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "after", sys.argv[4]
+folder, kill_at, after, optimizer, zeros = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "after", *sys.argv[4:6]
 checkpoints.SECONDS = 0.0
 count, replace = 0, Path.replace
 
@@ -45,15 +48,22 @@ def dying(self, target):
 
 Path.replace = dying
 settings = Settings(
-    batch_size=16, augment=("crop", "flip"), learning_rate=0.01, patience=5, optimizer=optimizer
+    batch_size=16, augment=("crop", "flip"), learning_rate=0.01, patience=5, optimizer=optimizer,
+    keep_zeros=zeros == "moved", regrow=zeros == "moved",
 )
-leanly.train(image_task(p=0.5), epochs=3, settings=settings, folder=folder)
+task = image_task(p=0.5)
+if zeros == "moved":
+    zeros_module.EVERY = 4
+    graph = Sparse(0.5)(leanly.capture(task.model, example=task.example))
+    Distill(epochs=3, settings=settings, folder=folder)(graph, task)
+else:
+    leanly.train(task, epochs=3, settings=settings, folder=folder)
 """
 
 
-def run(folder: Path, kill_at: int, moment: str, optimizer: str) -> int:
+def run(folder: Path, kill_at: int, moment: str, *about: str) -> int:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), moment, optimizer]
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), moment, *about]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode
@@ -66,21 +76,22 @@ def best(folder: Path) -> dict[str, torch.Tensor]:
 
 # A checkpoint renames two files: odd is its tensors, even its index; there are 6 steps and an evaluation an epoch.
 DEATHS = {
-    "adamw": [(1, "before"), (2, "before"), (9, "after"), (14, "before")],
-    "sgd": [(13, "after"), (6, "before")],
+    ("adamw", "none"): [(1, "before"), (2, "before"), (9, "after"), (14, "before")],
+    ("sgd", "none"): [(13, "after"), (6, "before")],
+    ("adamw", "moved"): [(13, "after"), (6, "before")],
 }
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path, optimizer):
+@pytest.mark.parametrize("about", DEATHS, ids="-".join)
+def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path, about):
     folder = tmp_path / "run"
-    for kill_at, moment in DEATHS[optimizer]:
-        assert run(folder, kill_at, moment, optimizer) == -signal.SIGKILL
+    for kill_at, moment in DEATHS[about]:
+        assert run(folder, kill_at, moment, *about) == -signal.SIGKILL
     assert json.loads((folder / "checkpoint.json").read_text())["state"]["step"] > 6
-    assert run(folder, 0, "never", optimizer) == 0
+    assert run(folder, 0, "never", *about) == 0
     state = json.loads((folder / "checkpoint.json").read_text())
     assert state["state"]["finished"] and state["state"]["step"] == 18
-    assert run(tmp_path / "uninterrupted", 0, "never", optimizer) == 0
+    assert run(tmp_path / "uninterrupted", 0, "never", *about) == 0
     assert equal(best(folder), best(tmp_path / "uninterrupted"))
 
 

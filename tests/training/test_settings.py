@@ -29,6 +29,7 @@ from leanly.training import Settings
         {"clip": -1.0},
         {"precision": "float16"},
         {"seed": -1},
+        {"regrow": True},
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ def gradual(sparsity: float, steps: int, start: float = 0.0) -> tuple[float, ...
 
     Zhu and Gupta 2017, "To prune, or not to prune: exploring the efficacy of pruning for model compression": the share
     left falls with the third power of the steps to go. One `Sparse` and some epochs with
-    `Settings(keep_zeros=True)` for each.
+    `Settings(keep_zeros=True, regrow=True)` for each.
 
     Args:
         sparsity: of the last step, between 0 and 1.

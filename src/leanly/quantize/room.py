@@ -12,8 +12,9 @@ from leanly.graph import Graph
 from leanly.graph.segments import Segment
 from leanly.graph.shapes import bytes_a_row
 
-LARGEST = 400 * 2**20
-"""Bytes that rows and the values between two segments may take; where a row takes more of them, fewer rows are used."""
+LARGEST = 2**29
+"""Bytes that rows and the values between two segments may take, rows half of it; where they don't fit, fewer are used.
+"""
 AT_ONCE = 2**26
 """Bytes that the values inside a segment may take; where a row takes more of them, fewer rows run at once."""
 
@@ -33,24 +34,27 @@ class Room:
     row: int
 
 
-def find_room(graph: Graph, segments: Sequence[Segment], chunk: int, *, inside: bool) -> Room:
+def find_room(graph: Graph, segments: Sequence[Segment], chunk: int, samples: int, *, inside: bool) -> Room:
     """Say how many rows there is room for.
 
     Args:
         graph: any graph.
         segments: of it, in order; without them only rows are held.
         chunk: rows that run at once, at most.
+        samples: rows that are asked for: all of them are held from the start.
         inside: the values around each layer of a segment are held as well.
     """
     sizes = bytes_a_row(graph)
     inputs = sum(sizes.get(node.name, 0) for node in graph.module.graph.nodes if node.op == "placeholder")
-    rows = [max(1, inputs + _held(segment, sizes, inside)) for segment in segments] or [max(1, inputs)]
-    fitting = [max(1, LARGEST // size) for size in rows]
+    values = [_held(segment, sizes, inside) for segment in segments] or [0]
+    most = max(1, LARGEST // 2 // max(1, inputs))
+    left = LARGEST - inputs * min(samples, most)
+    fitting = [max(1, min(most, left // max(1, size))) for size in values]
     at_once = max((sum(sizes.get(name, 0) for name in segment.nodes) for segment in segments), default=1)
     chunk = max(1, min(chunk, min(fitting), AT_ONCE // max(1, at_once)))
     # a row that leaves would be computed again from the inputs where there is room once more
     lasting = tuple(itertools.accumulate(reversed(fitting), min))[::-1]
-    return Room(chunk, tuple(rows // chunk for rows in lasting), max(rows))
+    return Room(chunk, tuple(rows // chunk for rows in lasting), inputs + max(values))
 
 
 def give_back() -> None:

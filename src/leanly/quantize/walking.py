@@ -67,7 +67,7 @@ class Walk:
             graph, starts=lambda node: is_quantizer(node) and not of_weight(node), counts=reads_quantized_weight
         )
         self.nodes = {node.name: node for node in graph.module.graph.nodes}
-        room = find_room(graph, self.segments, chunk, inside=inside)
+        room = find_room(graph, self.segments, chunk, samples, inside=inside)
         self.chunk, self.joined = room.chunk, room.chunks
         self._exact = floats is not None
         most = min(samples, room.chunk * room.chunks[-1])

@@ -29,6 +29,8 @@ class Settings:
         patience: stop after so many epochs without a better metric on validation; 0 never stops early.
         clip: largest norm of all gradients together; 0 sets no limit.
         keep_zeros: weights (of two dimensions and more) that are zero at the start stay so.
+        regrow: with `keep_zeros`, as many of a weight are zero all along, but which ones is found anew every 16 steps
+            (Lin et al. 2020): more accurate where most are zero; it keeps no N:M pattern.
         dropout: whether the network's dropout is used.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
         seed: of the order of rows, augmentation and dropout.
@@ -47,6 +49,7 @@ class Settings:
     patience: int = 0
     clip: float = 0.0
     keep_zeros: bool = False
+    regrow: bool = False
     dropout: bool = True
     precision: str = "auto"
     seed: int = 0
@@ -65,6 +68,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))):
                 raise _out_of_range(name, value, "a positive number")
+        if self.regrow and not self.keep_zeros:
+            raise SettingError(
+                "zeros can't move where none are kept", where="Settings.regrow", remedy="add keep_zeros=True"
+            )
         if not (is_number(self.warmup) and 0 <= self.warmup < 1):
             raise _out_of_range("warmup", self.warmup, "a share of the steps, from 0 to below 1")
 

@@ -20,6 +20,7 @@ from leanly.training.precision import chosen_dtype, placed, run, takes_channels_
 from leanly.training.rows import TrainBatch
 from leanly.training.seeding import reseed, seed_of
 from leanly.training.settings import Settings
+from leanly.training.zeros import Zeros
 
 Objective = Callable[[tuple[Tensor, ...], TrainBatch], Tensor]
 """What is minimized: `(flat outputs, batch) -> scalar tensor`, everything on the graph's device; the hidden values that
@@ -63,7 +64,7 @@ class Stepper:
         self.graph, self._objective, self._settings = graph, objective, settings
         self._runs = Watched(graph, hidden) if hidden else graph
         self.optimizer = make_optimizer(graph, settings)
-        self._kept = _nonzero(graph) if settings.keep_zeros else []
+        self._moves = Zeros(graph, self.optimizer, settings.regrow) if settings.keep_zeros else self.optimizer
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._channels_last = takes_channels_last(graph)
         self._images = image_inputs(graph) if settings.augment else ()
@@ -105,10 +106,7 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(list(self.graph.parameters()), self._settings.clip)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        self.optimizer.step()
-        with torch.no_grad():
-            for weight, kept in self._kept:
-                weight.mul_(kept)
+        self._moves.step()
         return value
 
     def loss(self, batch: TrainBatch) -> Tensor:
@@ -151,10 +149,3 @@ class Stepper:
         except (RuntimeError, ValueError, TypeError) as error:
             return first_line(error)
         return ""
-
-
-def _nonzero(graph: Graph) -> list[tuple[Tensor, Tensor]]:
-    """Return the weights that hold zeros, with what is not zero in each."""
-    weights = [parameter for parameter in graph.parameters() if parameter.ndim > 1]
-    pairs = [(weight, weight.detach() != 0) for weight in weights]
-    return [(weight, kept) for weight, kept in pairs if not bool(kept.all())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import leanly
 from leanly.errors import DataError, SettingError
@@ -144,6 +145,16 @@ def test_the_same_seed_gives_the_same_weights_and_the_input_stays():
     one, two = (Reconstruct(**QUICK)(nearest, task).fingerprint() for _ in range(2))
     assert one == two != Reconstruct(seed=1, **QUICK)(nearest, task).fingerprint()
     assert nearest.fingerprint() == before
+
+
+def test_a_graph_that_trains_is_read_as_it_evaluates():
+    torch.manual_seed(0)
+    x = torch.randn(96, 8)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4)).eval()
+    task = leanly.Task(model, example=x[:2], train=(x, None))
+    graph = Static(weights=3)(leanly.capture(model, example=x[:2]), task)
+    wanted = Reconstruct(**QUICK)(graph, task).fingerprint()
+    assert Reconstruct(**QUICK)(graph.train(), task).fingerprint() == wanted and graph.training
 
 
 def test_it_is_data_in_a_recipe_and_tells_its_progress():

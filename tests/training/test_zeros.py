@@ -20,7 +20,9 @@ def taught(**settings) -> torch.Tensor:
         truth.weight.zero_()[0, NEEDED] = torch.tensor([1.0, -2.0, 1.5])
         model.weight.zero_()[0, [0, 1, 3]] = 0.1
         targets = truth(X)
-    task = leanly.Task(model.eval(), example=X[:2], train=(X, targets), validation=(X, targets), metric="mse", loss="mse")
+    task = leanly.Task(
+        model.eval(), example=X[:2], train=(X, targets), validation=(X, targets), metric="mse", loss="mse"
+    )
     how = Settings(batch_size=16, learning_rate=0.02, weight_decay=0.0, keep_zeros=True, **settings)
     graph = leanly.capture(model, example=X[:2])
     return Distill(epochs=20, alpha=0.0, settings=how)(graph, task).state_dict()["weight"]

@@ -24,7 +24,7 @@ def make(node: fx.Node, wiring: Wiring) -> list[Dims] | None:
     """
     if node.op != "call_function" or not wiring.gives_tensors(node):
         return None
-    sources = [node.args[0]] if node.target is operator.getitem else wiring.sources(node)
+    sources = node.all_input_nodes if node.target is operator.getitem else wiring.sources(node)
     if not all(source.name in wiring.sourceless or picks(source) for source in sources):
         return None
     wiring.sourceless.add(node.name)

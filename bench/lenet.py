@@ -48,6 +48,7 @@ class Case:
         steps: of sparsity.
         plateau: epochs of the reference.
         each, last, fine: epochs after a step of sparsity, after the last, and with few bits.
+        augment: of all training, also that of the reference.
         student: another network, taught from scratch for `plateau` epochs; None takes the reference itself.
     """
 
@@ -62,17 +63,29 @@ class Case:
     each: int = 2
     last: int = 20
     fine: int = 30
+    augment: tuple[str, ...] = ("crop",)
     student: Callable[[], nn.Module] | None = None
 
 
 CASES = {
-    "LeNet-300-100": Case("LeNet-300-100", lenet.lenet_300_100, 100, "Deep Compression 40x", 0.97, 4),
+    "LeNet-300-100": Case(
+        "LeNet-300-100",
+        lenet.lenet_300_100,
+        100,
+        "Deep Compression 40x",
+        0.968,
+        4,
+        each=3,
+        last=40,
+        fine=40,
+        augment=(),
+    ),
     "LeNet-5": Case("LeNet-5", lenet.lenet_5, 100, "Deep Compression 39x", 0.97, 4, plateau=30),
     "LeNet-5-any": Case(
         "LeNet-5, any recipe", lenet.lenet_5, 555, "MIRACLE 555x", 0.45, 3, steps=4, plateau=30, student=lenet.Tiny
     ),
 }
-SETTINGS = Settings(batch_size=128, learning_rate=1e-3, augment=("crop",), keep_zeros=True)
+SETTINGS = Settings(batch_size=128, learning_rate=1e-3, keep_zeros=True, regrow=True)
 
 
 def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row]:
@@ -108,7 +121,8 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
             case.published,
             seeds,
             enough if mean <= NO_LOSS else "short",
-            f"{case.bits} bits, {case.sparsity:.1%} of the weights gone",
+            f"{case.bits} bits, {case.sparsity:.1%} of the weights gone, trained with {' '.join(case.augment) or 'no'} "
+            "augmentation",
         ),
         Row(
             f"{case.name}, MNIST: test error above the reference's",
@@ -129,7 +143,7 @@ def _compressed(case: Case, data_dir: Path, seed: int, scale: float) -> dict[str
     torch.manual_seed(seed)
     test = _split(data_dir, "test", data.CUT, None)
     model = case.reference().eval()
-    settings = replace(SETTINGS, seed=seed)
+    settings = replace(SETTINGS, augment=case.augment, seed=seed)
     folder = CACHE / "lenet" / f"{case.name.replace(' ', '-')}-{seed}-{scale:g}"
     about = _task(model, data_dir)
 

@@ -95,7 +95,7 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
     for seed in range(seeds):
         key = {
             "case": case.name,
-            "how": repr(case),
+            "how": {name: getattr(value, "__name__", value) for name, value in vars(case).items()},
             "seed": seed,
             "scale": scale,
             "code": code_version(__file__, lenet.__file__),

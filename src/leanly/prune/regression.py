@@ -24,9 +24,10 @@ from leanly.graph.layers import (
 from leanly.graph.nodes import argument
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
+from leanly.graph.zeros import largest
 from leanly.prune.labels import seen_rows
 from leanly.prune.reading import read_rows
-from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every, largest
+from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every
 from leanly.scalars import check_whole, is_number, names_of, rounded_down
 from leanly.target import Target
 from leanly.task import Task

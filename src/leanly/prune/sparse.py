@@ -15,6 +15,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.layers import layer_weights, no_weights, other_layers, transposed_groups
 from leanly.graph.nodes import argument
 from leanly.graph.tensors import find
+from leanly.graph.zeros import largest
 from leanly.prune.importance import magnitude, resolve_importance
 from leanly.prune.scores import checked
 from leanly.scalars import is_number, is_whole, names_of, rounded_down
@@ -184,14 +185,6 @@ def kept_of_every(scores: Tensor, n: int, m: int) -> Tensor:
     grouped = scores.reshape(*scores.shape[:-1], -1, m)
     kept = torch.zeros_like(grouped, dtype=torch.bool)
     return kept.scatter_(-1, grouped.topk(n, -1).indices, True).reshape(scores.shape)
-
-
-def largest(scores: Tensor, sparsity: float) -> Tensor:
-    """Mark all but the share with the lowest scores; of equal ones the first leave."""
-    order = scores.flatten().argsort(stable=True)
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[order[: round(sparsity * scores.numel())]] = False
-    return kept.reshape(scores.shape)
 
 
 def _of_every(scores: Tensor, n: int, m: int, layer: Node) -> Tensor:

@@ -13,8 +13,7 @@ from leanly.graph.segments import Segment
 from leanly.graph.shapes import bytes_a_row
 
 LARGEST = 2**29
-"""Bytes that rows and the values between two segments may take, rows half of it; where they don't fit, fewer are used.
-"""
+"""Bytes that rows, in half of it, and the values between two segments may take; fewer rows are used to fit."""
 AT_ONCE = 2**26
 """Bytes that the values inside a segment may take; where a row takes more of them, fewer rows run at once."""
 

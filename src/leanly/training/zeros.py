@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from leanly.graph import Graph
+from leanly.graph.zeros import largest
 
 EVERY = 16
 """Steps after which it is found anew which weights are zero."""
@@ -28,27 +28,30 @@ class Zeros:
 
     def __init__(self, graph: Graph, optimizer: Optimizer, regrow: bool) -> None:
         weights = [parameter for parameter in graph.parameters() if parameter.ndim > 1 and parameter.requires_grad]
+        pairs = [(weight, weight.detach() != 0) for weight in weights]
         self._optimizer, self._regrow = optimizer, regrow
-        self._weights = [weight for weight in weights if bool((weight.detach() == 0).any())]
+        self._kept = [(weight, kept) for weight, kept in pairs if not bool(kept.all())]
 
     @torch.no_grad()
     def step(self) -> None:
         """Let the optimizer move the weights, and set as many to zero as were before."""
-        before = [weight.detach().clone() for weight in self._weights]
+        if self._regrow:
+            self._step_and_regrow()
+            return
         self._optimizer.step()
-        for weight, old in zip(self._weights, before, strict=True):
-            weight.copy_(self._grown(weight, old) if self._regrow else weight * (old != 0))
+        for weight, kept in self._kept:
+            weight.mul_(kept)
 
-    def _grown(self, weight: Tensor, old: Tensor) -> Tensor:
-        state = self._optimizer.state[weight]
-        grown = state.setdefault(GROWN, old.clone())
-        steps = state.setdefault(STEPS, torch.zeros(()))
-        grown += weight - old
-        steps += 1
-        kept = old != 0
-        if int(steps) % EVERY == 0:
-            order = grown.abs().flatten().argsort(stable=True)
-            kept = torch.ones_like(kept).flatten()
-            kept[order[: int((old == 0).sum())]] = False
-            kept = kept.reshape(old.shape)
-        return grown * kept
+    def _step_and_regrow(self) -> None:
+        before = [weight.detach().clone() for weight, _ in self._kept]
+        self._optimizer.step()
+        for (weight, _), old in zip(self._kept, before, strict=True):
+            state = self._optimizer.state[weight]
+            grown = state.setdefault(GROWN, old.clone())
+            steps = state.setdefault(STEPS, torch.zeros(()))
+            grown += weight - old
+            steps += 1
+            kept = old != 0  # a run that goes on began with other zeros
+            if int(steps) % EVERY == 0:
+                kept = largest(grown.abs(), 1 - float(kept.sum()) / kept.numel())
+            weight.copy_(grown * kept)

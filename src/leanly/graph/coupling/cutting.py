@@ -15,8 +15,7 @@ from leanly.graph.coupling.proving import prove
 from leanly.graph.coupling.sizes import Sizes, Unfit
 from leanly.graph.coupling.variables import Array
 from leanly.graph.coupling.walking import ROWS
-from leanly.graph.coupling.wiring import INDEX
-from leanly.graph.example import Example
+from leanly.graph.coupling.wiring import INDEX, Wiring
 from leanly.graph.graph import Graph
 from leanly.graph.shapes import is_spec, propagate
 
@@ -53,7 +52,7 @@ def remove(coupling: Coupling, gone: Array) -> Graph:
     small.module.recompile()
     _check_shapes(small, sizes)
     if sizes.scaled:
-        _check_outputs(coupling.wiring.graph, small)
+        _check_outputs(coupling.wiring, small)
     return small
 
 
@@ -118,13 +117,13 @@ def _check_shapes(small: Graph, sizes: Sizes) -> None:
         raise Unfit(*(node.name for node in small.module.graph.nodes if node.target is torch.ops.aten.sym_size.int))
 
 
-def _check_outputs(graph: Graph, small: Graph) -> None:
+def _check_outputs(wiring: Wiring, small: Graph) -> None:
     """Compare the shapes of all outputs at another batch size and other lengths: sizes are computed from those."""
-    example = Example(graph.example, graph.inputs, graph.arguments)
-    leaves = example.sized(ROWS + 1, example.shift)
-    before, after = (_output_shapes(one, leaves) for one in (graph, small))
+    before, after = (_output_shapes(one, wiring.resized()) for one in (wiring.graph, small))
     if before != after:
-        raise Unfit(*(node.name for node in graph.module.graph.nodes if node.target is torch.ops.aten.sym_size.int))
+        raise Unfit(
+            *(node.name for node in wiring.graph.module.graph.nodes if node.target is torch.ops.aten.sym_size.int)
+        )
 
 
 def _output_shapes(graph: Graph, leaves: tuple[Tensor, ...]) -> list[tuple[int, ...]]:

@@ -57,11 +57,15 @@ class Wiring:
         self._owners: dict[int, Dims] = {}
         self._barriers: dict[str, int] = {}
 
+    def resized(self) -> tuple[Tensor, ...]:
+        """Return the example at another batch size and other lengths."""
+        example = Example(self.graph.example, self.graph.inputs, self.graph.arguments)
+        return example.sized(self._rows + 1, example.shift)
+
     @cached_property
     def elsewhere(self) -> dict[str, Any]:
         """The results at another batch size and other lengths."""
-        example = Example(self.graph.example, self.graph.inputs, self.graph.arguments)
-        return propagate_on(self.graph, example.sized(self._rows + 1, example.shift))
+        return propagate_on(self.graph, self.resized())
 
     def shape(self, node: Any) -> Shape:
         """Return the shape of a node that is one tensor."""

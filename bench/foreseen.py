@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from bench.contest import Settings, lay_ground, race
 from bench.entrants import BATCHES, Entrant
 from bench.lowered import TARGET, Bench, lowered, open_bench
 from bench.models.subjects import subject_named
-from bench.rows import Row, print_lines
+from bench.rows import Row, cached, code_version, print_lines
 from leanly.artifact import Artifact
+from leanly.costs import CostTable
 from leanly.families.allocation import error_of, foreseen, least_share, measure_costs
 from leanly.graph import Graph
 from leanly.measurement.attribution import node_times
@@ -69,16 +71,9 @@ def _network(name: str, data_dir: Path) -> Iterator[tuple[str, float, float]]:
 
 
 def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, float, float]]:
-    integer: tuple[Pass, ...] = (Static(kernels=runtime),) if precision == "int8" else ()
+    integer = _integer(runtime, precision)
     whole = lowered(bench, Recipe(integer), runtime, precision)
-
-    def make(graph: Graph) -> Artifact:
-        quantized = Recipe(integer)(graph, bench.task, TARGET)
-        return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
-
-    with tempfile.TemporaryDirectory() as folder:
-        timed = functools.partial(node_times, bench.task, TARGET)
-        table = measure_costs(bench.graph, TARGET, make, timed, multiple=MULTIPLE)
+    table = costs_of(bench, runtime, precision, MULTIPLE)
     if table is None:
         print(f"{runtime}, {precision}: narrower layers save no time there, MACs decide", flush=True)
         return
@@ -90,6 +85,38 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
         measured = _measured(bench, whole, small, number)
         print(f"{runtime}, {precision}, {share:.0%}: foreseen {expected:.3f}, measured {measured:.3f}", flush=True)
         yield f"{bench.ground.subject.name}, {runtime}, {precision}, {share:.0%}", expected, measured
+
+
+def costs_of(bench: Bench, runtime: str, precision: str, multiple: int) -> CostTable | None:
+    """Return what the layers take at several widths, measured once; None where narrower ones save no time."""
+    integer = Recipe(_integer(runtime, precision))
+
+    def make(graph: Graph) -> Artifact:
+        quantized = integer(graph, bench.task, TARGET)
+        return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
+
+    key = {"runtime": runtime, "precision": precision, "multiple": multiple, "code": code_version()}
+    with tempfile.TemporaryDirectory() as folder:
+        timed = functools.partial(node_times, bench.task, TARGET)
+        return kept_table(
+            {"subject": bench.ground.subject.name, **key},
+            lambda: measure_costs(bench.graph, TARGET, make, timed, multiple=multiple),
+        )
+
+
+def kept_table(key: dict[str, Any], measure: Callable[[], CostTable | None]) -> CostTable | None:
+    """Return the table that is kept for a key, or measure it: a run that goes on cuts as it did before."""
+
+    def run() -> Mapping[str, Any] | None:
+        table = measure()
+        return None if table is None else table.layers
+
+    layers = cached("costs", key, run)
+    return None if layers is None else CostTable(layers)
+
+
+def _integer(runtime: str, precision: str) -> tuple[Pass, ...]:
+    return (Static(kernels=runtime),) if precision == "int8" else ()
 
 
 def _measured(bench: Bench, whole: Entrant, small: Entrant, seed: int) -> float:

@@ -2,9 +2,9 @@
 
 `python -m bench.prune --data-dir ../shared/data`. Cuts without training, against Torch-Pruning with every criterion
 beside it (`bench.untrained`), and in measured time (`bench.cut_measured`); cut and taught, against Torch-Pruning
-(`bench.taught_cut`); how well a table of costs foresees their time (`bench.foreseen`); whether zeros save any
-(`bench.zeros`); LeNets as small as they get without loss (`bench.lenet`). `python -m bench.reach` says which
-architectures can be cut at all, `python -m bench.smaller` what whole runs reach.
+(`bench.taught_cut`), also in measured time (`bench.taught_time`); how well a table of costs foresees their time
+(`bench.foreseen`); whether zeros save any (`bench.zeros`); LeNets as small as they get without loss (`bench.lenet`).
+`python -m bench.reach` says which architectures can be cut at all, `python -m bench.smaller` what whole runs reach.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import cut_measured, foreseen, lenet, taught_cut, untrained, zeros
+from bench import cut_measured, foreseen, lenet, taught_cut, taught_time, untrained, zeros
 from bench.entrants import BATCHES, THREADS
 from bench.rows import Row, exit_code, print_table, write_part
 from leanly.target import Target
 
-UNTRAINED, FORESEEN, ZEROS = "untrained", "foreseen", "zeros"
+UNTRAINED, TAUGHT_TIME, FORESEEN, ZEROS = "untrained", "resnet56-time", "foreseen", "zeros"
 
 
 def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
@@ -29,9 +29,10 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
     found: dict[str, Callable[[], list[Row]]] = {
         UNTRAINED: partial(untrained.few_samples, data_dir, 1 if options.quick else untrained.DRAWS),
     }
+    epochs = max(1, round(options.scale * taught_cut.EPOCHS))
     for fewer in taught_cut.FEWER:
-        epochs = max(1, round(options.scale * taught_cut.EPOCHS))
         found[f"resnet56-{fewer:g}x"] = partial(taught_cut.rows, fewer, data_dir, epochs)
+    found[TAUGHT_TIME] = partial(taught_time.rows, data_dir, epochs)
     found[FORESEEN] = partial(foreseen.rows, data_dir, options.quick)
     found[ZEROS] = zeros.rows
     for name, case in cut_measured.CASES.items():

@@ -24,6 +24,8 @@ from leanly.recipe import Recipe
 from leanly.target import Target
 
 NO_FASTER = 0.95
+SECONDS, PROCESSES = 8.0, 2
+"""Of timing for each artifact and batch size, and processes that share them: what is looked for is a few percent."""
 LINEAR, CONVOLUTION = "4 linear layers of 1024", "4 convolutions of 128 channels at 28 x 28"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     LINEAR: (lambda: nn.Linear(1024, 1024), (1024,)),
@@ -57,7 +59,8 @@ def _of_network(name: str) -> list[Row]:
             made = Static(kernels=runtime)(thin, task) if precision == "int8" else thin
             to = Path(folder) / f"{len(artifacts)}"
             artifacts[cut, runtime, precision] = leanly.lower(made, runtime=runtime, to=to, precision=precision)
-        found = dict(zip(artifacts, measure_in_turns(list(artifacts.values()), target), strict=True))
+        timed = measure_in_turns(list(artifacts.values()), target, seconds=SECONDS, processes=PROCESSES)
+        found = dict(zip(artifacts, timed, strict=True))
     made = []
     for cut, batch in itertools.product(CUTS, BATCHES):
         ratios = {}

@@ -67,6 +67,8 @@ def columns(values: Tensor, node: Node, kernel: torch.Size) -> Tensor:
     else:
         window = window_of(node, kernel)
     groups = argument(node, "groups")
+    if window.stride == (1,) * len(kernel) and not any((*window.before, *window.after)) and kernel.numel() == 1:
+        return values.reshape(len(values), groups, -1, values[0, 0].numel()).permute(1, 2, 0, 3).flatten(2)
     sides = zip(reversed(window.before), reversed(window.after), strict=True)
     values = F.pad(values, [end for pair in sides for end in pair])
     dilation, stride = window.dilation, window.stride
@@ -88,6 +90,15 @@ def _spread(values: Tensor, node: Node, kernel: torch.Size) -> tuple[Tensor, Win
     before = tuple(far * (size - 1) - pad for far, size, pad in zip(dilation, kernel, padding, strict=True))
     after = tuple(map(sum, zip(before, more, strict=True)))
     return wide, Window((1,) * len(kernel), dilation, before, after)
+
+
+def summed_products(left: Tensor, right: Tensor) -> Tensor:
+    """Return the products of `[groups, columns, places]` and `[groups, others, places]`, summed over the places.
+
+    They are added up in the values' own precision; add what several batches give in double precision.
+    """
+    left, right = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (left, right))
+    return (left @ right.transpose(1, 2)).double()
 
 
 def damped(hessian: Tensor, damping: float) -> Tensor:

@@ -41,7 +41,7 @@ class Destination:
             instead: returned for channels that a norm all but silences.
         """
         for norm in reversed(self.norms):
-            mean, factor, shift = (part[:, None] for part in norm_of(graph.module, norm))
+            mean, factor, shift = (part[:, None].to(values.dtype) for part in norm_of(graph.module, norm))
             usable = factor.abs() > LEAST_SCALE * factor.abs().max()
             turned = (values - shift) / torch.where(usable, factor, 1.0) + mean
             values = torch.where(usable, turned, instead)

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product, summed_products
 from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter, transposed_groups
 from leanly.graph.nodes import argument, read_once
 from leanly.graph.sweeping import Sweep
@@ -107,23 +107,23 @@ class Refit:
         if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
             names += [arrived.other.name] if arrived.other is not None else []
             wanted.append(whole.total.name)
-        squares = products = torch.zeros((), device=graph.device)
+        squares = products = torch.zeros((), dtype=torch.float64, device=graph.device)
         places = 0
         for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
-            x = columns(given, layer, weight.shape[2:]).double()
+            x = columns(given, layer, weight.shape[2:])
             if bias is not None:
                 x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-            y = _outputs(output, layer)[kept].double()
+            y = _outputs(output, layer)[kept]
             if y.shape[1] != x.shape[2]:
                 return False
             for total in totals:
                 assert arrived is not None
                 missing = total.index_select(-1 if is_product(layer) else 1, kept) - sum(others)
-                if (flat := _outputs(missing, layer).double()).shape == y.shape:  # not where others have more places
+                if (flat := _outputs(missing, layer)).shape == y.shape:  # not where others have more places
                     y = arrived.before_norms(graph, flat, y)
             y = y.reshape(len(x), -1, x.shape[2])
             places += x.shape[2]
-            squares, products = squares + x @ x.transpose(1, 2), products + y @ x.transpose(1, 2)
+            squares, products = squares + summed_products(x, x), products + summed_products(y, x)
         with torch.no_grad():
             now = as_rows(weight.double(), layer, len(squares))
             if bias is not None:

@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor
+from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor, summed_products
 from leanly.graph.layers import (
     CONVOLUTIONS,
     layer_weights,
@@ -122,8 +122,8 @@ class SparseGPT:
         hessians = torch.zeros((), device=graph.device)
         with torch.no_grad():
             for (given,) in sweep.values([argument(layer, "input").name], before=earliest):
-                multiplied = columns(given, layer, weight.shape[2:]).double()
-                hessians = hessians + multiplied @ multiplied.transpose(1, 2)
+                multiplied = columns(given, layer, weight.shape[2:])
+                hessians = hessians + summed_products(multiplied, multiplied)
             # neighbouring inputs of a tap side by side, as patterns count them
             rows = as_rows(weight.double(), layer, len(hessians))
             order = torch.arange(rows.shape[2]).reshape(-1, math.prod(weight.shape[2:])).T.flatten()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from leanly.graph import Graph
-from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product
+from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product, summed_products
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
 from leanly.graph.nodes import argument
 from leanly.graph.watching import Inside, Watched
@@ -157,8 +157,8 @@ def _channels(layer: Node, value: Tensor, rows: int) -> Tensor:
 
 def _hessian(layer: Node, weight: Tensor, value: Tensor) -> Tensor:
     """Sum the outer products of what a layer's columns are multiplied with: `[groups, columns, columns]`."""
-    multiplied = columns(value, layer, weight.shape[2:]).double()
-    return multiplied @ multiplied.transpose(1, 2)
+    multiplied = columns(value, layer, weight.shape[2:])
+    return summed_products(multiplied, multiplied)
 
 
 def _inverse_diagonal(hessian: Tensor) -> Tensor:

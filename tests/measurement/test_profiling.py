@@ -42,6 +42,32 @@ def test_every_layer_is_timed_as_the_runtime_ran_it(graphs, runtime, precision, 
     assert sum(seconds.values()) > 0
 
 
+class Normed(nn.Module):
+    """What the exporter fuses and numbers: padding, batch norm with nothing behind it, products and biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.second, self.second_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.product, self.last = nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first_norm(self.first(nn.functional.pad(x, (0, 1, 0, 1))))
+        x = x + self.second_norm(self.second(x))
+        return self.last(self.product(x.flatten(2).transpose(1, 2)).relu())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_layers_that_were_fused_are_timed_too(runtime, tmp_path: Path):
+    torch.manual_seed(0)
+    graph = leanly.capture(Normed().eval(), example=torch.randn(2, 3, 16, 16))
+    artifact = leanly.lower(graph, runtime=runtime, to=tmp_path / "a")
+    layers = ("conv2d", "conv2d_1", "linear", "linear_1")
+    for rows in (1, 4):
+        seconds = profile(artifact, batch_size=rows, calls=5)
+        assert set(layer_seconds(graph, layers, artifact.proven, seconds)) == set(layers)
+
+
 def test_compiled_code_has_no_nodes(graphs, tmp_path: Path):
     artifact = leanly.lower(graphs["float32"], runtime="torch", to=tmp_path / "a", eager=True)
     assert profile(artifact, calls=2) == {}

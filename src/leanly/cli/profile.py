@@ -153,17 +153,14 @@ def _float_seconds(
     graph: Graph, artifact: Artifact, job: Task | None, batch_size: int, threads: int, names: list[str]
 ) -> dict[str, float]:
     """Time the layers of the captured model in float32, in the artifact's runtime."""
-    from leanly.graph.folding import fold_batch_norm
     from leanly.lowering import lower
     from leanly.measurement import profile as node_seconds
     from leanly.measurement.attribution import layer_seconds
 
-    # layers keep their names where batch norm is folded before the runtime does it
-    whole = fold_batch_norm(graph)
     with tempfile.TemporaryDirectory() as folder:
-        twin = lower(whole, runtime=artifact.runtime, to=Path(folder) / "float32")
+        twin = lower(graph, runtime=artifact.runtime, to=Path(folder) / "float32")
         seconds = node_seconds(twin, job, batch_size=batch_size, threads=threads)
-    return layer_seconds(whole, [name for name in names if name in _names(whole)], twin.proven, seconds)
+    return layer_seconds(graph, [name for name in names if name in _names(graph)], twin.proven, seconds)
 
 
 def _plural(count: int, word: str) -> str:

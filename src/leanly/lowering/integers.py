@@ -48,7 +48,7 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
         graph: with quantizers.
         packed_signs: one-bit convolutions are left to the kernel of signs.
     """
-    graph = fold_batch_norm(graph) if has_signs(graph) else graph.clone()
+    graph = fold_batch_norm(graph)
     graph.eval()
     module = graph.module
     bits: Bits = {}

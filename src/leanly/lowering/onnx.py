@@ -215,6 +215,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
     NameFixPass()(program.model)  # a value inside may be called as an input or an output is: "cat"
     model = program.model_proto
     _name_dimensions(model, graph)
+    _name_nodes(model.graph, graph)
     _turn_twins(model.graph)
     pack_linear_layers(model, bits=widths, integer_products=integer_products)
     del model.metadata_props[:]
@@ -310,6 +311,29 @@ def _name_dimensions(model: onnx.ModelProto, graph: Graph) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
                 dim.dim_param = names[dim.dim_param]
+
+
+def _name_nodes(found: onnx.GraphProto, graph: Graph) -> None:
+    """Name what computes a value of the graph by it: the exporter numbers what it fuses, and products before a bias."""
+    known = {node.name for node in graph.module.graph.nodes}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in found.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    new: dict[str, str] = {}
+    for node in found.node:
+        behind = readers.get(node.output[0], [])
+        if node.output[0] in known:
+            new.setdefault(node.name, f"node_{node.output[0]}")
+        elif node.op_type == "MatMul" and [one.op_type for one in behind] == ["Add"] and behind[0].output[0] in known:
+            name = f"node_{behind[0].output[0]}"
+            new[node.name], new[behind[0].name] = name, f"{name}_bias"
+    taken = {node.name for node in found.node} - {*new}
+    for node in found.node:
+        name = new.get(node.name, node.name)
+        if name not in taken:
+            taken.add(name)
+            node.name = name
 
 
 def _turn_twins(graph: onnx.GraphProto) -> None:

@@ -50,7 +50,16 @@ def layer_seconds(
     """
     nodes = {node.name: node for node in graph.module.graph.nodes}
     found = {name: kernel_of(graph, nodes[name], kernels) for name in layers}
-    return {name: seconds[kernel.name] for name, kernel in found.items() if kernel and kernel.name in seconds}
+    timed: dict[str, float] = {}
+    for name, kernel in found.items():
+        if kernel is None:
+            continue
+        # what was timed for other rows may have been fused otherwise: the same name, and what became of it
+        stem = kernel.name.split("/")[0]
+        known = [kernel.name] if kernel.name in seconds else [one for one in seconds if one.split("/")[0] == stem]
+        if known:
+            timed[name] = sum(seconds[one] for one in known)
+    return timed
 
 
 def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:

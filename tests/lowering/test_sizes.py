@@ -46,6 +46,32 @@ def test_a_weight_that_is_stored_in_float_is_refused(tmp_path: Path, monkeypatch
         leanly.lower(quantized, to=tmp_path / "a")
 
 
+class Again(nn.Module):
+    """One layer that multiplies three times, as ALBERT's do, and another one with the same numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.twin = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.twin.load_state_dict(self.layer.state_dict())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (self.layer, self.twin, self.layer, self.layer):
+            x = layer(x).relu()
+        return x.mean(1)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("integer", [False, True])
+def test_a_weight_that_is_read_several_times_is_stored_once(runtime: str, integer: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, 64)
+    task = leanly.Task(Again().eval(), example=x[:2], train=(x, None))
+    graph = leanly.capture(task.model, example=x[:2])
+    artifact = leanly.lower(Static()(graph, task) if integer else graph, runtime=runtime, to=tmp_path / "a")
+    matrices = [tensor for tensor in onnx.load(str(artifact.model)).graph.initializer if tuple(tensor.dims) == (64, 64)]
+    assert len(matrices) == (2 if integer else 1)
+
+
 @pytest.mark.parametrize("step", [None, Static(), WeightsOnly(group=16)], ids=["float", "static", "packed"])
 def test_one_tensor_more_is_refused(step, tmp_path: Path) -> None:
     graph, task = perceptron()

@@ -337,20 +337,31 @@ def _name_nodes(found: onnx.GraphProto, graph: Graph) -> None:
 
 
 def _turn_twins(graph: onnx.GraphProto) -> None:
-    """Let what is another tensor turned over be computed from it: runtimes do so once, when they open the file.
+    """Store a matrix once, and compute it turned over from it: runtimes do so once, when they open the file.
 
-    The exporter stores a weight twice that is both looked up and multiplied with.
+    The exporter stores a weight for each layer that multiplies with it, and anew where it is looked up as well.
     """
     whole: dict[str, onnx.TensorProto] = {}
+    same: dict[str, str] = {}
+    given_back = {value.name for value in graph.output}
     floats = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
     for tensor in [tensor for tensor in floats if len(tensor.dims) == 2 and min(tensor.dims) > 1]:
+        if tensor.name in given_back:
+            continue
         values = onnx.numpy_helper.to_array(tensor)
         turned, found = (hashlib.sha256(side.tobytes()).hexdigest() for side in (values.T, values))
+        equal = whole.setdefault(f"{list(tensor.dims)} {found}", tensor)
         twin = whole.get(f"{list(tensor.dims)[::-1]} {turned}")
-        if twin is None:
-            whole[f"{list(tensor.dims)} {found}"] = tensor
-            continue
-        graph.node.insert(0, onnx.helper.make_node("Transpose", [twin.name], [tensor.name], tensor.name, perm=[1, 0]))
+        if equal is not tensor:
+            same[tensor.name] = equal.name
+        elif twin is not None and twin is not tensor:
+            graph.node.insert(
+                0, onnx.helper.make_node("Transpose", [twin.name], [tensor.name], tensor.name, perm=[1, 0])
+            )
+            graph.initializer.remove(tensor)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in same]:
         graph.initializer.remove(tensor)
 
 

@@ -6,7 +6,6 @@ How many blocks leave before the channels do is chosen by a short try on validat
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -137,7 +136,7 @@ def _costs(graph: Graph) -> CostTable | None:
         def make(narrow: Graph) -> Artifact:
             return leanly.lower(narrow, runtime=RUNTIMES[-1], to=Path(folder) / "narrow")
 
-        return measure_costs(graph, TARGET, make, functools.partial(node_times, None, TARGET), multiple=MULTIPLE)
+        return measure_costs(graph, TARGET, make, partial(node_times, None, TARGET), multiple=MULTIPLE)
 
 
 def _against(

@@ -49,7 +49,6 @@ def store_integers(graph: Graph, *, packed_signs: bool = False) -> tuple[Graph, 
         packed_signs: one-bit convolutions are left to the kernel of signs.
     """
     graph = fold_batch_norm(graph)
-    graph.eval()
     module = graph.module
     bits: Bits = {}
     integer = computes_in_integers(graph)

@@ -88,20 +88,22 @@ def _kind(bench: Bench, runtime: str, precision: str) -> Iterator[tuple[str, flo
 
 
 def costs_of(bench: Bench, runtime: str, precision: str, multiple: int) -> CostTable | None:
-    """Return what the layers take at several widths, measured once; None where narrower ones save no time."""
+    """Return what a network's layers take at several widths, measured once; None where narrower ones save no time."""
+    key = {"runtime": runtime, "precision": precision, "multiple": multiple, "code": code_version()}
+    measure = functools.partial(measured_table, bench.graph, bench.task, runtime, precision, multiple)
+    return kept_table({"subject": bench.ground.subject.name, **key}, measure)
+
+
+def measured_table(graph: Graph, task: leanly.Task, runtime: str, precision: str, multiple: int) -> CostTable | None:
+    """Measure what a graph's layers take at several widths; None where narrower ones save no time."""
     integer = Recipe(_integer(runtime, precision))
 
-    def make(graph: Graph) -> Artifact:
-        quantized = integer(graph, bench.task, TARGET)
+    def make(narrow: Graph) -> Artifact:
+        quantized = integer(narrow, task, TARGET)
         return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
 
-    key = {"runtime": runtime, "precision": precision, "multiple": multiple, "code": code_version()}
     with tempfile.TemporaryDirectory() as folder:
-        timed = functools.partial(node_times, bench.task, TARGET)
-        return kept_table(
-            {"subject": bench.ground.subject.name, **key},
-            lambda: measure_costs(bench.graph, TARGET, make, timed, multiple=multiple),
-        )
+        return measure_costs(graph, TARGET, make, functools.partial(node_times, task, TARGET), multiple=multiple)
 
 
 def kept_table(key: dict[str, Any], measure: Callable[[], CostTable | None]) -> CostTable | None:

@@ -6,7 +6,6 @@ How many blocks leave before the channels do is chosen by a short try on validat
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,13 @@ import numpy as np
 import leanly
 from bench.drops import points_lost
 from bench.entrants import BATCHES
-from bench.foreseen import kept_table
+from bench.foreseen import kept_table, measured_table
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least, at_most, cached, code_version
-from bench.taught_cut import FEWER, NO_DROP, RUNTIMES, TARGET, Cut, Matter, latencies, lay_out, taught, torch_pruning
-from leanly.artifact import Artifact
+from bench.taught_cut import FEWER, NO_DROP, RUNTIMES, Cut, Matter, latencies, lay_out, taught, torch_pruning
 from leanly.costs import CostTable
-from leanly.families.allocation import foreseen, measure_costs
+from leanly.families.allocation import foreseen
 from leanly.graph import Graph
-from leanly.measurement.attribution import node_times
 from leanly.measurement.records import Interval, Latency
 from leanly.prune import Channels, Layers, Refit, skipping
 from leanly.training import BatchNorm
@@ -46,7 +43,9 @@ def rows(data_dir: Path, epochs: int) -> list[Row]:
     made: dict[str, Cut] = {}
     for count in BLOCKS:
         shorter = _shorter(whole, matter, count)
-        table = kept_table({**about, "blocks": count}, partial(_costs, shorter))
+        table = kept_table(
+            {**about, "blocks": count}, partial(measured_table, shorter, matter.task, RUNTIMES[-1], "float32", MULTIPLE)
+        )
         if table is not None:
             find = partial(_share, whole, shorter, matter, table)
             share = cached("taught-time-share", {**about, "blocks": count}, find)
@@ -128,15 +127,6 @@ def _speed(whole: Graph, small: Graph) -> float:
     """Return how many times as fast a network is, at the batch size where that is less."""
     found = latencies({"whole": whole, "small": small})
     return min(found["whole"][size].median / found["small"][size].median for size in BATCHES)
-
-
-def _costs(graph: Graph) -> CostTable | None:
-    with tempfile.TemporaryDirectory() as folder:
-
-        def make(narrow: Graph) -> Artifact:
-            return leanly.lower(narrow, runtime=RUNTIMES[-1], to=Path(folder) / "narrow")
-
-        return measure_costs(graph, TARGET, make, partial(node_times, None, TARGET), multiple=MULTIPLE)
 
 
 def _against(

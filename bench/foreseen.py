@@ -100,7 +100,9 @@ def measured_table(graph: Graph, task: leanly.Task, runtime: str, precision: str
 
     def make(narrow: Graph) -> Artifact:
         quantized = integer(narrow, task, TARGET)
-        return leanly.lower(quantized, runtime=runtime, to=Path(folder) / "narrow", precision=precision)
+        return leanly.lower(
+            quantized, runtime=runtime, to=Path(tempfile.mkdtemp(dir=folder)) / "made", precision=precision
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         return measure_costs(graph, TARGET, make, functools.partial(node_times, task, TARGET), multiple=multiple)

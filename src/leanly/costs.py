@@ -15,10 +15,17 @@ BY_PRECISION = 'give seconds by layer and precision: {"conv2d": {"int8": 1e-5, "
 
 @dataclass(frozen=True)
 class NodeTimes:
-    """Seconds of an artifact's nodes: those that are layers of its graph, by name, and of all together."""
+    """Seconds of an artifact's nodes.
+
+    Args:
+        layers: those that are layers of its graph, by name.
+        whole: of all together.
+        beside: of another artifact that was timed in turns with it; None where there was none.
+    """
 
     layers: Mapping[str, float]
     whole: float
+    beside: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +39,30 @@ def graph(task: leanly.Task) -> Graph:
     return leanly.capture(task.model, example=task.example).eval()
 
 
-def times(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
-    layers = {node.name: OVERHEAD + EACH * node.macs for node in graph.cost(size).nodes if node.macs}
-    return NodeTimes({**layers, "relu": 1e-6}, sum(layers.values()) + BETWEEN)
+def itself(graph: Graph) -> Artifact:
+    """What stands for an artifact, so that what it takes is known."""
+    return graph  # type: ignore[return-value]
+
+
+def layer_times(graph: Graph, size: int) -> dict[str, float]:
+    return {node.name: OVERHEAD + EACH * node.macs for node in graph.cost(size).nodes if node.macs}
+
+
+def whole_time(graph: Graph, size: int) -> float:
+    return sum(layer_times(graph, size).values()) + BETWEEN
+
+
+def times(graph: Graph, artifact: Artifact, size: int, beside: Any = None) -> NodeTimes:
+    """On a machine that is faster at one time than at another."""
+    pace = random.Random(str(artifact)).uniform(0.5, 2.0)
+    layers = {name: pace * seconds for name, seconds in layer_times(graph, size).items()}
+    other = pace * whole_time(beside, size) if beside is not None else None
+    return NodeTimes({**layers, "relu": 1e-6}, pace * whole_time(graph, size), other)
 
 
 def measured(graph: Graph, task: leanly.Task, sizes: tuple[int, ...]) -> CostTable:
     target = leanly.Target("cpu", batch_sizes=sizes)
-    found = measure_costs(graph, target, lambda graph: None, times, multiple=1)  # type: ignore[arg-type, return-value]
+    found = measure_costs(graph, target, itself, times, multiple=1)
     assert found is not None
     return found
 
@@ -56,11 +74,11 @@ def test_a_table_adds_up_to_the_whole_and_foresees_a_cut(
     costs = measured(graph, task, sizes)
     assert set(costs.layers) == {"conv2d", "conv2d_1", "linear"}
     assert all(4 <= len(points) <= COPIES for points in costs.layers.values())
-    wholes = [times(graph, None, size).whole for size in sizes]
+    wholes = [times(graph, itself(graph), size).whole for size in sizes]
     usual = torch.tensor(wholes).log().mean().exp().item()
     assert foreseen(costs, graph) == pytest.approx(usual, rel=1e-3)
     small = Channels(macs=0.6)(graph)
-    shares = [times(small, None, size).whole / whole for size, whole in zip(sizes, wholes, strict=True)]
+    shares = [whole_time(small, size) / whole_time(graph, size) for size in sizes]
     assert foreseen(costs, small) / foreseen(costs, graph) == pytest.approx(sum(shares) / len(sizes), rel=0.1)
     assert 0 < least_share(costs) < foreseen(costs, small) / foreseen(costs, graph)
 
@@ -75,10 +93,7 @@ def test_a_width_that_would_empty_a_small_layer_is_left_out() -> None:
         Channels(fraction=0.75, multiple=8)(graph)
     target = leanly.Target("cpu")
 
-    def make(graph: Graph) -> Artifact:
-        return None  # type: ignore[return-value]
-
-    costs = measure_costs(graph, target, make, times, multiple=8)
+    costs = measure_costs(graph, target, itself, times, multiple=8)
     assert costs is not None and 1 < len(costs.layers["conv2d"]) < COPIES
 
     def refuse(graph: Graph) -> Artifact:
@@ -86,7 +101,7 @@ def test_a_width_that_would_empty_a_small_layer_is_left_out() -> None:
 
     assert measure_costs(graph, target, refuse, times, multiple=8) is None
     wide = leanly.capture(nn.Linear(8, 8).eval(), example=torch.randn(2, 8))
-    assert measure_costs(wide, target, make, times, multiple=8) is None
+    assert measure_costs(wide, target, itself, times, multiple=8) is None
 
 
 class Twins(nn.Module):
@@ -102,14 +117,17 @@ class Twins(nn.Module):
         return self.last(torch.relu(x + self.outer(torch.relu(self.inner(x)))))
 
 
-def blocks_of_sixteen(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
+def blocks_of_sixteen(graph: Graph, artifact: Artifact, size: int, beside: Any = None) -> NodeTimes:
     """As kernels work that take sixteen outputs at once."""
 
     def seconds(outputs: float, terms: float) -> float:
         return -(-outputs // 16) * 16 * terms * EACH
 
-    layers = {name: seconds(*widths) for name, widths in layer_widths(graph).items()}
-    return NodeTimes(layers, sum(layers.values()))
+    def layers(graph: Graph) -> dict[str, float]:
+        return {name: seconds(*widths) for name, widths in layer_widths(graph).items()}
+
+    other = sum(layers(beside).values()) if beside is not None else None
+    return NodeTimes(layers(graph), sum(layers(graph).values()), other)
 
 
 def test_a_kernel_that_works_in_blocks_is_foreseen() -> None:
@@ -117,28 +135,28 @@ def test_a_kernel_that_works_in_blocks_is_foreseen() -> None:
     x = torch.randn(8, 16)
     task = leanly.Task(Twins().eval(), example=x[:2], train=(x, torch.arange(8) % 4))
     graph = leanly.capture(task.model, example=x[:2]).eval()
-    costs = measure_costs(graph, leanly.Target("cpu"), lambda graph: None, blocks_of_sixteen, multiple=8)  # type: ignore[arg-type, return-value]
+    costs = measure_costs(graph, leanly.Target("cpu"), itself, blocks_of_sixteen, multiple=8)
     assert costs is not None
     assert len({point[:2] for point in costs.layers["linear_1"]}) > COPIES - 1, "what its twin took counts as well"
     for share in (0.2, 0.35, 0.5):
         small = Channels(latency=share, costs=costs, multiple=8)(graph)
-        taken = blocks_of_sixteen(small, None, 1).whole / blocks_of_sixteen(graph, None, 1).whole
+        times = blocks_of_sixteen(small, itself(small), 1, graph)
+        taken = times.whole / (times.beside or 0)
         assert foreseen(costs, small) / foreseen(costs, graph) == pytest.approx(taken, rel=0.1)
 
 
 def test_where_narrower_layers_save_no_time_there_is_no_table(graph: Graph, task: leanly.Task) -> None:
-    def alike(graph: Graph, artifact: Artifact | None, size: int) -> NodeTimes:
+    def alike(graph: Graph, artifact: Artifact, size: int, beside: Artifact | None) -> NodeTimes:
         layers = dict.fromkeys(layer_widths(graph), 1e-3)
-        return NodeTimes(layers, sum(layers.values()))
+        whole = sum(layers.values())
+        return NodeTimes(layers, whole, whole if beside is not None else None)
 
-    found = measure_costs(graph, leanly.Target("cpu"), lambda graph: None, alike, multiple=1)  # type: ignore[arg-type, return-value]
+    found = measure_costs(graph, leanly.Target("cpu"), itself, alike, multiple=1)
     assert found is None
 
 
 def test_a_runtime_that_tells_of_no_layer_gives_no_table(graph: Graph, task: leanly.Task) -> None:
-    silent = measure_costs(
-        graph, leanly.Target("cpu"), lambda graph: None, lambda *_: NodeTimes({}, 1.0), multiple=1  # type: ignore[arg-type, return-value]
-    )  # fmt: skip
+    silent = measure_costs(graph, leanly.Target("cpu"), itself, lambda *_: NodeTimes({}, 1.0), multiple=1)
     assert silent is None
 
 
@@ -183,7 +201,11 @@ def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(allocation, "NARROWER", (0.5, 0.75))
     target = leanly.Target("cpu", threads=1, runtimes=("onnxruntime",), batch_sizes=(1,))
-    family = Networks(graph, task, target, timed=times)
+
+    def timed(small: Graph, artifact: Artifact, size: int, beside: Artifact | None) -> NodeTimes:
+        return times(small, artifact, size, graph if beside is not None else None)
+
+    family = Networks(graph, task, target, timed=timed)
     trials = [judged(family.reference())]
     while ", taught" not in trials[-1].candidate.label:
         candidate = family.propose(trials, 1000.0)

@@ -233,7 +233,7 @@ def test_the_first_layer_in_float_is_the_one_that_gains_most_for_its_time(
     target = Target(threads=1, runtimes=("onnxruntime",))
     for dear, spared in (("conv2d", "conv2d_1"), ("conv2d_1", "conv2d")):
 
-        def timed(graph: Graph, artifact: Artifact, size: int, dear: str = dear) -> NodeTimes:
+        def timed(graph: Graph, artifact: Artifact, size: int, beside: Artifact | None, dear: str = dear) -> NodeTimes:
             extra = 1.0 if artifact.precision == "float32" else 0.0
             layers = {"conv2d": 1.0, "conv2d_1": 1.0, "linear": 1.0 + 1e4 * extra, dear: 1.0 + 1e4 * extra}
             return NodeTimes(layers, sum(layers.values()))

@@ -22,8 +22,9 @@ AS_CUT = (0.3, 0.6)
 """Of the time that channels can save at all: what the other copies lack, cut by what the first ones took."""
 COPIES = 1 + len(NARROWER) + len(AS_CUT)
 
-Timed = Callable[[Graph, Artifact, int], NodeTimes]
-"""`(graph, artifact, batch size)`: times the nodes of an artifact that was made of a graph."""
+Timed = Callable[[Graph, Artifact, int, Artifact | None], NodeTimes]
+"""`(graph, artifact, batch size, beside)`: times the nodes of an artifact that was made of a graph, and another one in
+turns with it."""
 Widths = tuple[float, float]
 """Elements of a layer's output for a row, and products that are added up in each."""
 
@@ -42,7 +43,7 @@ def measure_costs(
     Args:
         graph: in float.
         target: batch sizes and threads.
-        make: graph -> artifact, quantized and lowered as it will run.
+        make: graph -> artifact, quantized and lowered as it will run, in a folder of its own.
         timed: times the nodes of an artifact.
         multiple: that widths are kept at.
     """
@@ -74,6 +75,7 @@ class _Ruler:
 
     def __init__(self, graph: Graph, target: Target, make: Callable[[Graph], Artifact], timed: Timed) -> None:
         self._graph, self._target, self._make, self._timed = graph, target, make, timed
+        self._whole: Artifact | None = None
         self._wholes: list[float] = []
         self._shares: dict[str, dict[Widths, float]] = {}
         self._kinds = {
@@ -90,16 +92,16 @@ class _Ruler:
         widths = layer_widths(graph)
         if self._shares:  # a layer is known by what it took whole
             widths = {name: widths[name] for name in self._shares if name in widths}
-        found = [self._timed(graph, artifact, size) for size in self._target.batch_sizes]
-        self._wholes = self._wholes or [times.whole for times in found]
+        found = [self._timed(graph, artifact, size, self._whole) for size in self._target.batch_sizes]
+        self._whole, self._wholes = self._whole or artifact, self._wholes or [times.whole for times in found]
         shares: dict[str, list[float]] = {}
-        for times, whole in zip(found, self._wholes, strict=True):
+        for times in found:
             layers = {name: seconds for name, seconds in times.layers.items() if name in widths}
             known = sum(layers.values())
             if not known:
                 return False
             for name, seconds in layers.items():
-                share = seconds * times.whole / known / whole
+                share = seconds / known * (times.whole / times.beside if times.beside else 1.0)
                 shares.setdefault(name, []).append(share)
         for name, new in shares.items():
             # a copy that is cut as the cuts to come tells more than one that is narrower all over; none of the whole

@@ -280,7 +280,7 @@ class Networks:
 
                 def make(graph: Graph) -> Artifact:
                     quantized = few(graph, self._task, self._target)
-                    return self._maker.lowered(quantized, candidate, Path(folder) / "narrow")
+                    return self._maker.lowered(quantized, candidate, Path(tempfile.mkdtemp(dir=folder)) / "made")
 
                 multiple = width_multiple(self._graph)
                 return measure_costs(self._graph, self._target, make, timed, multiple=multiple)

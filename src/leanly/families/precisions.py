@@ -33,13 +33,16 @@ def measure_precisions(
     """
     layers = list(layers)
     found = {}
+    first: tuple[Artifact, float] | None = None
     for precision, (graph, artifact) in made.items():
-        times = NodeTimes({}, 0.0) if timed is None else timed(graph, artifact, batch_size)
+        times = NodeTimes({}, 0.0) if timed is None else timed(graph, artifact, batch_size, first and first[0])
+        first = first or (artifact, times.whole)
         known = {name: seconds for name, seconds in times.layers.items() if name in layers}
         if not sum(known.values()):
             continue
         usual = fmean(known.values())
-        shared_out = times.whole / (usual * len(layers))
+        whole = first[1] * times.whole / times.beside if times.beside else times.whole
+        shared_out = whole / (usual * len(layers))
         found[precision] = {name: known.get(name, usual) * shared_out for name in layers}
     if "int8" not in found or len(found) == 1:
         return PrecisionTimes({name: {"int8": 1.0, **dict.fromkeys(FLOATS, UNKNOWN)} for name in layers})

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from leanly.graph import Graph
     from leanly.task import Task
 
-SECONDS = 0.5
-"""Of timing an artifact whose nodes were timed."""
+SECONDS = 1.5
+"""Of timing an artifact whose nodes were timed: what its copies take is compared to a few percent."""
 MULTIPLIES = re.compile(
     r"conv|matmul|gemm|fullyconnected|attention|(?<!quantize)linear|lstm|addmm|einsum", re.IGNORECASE
 )
@@ -62,10 +62,18 @@ def layer_seconds(
     return timed
 
 
-def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifact, batch_size: int) -> NodeTimes:
+def node_times(
+    task: Task | None,
+    target: Target,
+    graph: Graph,
+    artifact: Artifact,
+    batch_size: int,
+    beside: Artifact | None = None,
+) -> NodeTimes:
     """Time the nodes of an artifact, and all of it; those that are layers of its graph are known by name.
 
-    A profiler adds to every node: the whole is timed without it.
+    A profiler adds to every node: the whole is timed without it. A machine is faster at one time than at another: what
+    is to be compared is timed in turns.
 
     Args:
         task: gives the rows; made up where None.
@@ -73,16 +81,17 @@ def node_times(task: Task | None, target: Target, graph: Graph, artifact: Artifa
         graph: that the artifact was made of.
         artifact: in a runtime that tells of its nodes.
         batch_size: rows in a call.
+        beside: another artifact for the same rows, timed in turns with it.
     """
     seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
     if not seconds:
         return NodeTimes({}, 0.0)
     names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
     split = task.split("validation") if task is not None else None
-    with open_workers([artifact], target.threads) as workers:
+    with open_workers([artifact, *([beside] if beside else [])], target.threads) as workers:
         inputs = timing_inputs(artifact, task, split, (batch_size,))
-        (latency,) = time_workers(workers, inputs, seconds=SECONDS)
-    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), latency[batch_size].median)
+        medians = [latency[batch_size].median for latency in time_workers(workers, inputs, seconds=SECONDS)]
+    return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), *medians)
 
 
 def _aliases(graph: Graph, node: Node) -> list[str]:

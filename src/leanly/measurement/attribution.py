@@ -10,7 +10,7 @@ from leanly.artifact import Artifact, Kernel
 from leanly.costs import NodeTimes
 from leanly.measurement.inputs import timing_inputs
 from leanly.measurement.latency import open_workers, time_workers
-from leanly.measurement.profiling import profile
+from leanly.measurement.profiling import CALLS, profile
 from leanly.target import Target
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SECONDS = 1.5
 """Of timing an artifact whose nodes were timed: what its copies take is compared to a few percent."""
+PROFILED_SECONDS, FEWEST_CALLS = 5.0, 9
+"""Of calls whose nodes are timed, and how many they are at least: a large network's calls take long."""
 MULTIPLIES = re.compile(
     r"conv|matmul|gemm|fullyconnected|attention|(?<!quantize)linear|lstm|addmm|einsum", re.IGNORECASE
 )
@@ -83,14 +85,13 @@ def node_times(
         batch_size: rows in a call.
         beside: another artifact for the same rows, timed in turns with it.
     """
-    seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads)
-    if not seconds:
-        return NodeTimes({}, 0.0)
-    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
     split = task.split("validation") if task is not None else None
     with open_workers([artifact, *([beside] if beside else [])], target.threads) as workers:
         inputs = timing_inputs(artifact, task, split, (batch_size,))
         medians = [latency[batch_size].median for latency in time_workers(workers, inputs, seconds=SECONDS)]
+    calls = min(CALLS, max(FEWEST_CALLS, round(PROFILED_SECONDS / medians[0])))
+    seconds = profile(artifact, task, batch_size=batch_size, threads=target.threads, calls=calls)
+    names = [node.name for node in graph.module.graph.nodes if node.op == "call_function"]
     return NodeTimes(layer_seconds(graph, names, artifact.proven, seconds), *medians)
 
 

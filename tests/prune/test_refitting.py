@@ -63,6 +63,19 @@ def test_rows_that_are_fewer_than_the_weights_of_an_output_do_no_harm() -> None:
     assert error(graph, Refit()(small, task), x[24:]) < error(graph, small, x[24:])
 
 
+@pytest.mark.parametrize(("rows", "worse"), [(40, 0.001), (2000, 10.0)])
+def test_damping_is_found_on_rows_left_out(rows: int, worse: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 20)).eval()
+    x = torch.randn(rows + 500, 20) @ torch.randn(20, 100)
+    task = leanly.Task(model, example=x[:2], train=(x[:rows], None))
+    graph = capture(model, example=x[:2])
+    small = Channels(fraction=0.5)(graph, task)
+    found, unseen = Refit(samples=rows)(small, task), x[rows:]
+    assert error(graph, found, unseen) < 0.9 * error(graph, Refit(samples=rows, damping=worse)(small, task), unseen)
+    assert error(graph, found, unseen) < 0.9 * error(graph, small, unseen)
+
+
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1, "output_padding": 1}], ids=["plain", "strided"])
 def test_a_transposed_convolution_makes_up_for_what_it_read_and_for_what_it_lost(settings: dict[str, int]) -> None:
     torch.manual_seed(0)
@@ -105,6 +118,34 @@ def test_a_second_cut_is_refitted_to_what_the_first_one_left() -> None:
     first = Channels(fraction=0.25)(graph, task)
     second = Channels(fraction=0.25)(first, task)
     assert error(first, Refit(teacher=first)(second, task), x) < error(first, second, x)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_mean_of_a_norm_makes_up_for_a_constant_that_left(shared: bool) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.norm = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 3, bias=False), nn.BatchNorm2d(8)
+            self.three = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.two(torch.relu(self.one(x))))
+            return self.three(torch.relu(self.norm(x) if shared else x))
+
+    torch.manual_seed(0)
+    model, x = scrambled(Normed()).eval(), torch.randn(ROWS, 3, 8, 8)
+    with torch.no_grad():
+        model.get_parameter("one.weight")[0], model.get_parameter("one.bias")[0] = 0, 3
+    graph = capture(model, example=x[:2])
+    task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(ROWS, dtype=torch.long)))
+    importance = {"one.weight": torch.arange(6.0)[:, None, None, None].expand(6, 3, 3, 3)}
+    small = Channels(fraction=1 / 6, importance=lambda graph, task: importance)(graph, task)
+    refitted = Refit(damping=1e-9)(small, task)
+    weights, means = (
+        [one.state_dict()[name] for one in (small, refitted)] for name in ("two.weight", "norm.running_mean")
+    )
+    assert torch.allclose(*weights, atol=1e-4) != shared and torch.equal(*means) == shared
+    assert error(graph, refitted, x) < error(graph, small, x) * (1 if shared else 0.01)
 
 
 def test_what_can_not_be_refitted_is_refused() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product, summed_products
 from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter, transposed_groups
 from leanly.graph.nodes import argument, read_once
+from leanly.graph.norms import is_stored_norm
 from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.graph.zeros import told_if_filled
@@ -26,7 +29,11 @@ from leanly.target import Target
 from leanly.task import Task
 from leanly.training.teachers import check_teacher, find_teacher
 
-BATCH = 32
+BATCH, FEWEST_BATCHES = 32, 4
+DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+"""That are tried."""
+USUAL = 0.1
+"""Damping where one batch is all there is."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class Refit:
     Args:
         teacher: the network before the cut: "original" for the task's model, a Graph, or a trained nn.Module.
         samples: rows, the first of `train` (of `validation` where there is no `train`).
-        damping: how much the weights are held where they are, as a share of the mean power of what they multiply; as
-            many times more as an output has weights for each place of the rows.
+        damping: how much the weights are held where they are, as a share of the mean power of what they multiply; None
+            finds it for each layer: what is solved for one half of the rows is tried on the other, both ways.
 
     Raises:
         SettingError: a setting out of its range.
@@ -51,13 +58,13 @@ class Refit:
 
     teacher: Any = "original"
     samples: int = 512
-    damping: float = 0.01
+    damping: float | None = None
 
     def __post_init__(self) -> None:
         check_teacher(self.teacher, "Refit")
         check_whole(self.samples, 1, name="samples", where="Refit")
-        if not (is_number(self.damping) and self.damping > 0):
-            raise SettingError(f"damping is {self.damping!r}", where="Refit", remedy="give a number above 0, say 0.01")
+        if self.damping is not None and not (is_number(self.damping) and self.damping > 0):
+            raise SettingError(f"damping is {self.damping!r}", where="Refit", remedy="give a number above 0, or None")
 
     def __call__(self, graph: Graph, task: Task | None = None, target: Target | None = None) -> Graph:
         """Return the graph with its weights refitted.
@@ -77,7 +84,8 @@ class Refit:
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
         shapes = graph.shapes(2)
-        running, batches = read_rows([graph, teacher], split, BATCH, self.samples)
+        size = min(BATCH, max(1, min(self.samples, len(split)) // FEWEST_BATCHES))
+        running, batches = read_rows([graph, teacher], split, size, self.samples)
         ours, theirs = (Sweep(one, [inputs for inputs, _ in batches]) for one in running)
         for layer, original in pairs.items():
             second = not is_product(layer) or len(shapes[layer.name]) == 2
@@ -100,18 +108,18 @@ class Refit:
     def _refit(self, ours: _Side, theirs: _Side) -> bool:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
         graph, layer = ours.graph, ours.layer
-        weight, bias = find(graph.module, str(argument(layer, "weight").target)), bias_of(layer)
+        weight, shift = find(graph.module, str(argument(layer, "weight").target)), ours.shift()
         kept = kept_outputs(graph, theirs.graph, layer).to(graph.device)
         arrived, whole = ours.destination(), theirs.destination()
         names, wanted = [argument(layer, "input").name], [theirs.layer.name]
         if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
             names += [arrived.other.name] if arrived.other is not None else []
             wanted.append(whole.total.name)
-        squares = products = torch.zeros((), dtype=torch.float64, device=graph.device)
-        places = 0
-        for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
+        halves: list[_Sums | None] = [None, None]
+        pairs = zip(ours.values(names), theirs.values(wanted), strict=True)
+        for number, ((given, *others), (output, *totals)) in enumerate(pairs):
             x = columns(given, layer, weight.shape[2:])
-            if bias is not None:
+            if shift is not None:
                 x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
             y = _outputs(output, layer)[kept]
             if y.shape[1] != x.shape[2]:
@@ -122,16 +130,21 @@ class Refit:
                 if (flat := _outputs(missing, layer)).shape == y.shape:  # not where others have more places
                     y = arrived.before_norms(graph, flat, y)
             y = y.reshape(len(x), -1, x.shape[2])
-            places += x.shape[2]
-            squares, products = squares + summed_products(x, x), products + summed_products(y, x)
+            sums = _Sums(summed_products(x, x), summed_products(y, x))
+            before = halves[number % 2]
+            halves[number % 2] = sums if before is None else before.plus(sums)
         with torch.no_grad():
-            now = as_rows(weight.double(), layer, len(squares))
-            if bias is not None:
-                now = torch.cat([now, find(graph.module, str(bias.target)).double().reshape(len(now), -1, 1)], 2)
-            # fewer places than weights would be met exactly, and others missed
-            solved = _solved(now, squares, products, self.damping * max(1.0, now.shape[2] / max(places, 1)))
-            if bias is not None:
-                find(graph.module, str(bias.target)).copy_(solved[:, :, -1].flatten())
+            found = [sums for sums in halves if sums is not None]
+            now = as_rows(weight.double(), layer, len(found[0].squares))
+            held = torch.ones(now.shape[2], dtype=now.dtype, device=now.device)
+            if shift is not None:
+                held = torch.cat([held, held.new_zeros(1)])
+                now = torch.cat([now, shift.values.double().reshape(len(now), -1, 1)], 2)
+            problem = _Problem(now, held)
+            damping = self.damping or problem.best_damping(found)
+            solved = problem.solved(functools.reduce(_Sums.plus, found), damping)
+            if shift is not None:
+                shift.write(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]
             weight.copy_(from_rows(solved, layer, weight.shape))
         return True
@@ -149,15 +162,73 @@ class _Side:
     def destination(self) -> Destination | None:
         return destination(self.layer, channels_second=self.channels_second)
 
+    def shift(self) -> _Shift | None:
+        bias = bias_of(self.layer)
+        if bias is not None:
+            return _Shift(find(self.graph.module, str(bias.target)), is_mean=False)
+        if len(self.layer.users) != 1 or not self.channels_second:
+            return None
+        (norm,) = self.layer.users
+        if not is_stored_norm(norm) or argument(norm, "input") is not self.layer:
+            return None
+        mean = argument(norm, "running_mean")
+        return _Shift(find(self.graph.module, str(mean.target)), is_mean=True) if read_once(mean) else None
+
     def values(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
         return self.sweep.values(names, before=self.layer.name)
 
 
-def _solved(now: Tensor, squares: Tensor, products: Tensor, damping: float) -> Tensor:
-    """Return the weights with the least squared error, held a little where they are: `[groups, rows, columns]`."""
-    held = damping * squares.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
-    damped = squares + held[:, None, None] * torch.eye(squares.shape[1], dtype=squares.dtype, device=squares.device)
-    return torch.linalg.solve(damped, (products + held[:, None, None] * now).transpose(1, 2)).transpose(1, 2)
+class _Shift(NamedTuple):
+    """What is added to all outputs of a channel: a bias, or what the mean of the norm behind can lack."""
+
+    tensor: Tensor
+    is_mean: bool
+
+    @property
+    def values(self) -> Tensor:
+        return torch.zeros_like(self.tensor) if self.is_mean else self.tensor
+
+    def write(self, values: Tensor) -> None:
+        self.tensor.copy_(self.tensor - values if self.is_mean else values)
+
+
+class _Sums(NamedTuple):
+    """What least squares need of some rows: `[groups, columns, columns]` and `[groups, outputs, columns]`."""
+
+    squares: Tensor
+    products: Tensor
+
+    def plus(self, other: _Sums) -> _Sums:
+        return _Sums(self.squares + other.squares, self.products + other.products)
+
+
+class _Problem(NamedTuple):
+    """Least squares for a layer: its weights as they are, `[groups, outputs, columns]`, and which of them are held."""
+
+    now: Tensor
+    held: Tensor
+
+    def solved(self, sums: _Sums, damping: float) -> Tensor:
+        """Return the weights with the least squared error, held where they are."""
+        power = damping * sums.squares.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+        held = power[:, None, None] * self.held.diag()
+        wanted = sums.products + self.now @ held
+        return torch.linalg.solve(sums.squares + held, wanted.transpose(1, 2)).transpose(1, 2)
+
+    def best_damping(self, halves: Sequence[_Sums]) -> float:
+        """Return the damping with which what is solved for one half of the rows errs least on the other."""
+        if len(halves) < 2:
+            return USUAL
+        errors = {
+            damping: sum(_error(self.solved(one, damping), other) for one, other in itertools.permutations(halves))
+            for damping in DAMPINGS
+        }
+        return min(errors, key=lambda damping: errors[damping])
+
+
+def _error(weights: Tensor, sums: _Sums) -> float:
+    """Return the squared error of weights, less what no weights change."""
+    return float(((weights @ sums.squares - 2 * sums.products) * weights).sum())
 
 
 def _pairs(layers: Sequence[Node], graph: Graph, teacher: Graph) -> dict[Node, Node]:

@@ -29,11 +29,11 @@ from leanly.target import Target
 from leanly.task import Task
 from leanly.training.teachers import check_teacher, find_teacher
 
-BATCH, FEWEST_BATCHES = 32, 4
+BATCH = 32
 DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """That are tried."""
 USUAL = 0.1
-"""Damping where one batch is all there is."""
+"""Damping where one place is all there is."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ class Refit:
         pairs = _pairs(layers, graph, teacher)
         left = [layer.name for layer in layers if layer not in pairs]
         shapes = graph.shapes(2)
-        size = min(BATCH, max(1, min(self.samples, len(split)) // FEWEST_BATCHES))
-        running, batches = read_rows([graph, teacher], split, size, self.samples)
+        running, batches = read_rows([graph, teacher], split, BATCH, self.samples)
         ours, theirs = (Sweep(one, [inputs for inputs, _ in batches]) for one in running)
         for layer, original in pairs.items():
             second = not is_product(layer) or len(shapes[layer.name]) == 2
@@ -115,9 +114,8 @@ class Refit:
         if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
             names += [arrived.other.name] if arrived.other is not None else []
             wanted.append(whole.total.name)
-        halves: list[_Sums | None] = [None, None]
-        pairs = zip(ours.values(names), theirs.values(wanted), strict=True)
-        for number, ((given, *others), (output, *totals)) in enumerate(pairs):
+        halves: dict[int, _Sums] = {}
+        for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
             x = columns(given, layer, weight.shape[2:])
             if shift is not None:
                 x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
@@ -130,11 +128,13 @@ class Refit:
                 if (flat := _outputs(missing, layer)).shape == y.shape:  # not where others have more places
                     y = arrived.before_norms(graph, flat, y)
             y = y.reshape(len(x), -1, x.shape[2])
-            sums = _Sums(summed_products(x, x), summed_products(y, x))
-            before = halves[number % 2]
-            halves[number % 2] = sums if before is None else before.plus(sums)
+            # places stand row by row: the first rows of each batch, and the others
+            for half, (some, theirs_of_some) in enumerate(zip(x.tensor_split(2, 2), y.tensor_split(2, 2), strict=True)):
+                if some.shape[2]:
+                    sums = _Sums(summed_products(some, some), summed_products(theirs_of_some, some))
+                    halves[half] = halves[half].plus(sums) if half in halves else sums
         with torch.no_grad():
-            found = [sums for sums in halves if sums is not None]
+            found = list(halves.values())
             now = as_rows(weight.double(), layer, len(found[0].squares))
             held = torch.ones(now.shape[2], dtype=now.dtype, device=now.device)
             if shift is not None:

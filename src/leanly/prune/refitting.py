@@ -106,48 +106,61 @@ class Refit:
 
     def _refit(self, ours: _Side, theirs: _Side) -> bool:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
-        graph, layer = ours.graph, ours.layer
-        weight, shift = find(graph.module, str(argument(layer, "weight").target)), ours.shift()
-        kept = kept_outputs(graph, theirs.graph, layer).to(graph.device)
-        arrived, whole = ours.destination(), theirs.destination()
-        names, wanted = [argument(layer, "input").name], [theirs.layer.name]
-        if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
-            names += [arrived.other.name] if arrived.other is not None else []
-            wanted.append(whole.total.name)
-        halves: dict[int, _Sums] = {}
-        for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
-            x = columns(given, layer, weight.shape[2:])
-            if shift is not None:
-                x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-            y = _outputs(output, layer)[kept]
-            if y.shape[1] != x.shape[2]:
-                return False
-            for total in totals:
-                assert arrived is not None
-                missing = total.index_select(-1 if is_product(layer) else 1, kept) - sum(others)
-                if (flat := _outputs(missing, layer)).shape == y.shape:  # not where others have more places
-                    y = arrived.before_norms(graph, flat, y)
-            y = y.reshape(len(x), -1, x.shape[2])
-            # places stand row by row: the first rows of each batch, and the others
-            for half, (some, theirs_of_some) in enumerate(zip(x.tensor_split(2, 2), y.tensor_split(2, 2), strict=True)):
-                if some.shape[2]:
-                    sums = _Sums(summed_products(some, some), summed_products(theirs_of_some, some))
-                    halves[half] = halves[half].plus(sums) if half in halves else sums
+        layer = ours.layer
+        weight, shift = ours.weight, ours.shift()
         with torch.no_grad():
-            found = list(halves.values())
-            now = as_rows(weight.double(), layer, len(found[0].squares))
+            halves = _halves(ours, theirs, constant=shift is not None)
+            if halves is None:
+                return False
+            now = as_rows(weight.double(), layer, len(halves[0].squares))
             held = torch.ones(now.shape[2], dtype=now.dtype, device=now.device)
             if shift is not None:
                 held = torch.cat([held, held.new_zeros(1)])
                 now = torch.cat([now, shift.values.double().reshape(len(now), -1, 1)], 2)
             problem = _Problem(now, held)
-            damping = self.damping or problem.best_damping(found)
-            solved = problem.solved(functools.reduce(_Sums.plus, found), damping)
+            solved = problem.solved(functools.reduce(_Sums.plus, halves), self.damping or problem.best_damping(halves))
             if shift is not None:
                 shift.write(solved[:, :, -1].flatten())
                 solved = solved[:, :, :-1]
             weight.copy_(from_rows(solved, layer, weight.shape))
         return True
+
+
+def _halves(ours: _Side, theirs: _Side, constant: bool) -> list[_Sums] | None:
+    """Add up what a layer is given and should make of it, over either half of the rows; None where places differ.
+
+    Args:
+        ours: the cut network's layer.
+        theirs: the teacher's.
+        constant: with a column of ones behind the inputs.
+    """
+    layer = ours.layer
+    kept = kept_outputs(ours.graph, theirs.graph, layer).to(ours.graph.device)
+    arrived, whole = ours.destination(), theirs.destination()
+    names, wanted = [argument(layer, "input").name], [theirs.layer.name]
+    if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
+        names += [arrived.other.name] if arrived.other is not None else []
+        wanted.append(whole.total.name)
+    halves: dict[int, _Sums] = {}
+    for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
+        x = columns(given, layer, ours.weight.shape[2:])
+        if constant:
+            x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+        y = _outputs(output, layer)[kept]
+        if y.shape[1] != x.shape[2]:
+            return None
+        for total in totals:
+            assert arrived is not None
+            missing = total.index_select(-1 if is_product(layer) else 1, kept) - sum(others)
+            if (flat := _outputs(missing, layer)).shape == y.shape:  # not where others have more places
+                y = arrived.before_norms(ours.graph, flat, y)
+        y = y.reshape(len(x), -1, x.shape[2])
+        # places stand row by row: the first rows of each batch, and the others
+        for half, (some, made) in enumerate(zip(x.tensor_split(2, 2), y.tensor_split(2, 2), strict=True)):
+            if some.shape[2]:
+                sums = _Sums(summed_products(some, some), summed_products(made, some))
+                halves[half] = halves[half].plus(sums) if half in halves else sums
+    return list(halves.values())
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,10 @@ class _Side:
     layer: Node
     sweep: Sweep
     channels_second: bool
+
+    @property
+    def weight(self) -> Tensor:
+        return find(self.graph.module, str(argument(self.layer, "weight").target))
 
     def destination(self) -> Destination | None:
         return destination(self.layer, channels_second=self.channels_second)

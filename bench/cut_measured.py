@@ -117,7 +117,7 @@ CASES = {
         (expected_gradient, second_order, magnitude),
         "cross_entropy",
         INCEPTION.train,
-        teach=Distill(epochs=15, settings=small_inception.SETTINGS),
+        teach=Distill(epochs=10, settings=small_inception.SETTINGS),
         margin=0.005,
     ),
 }

@@ -36,7 +36,7 @@ from leanly.training.evaluation import evaluate
 
 FEWER = (2.1, 2.6)
 """Times fewer MACs."""
-EPOCHS = 12
+EPOCHS = 8
 TRIED = 6400
 """Training rows of a short try."""
 Cut = Callable[[], Graph]

@@ -6,6 +6,7 @@ make up for what left; validation chooses; the chosen one is taught, where the c
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -132,7 +133,8 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
     wholes = [lowered(bench, Recipe(), runtime, "float32") for runtime in RUNTIMES]
     table = costs_of(bench, RUNTIMES[-1], "float32", MULTIPLE)
     made: dict[str, Recipe] = {}
-    for criterion, by in itertools.product(case.criteria, ("time", "MACs") if table is not None else ("MACs",)):
+    criteria = [functools.cache(criterion) for criterion in case.criteria]  # the same network is cut at several shares
+    for criterion, by in itertools.product(criteria, ("time", "MACs") if table is not None else ("MACs",)):
         cut = Channels(macs=0.5, importance=criterion, normalized=False, multiple=MULTIPLE)
         if by == "time":
             cut = replace(cut, macs=None, latency=0.5, costs=table)

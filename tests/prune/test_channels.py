@@ -1,6 +1,7 @@
 """Channels: what is asked for, what is refused, and how a recipe tells it."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -341,6 +342,23 @@ def by_index(graph, task):
 def test_an_importance_of_ones_own():
     small = Channels(0.5, importance=by_index)(graph_of(mlp(6, 10, 3), 6))
     assert small.kept["0.weight"][0].tolist() == [5, 6, 7, 8, 9]
+
+
+def test_a_wrapped_criterion_counts_as_the_one_inside():
+    torch.manual_seed(0)
+    model = mlp(6, 32, 24, 3).eval()
+    rows = (torch.randn(60, 6), torch.arange(60) % 3)
+    task = leanly.Task(model, example=rows[0][:2], train=rows, loss="cross_entropy")
+    graph = capture(model, example=task.example)
+
+    def alike(graph, task):
+        return gradient(graph, task)
+
+    def rows_left(importance):
+        kept = Channels(macs=0.3, importance=importance)(graph, task).kept
+        return [kept[name][0].tolist() for name in ("0.weight", "2.weight")]
+
+    assert rows_left(functools.cache(gradient)) == rows_left(gradient) != rows_left(alike)
 
 
 @pytest.mark.parametrize(

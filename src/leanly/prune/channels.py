@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Channels:
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            scored = held_by(coupling, saliency, comparable=importance in IN_LOSS)
+            scored = held_by(coupling, saliency, comparable=inspect.unwrap(importance) in IN_LOSS)
             held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)
             reached, coarse = self._choose(coupling, removal)

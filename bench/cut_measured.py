@@ -133,13 +133,14 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
     wholes = [lowered(bench, Recipe(), runtime, "float32") for runtime in RUNTIMES]
     table = costs_of(bench, RUNTIMES[-1], "float32", MULTIPLE)
     made: dict[str, Recipe] = {}
-    unit, way = ("MACs", {"macs": 0.5}) if table is None else ("time", {"latency": 0.5, "costs": table})
+    usual = Channels(macs=0.5, normalized=False, multiple=MULTIPLE)
+    if table is not None:
+        usual = replace(usual, macs=None, latency=0.5, costs=table)
     for criterion in case.criteria:
         once = functools.cache(criterion)  # the same network is cut at several shares
-        cut = Channels(**way, importance=once, normalized=False, multiple=MULTIPLE)
-        if (found := _least(case, bench, wholes, cut)) is not None:
+        if (found := _least(case, bench, wholes, replace(usual, importance=once))) is not None:
             share, recipe = found
-            made[f"{share:.0%} of the {unit} by {criterion.__name__}"] = recipe
+            made[f"{share:.0%} of the {'MACs' if table is None else 'time'} by {criterion.__name__}"] = recipe
     if not made:
         raise LeanlyError(f"no cut is {case.speed:g} times as fast", where=subject.name, remedy="ask for less")
     scored = {name: score(bench, lowered(bench, recipe, RUNTIMES[0], "float32")) for name, recipe in made.items()}

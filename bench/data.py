@@ -29,6 +29,10 @@ class Images:
         """Return the rows from `start` up to `stop`."""
         return Images(self.inputs[start:stop], self.labels[start:stop])
 
+    def every_second(self, first: int) -> Images:
+        """Return every second row, from row 0 or 1 on."""
+        return Images(self.inputs[first::2], self.labels[first::2])
+
 
 @dataclass(frozen=True)
 class Pairs:

@@ -17,6 +17,7 @@ from leanly.families.allocation import layer_widths
 from leanly.graph import capture
 from leanly.graph.coupling import couple
 from leanly.prune import Channels, fisher, gradient, magnitude
+from leanly.prune.importance import IN_LOSS
 from leanly.recipe import Recipe
 from tests.prune.surgery import cut_shares, same, scrambled, zeroed
 
@@ -344,7 +345,8 @@ def test_an_importance_of_ones_own():
     assert small.kept["0.weight"][0].tolist() == [5, 6, 7, 8, 9]
 
 
-def test_a_wrapped_criterion_counts_as_the_one_inside():
+@pytest.mark.parametrize("criterion", IN_LOSS)
+def test_a_wrapped_criterion_counts_as_the_one_inside(criterion):
     torch.manual_seed(0)
     model = mlp(6, 32, 24, 3).eval()
     rows = (torch.randn(60, 6), torch.arange(60) % 3)
@@ -352,13 +354,13 @@ def test_a_wrapped_criterion_counts_as_the_one_inside():
     graph = capture(model, example=task.example)
 
     def alike(graph, task):
-        return gradient(graph, task)
+        return criterion(graph, task)
 
     def rows_left(importance):
         kept = Channels(macs=0.3, importance=importance)(graph, task).kept
         return [kept[name][0].tolist() for name in ("0.weight", "2.weight")]
 
-    assert rows_left(functools.cache(gradient)) == rows_left(gradient) != rows_left(alike)
+    assert rows_left(functools.cache(criterion)) == rows_left(criterion) != rows_left(alike)
 
 
 @pytest.mark.parametrize(

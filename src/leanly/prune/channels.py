@@ -105,7 +105,8 @@ class Channels:
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            scored = held_by(coupling, saliency, comparable=inspect.unwrap(importance) in IN_LOSS)
+            in_loss = inspect.unwrap(importance) in map(inspect.unwrap, IN_LOSS)
+            scored = held_by(coupling, saliency, comparable=in_loss)
             held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)
             reached, coarse = self._choose(coupling, removal)

@@ -102,10 +102,10 @@ class Channels:
         importance = usual(graph, task) if self.importance is None else resolve_importance(self.importance)
         name = getattr(importance, "__name__", type(importance).__name__)
         saliency = checked(graph, importance(graph, task), name)
+        in_loss = inspect.unwrap(importance) in map(inspect.unwrap, IN_LOSS)
         whole: frozenset[str] = frozenset()
         while True:
             coupling = couple(graph, whole=whole)
-            in_loss = inspect.unwrap(importance) in map(inspect.unwrap, IN_LOSS)
             scored = held_by(coupling, saliency, comparable=in_loss)
             held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)

@@ -8,7 +8,6 @@ and scored on test.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +54,7 @@ class Case:
         criteria: that are tried; of equals on validation the first is taken.
         loss: of what reads labels.
         rows: that criteria and the refit read, and teaching.
-        layers: that leave before, as many as are tried.
+        layers: that leave before.
         teach: what teaches, if anything.
         margin: of the metric, where no agreement is asked for.
     """
@@ -66,7 +65,7 @@ class Case:
     criteria: Sequence[Importance]
     loss: str
     rows: Callable[[Path], Rows]
-    layers: Sequence[int] = (0,)
+    layers: int = 0
     teach: Distill | None = None
     margin: float = 0.01
 
@@ -103,7 +102,7 @@ CASES = {
         (expected_gradient,),
         "mse",
         _with_mirrored,
-        layers=(2,),
+        layers=2,
     ),
     "minilm-taught": Case(
         MINILM_SST2,
@@ -112,7 +111,7 @@ CASES = {
         (expected_gradient, fisher, magnitude),
         "cross_entropy",
         MINILM_SST2.train,
-        layers=(3,),
+        layers=3,
         teach=Distill(epochs=2, features=200.0, settings=minilm.SETTINGS),
         margin=0.026,
     ),
@@ -141,14 +140,13 @@ def rows(case: Case, data_dir: Path) -> list[Row]:
     usual = Channels(macs=0.5, normalized=False, multiple=MULTIPLE)
     if table is not None:
         usual = replace(usual, macs=None, latency=0.5, costs=table)
-    skipped = _scored_once(skipping)
-    for count, criterion in itertools.product(case.layers, case.criteria):
-        layers: tuple[Pass, ...] = (Layers(count=count, importance=skipped),) if count else ()
+    layers: tuple[Pass, ...] = (Layers(count=case.layers, importance=_scored_once(skipping)),) if case.layers else ()
+    before = f"{case.layers} layers and " if case.layers else ""
+    unit = "MACs" if table is None else "time"
+    for criterion in case.criteria:
         cut = replace(usual, importance=_scored_once(criterion))
         if (found := _least(case.speed, layers, bench, wholes, cut)) is not None:
             share, recipe = found
-            before = f"{count} layers and " if count else ""
-            unit = "MACs" if table is None else "time"
             made[f"{before}{share:.0%} of the {unit} by {criterion.__name__}"] = recipe
     if not made:
         raise LeanlyError(f"no cut is {case.speed:g} times as fast", where=subject.name, remedy="ask for less")

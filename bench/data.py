@@ -25,13 +25,9 @@ class Images:
     inputs: np.ndarray
     labels: np.ndarray
 
-    def part(self, start: int, stop: int | None = None) -> Images:
-        """Return the rows from `start` up to `stop`."""
-        return Images(self.inputs[start:stop], self.labels[start:stop])
-
-    def every_second(self, first: int) -> Images:
-        """Return every second row, from row 0 or 1 on."""
-        return Images(self.inputs[first::2], self.labels[first::2])
+    def part(self, start: int, stop: int | None = None, step: int = 1) -> Images:
+        """Return every so many rows, from `start` up to `stop`."""
+        return Images(self.inputs[start:stop:step], self.labels[start:stop:step])
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,10 @@ def _halves(ours: _Side, theirs: _Side, constant: bool) -> list[_Sums] | None:
     if arrived is not None and whole is not None and arrived.total.name == whole.total.name:
         names += [arrived.other.name] if arrived.other is not None else []
         wanted.append(whole.total.name)
+    kernel = ours.weight.shape[2:]
     halves: dict[int, _Sums] = {}
     for (given, *others), (output, *totals) in zip(ours.values(names), theirs.values(wanted), strict=True):
-        x = columns(given, layer, ours.weight.shape[2:])
+        x = columns(given, layer, kernel)
         if constant:
             x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         y = _outputs(output, layer)[kept]

@@ -17,22 +17,27 @@ from pathlib import Path
 
 from bench import cut_measured, foreseen, lenet, taught_cut, taught_time, untrained, zeros
 from bench.entrants import BATCHES, THREADS
-from bench.rows import Row, exit_code, print_table, write_part
+from bench.rows import RESULTS, Row, exit_code, print_table, write_part
 from leanly.target import Target
 
 UNTRAINED, TAUGHT_TIME, FORESEEN, ZEROS = "untrained", "resnet56-time", "foreseen", "zeros"
 
 
-def cases(options: argparse.Namespace) -> dict[str, Callable[[], list[Row]]]:
-    """Return what each case runs, by its name."""
+def cases(options: argparse.Namespace, results: str) -> dict[str, Callable[[], list[Row]]]:
+    """Return what each case runs, by its name.
+
+    Args:
+        options: as they were given.
+        results: name of the file that the rows of earlier cases are in.
+    """
     data_dir, seeds = options.data_dir, options.seeds
     found: dict[str, Callable[[], list[Row]]] = {
         UNTRAINED: partial(untrained.few_samples, data_dir, 1 if options.quick else untrained.DRAWS),
     }
     epochs = max(1, round(options.scale * taught_cut.EPOCHS))
     for fewer in taught_cut.FEWER:
-        found[f"resnet56-{fewer:g}x"] = partial(taught_cut.rows, fewer, data_dir, epochs)
-    found[TAUGHT_TIME] = partial(taught_time.rows, data_dir, epochs)
+        found[taught_cut.part_name(fewer)] = partial(taught_cut.rows, fewer, data_dir, epochs)
+    found[TAUGHT_TIME] = partial(taught_time.rows, data_dir, epochs, RESULTS / f"{results}.json")
     found[FORESEEN] = partial(foreseen.rows, data_dir, options.quick)
     found[ZEROS] = zeros.rows
     for name, case in cut_measured.CASES.items():
@@ -51,7 +56,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="of all epochs of what is taught")
     parser.add_argument("--quick", action="store_true", help="one draw of the cuts without training")
     options = parser.parse_args()
-    known = cases(options)
+    results = "prune-quick" if options.quick or options.scale < 1 else "prune"
+    known = cases(options, results)
     names = options.rows.split(",") if options.rows else [UNTRAINED] if options.quick else list(known)
     if {*names} - {*known} or not options.data_dir.is_dir() or options.seeds < 1 or not 0 < options.scale <= 1:
         parser.error(f"no such cases, data, seeds or scale: {', '.join({*names} - {*known})} {options.data_dir}")
@@ -61,7 +67,6 @@ def main() -> int:
         new = known[name]()
         print_table(name, new)
         about = {"seeds": options.seeds, "scale": options.scale, "samples": untrained.SAMPLES}
-        results = "prune-quick" if options.quick or options.scale < 1 else "prune"
         print(f"written to {write_part(results, name, new, target, about, {})}")
         found.extend(new)
     return exit_code(found)

@@ -41,6 +41,8 @@ TRIED = 6400
 """Training rows of a short try."""
 Cut = Callable[[], Graph]
 CRITERIA = (expected_gradient, gradient, magnitude, second_order, fisher)
+BLOCKS = 9
+"""Of each of the three stages."""
 NO_DROP = 0.5
 """Points, on 6,000 rows."""
 TARGET = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
@@ -93,9 +95,21 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     title = f"ResNet-56, {fewer:g}x fewer MACs, {epochs} epochs: accuracy below"
     note = f"leanly {mine.mean():.2%} by {name}; {_speeds({'leanly': ours, 'Torch-Pruning': other})}"
     found = [_row(f"{title} Torch-Pruning's", theirs, mine, 0.0, f"{peer}: {theirs.mean():.2%}")]
+    found[0].facts.update(peer=peer, accuracy=float(theirs.mean()), widths=inner_widths(other), epochs=epochs)
     if fewer == FEWER[0]:
         found.append(_row(f"{title} the whole network's", whole, mine, NO_DROP, f"whole {whole.mean():.2%}"))
     return [replace(row, note=note) for row in found]
+
+
+def part_name(fewer: float) -> str:
+    """Return what `--rows` and the result file call the comparison at so many times fewer MACs."""
+    return f"resnet56-{fewer:g}x"
+
+
+def inner_widths(graph: Graph) -> list[int]:
+    """Return how many channels each block has between its convolutions, the only ones that Torch-Pruning cuts."""
+    weights = dict(graph.named_parameters())
+    return [len(weights[f"layer{stage}.{block}.conv1.weight"]) for stage in (1, 2, 3) for block in range(BLOCKS)]
 
 
 def torch_pruning(fewer: float, matter: Matter, epochs: int) -> tuple[str, Graph]:

@@ -1,7 +1,8 @@
 """ResNet-56 twice as fast, measured: shortened, narrowed by a table of what its layers take, and taught.
 
 How many blocks leave before the channels do is chosen by a short try on validation. Torch-Pruning's networks of
-`bench.taught_cut`, taught alike, say how fast that tool is at the accuracy that is reached.
+`bench.taught_cut`, taught alike, say how fast that tool is at the accuracy that is reached: their accuracies are read
+from its rows, and their times are taken anew beside leanly's, of networks that are as wide.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import leanly
 from bench.drops import points_lost
 from bench.entrants import BATCHES
 from bench.foreseen import kept_table, measured_table
+from bench.models import cifar_resnet
 from bench.pooled import mean_of, pooled_ratio
 from bench.rows import Row, at_least, at_most, cached, code_version
-from bench.taught_cut import FEWER, NO_DROP, RUNTIMES, Cut, Matter, latencies, lay_out, taught, torch_pruning
+from bench.taught_cut import BLOCKS, FEWER, NO_DROP, RUNTIMES, Cut, Matter, latencies, lay_out, part_name, taught
 from leanly.costs import CostTable
+from leanly.errors import LeanlyError
 from leanly.families.allocation import foreseen
+from leanly.files import read_json
 from leanly.graph import Graph
 from leanly.measurement.records import Interval, Latency
 from leanly.prune import Channels, Layers, Refit, skipping
@@ -29,19 +33,26 @@ from leanly.training import BatchNorm
 FASTER, FASTER_THAN_PEER = 2.0, 1.5
 ROOM = 0.04
 """By which share a cut is made faster than asked for, at least: what one measurement differs from the next by."""
-BLOCKS = (0, 3, 6, 9, 12)
+LEAVING = (0, 3, 6, 9, 12)
 """Residual blocks, of 27, that leave before the channels do."""
 MULTIPLE = 4
 CORRECTIONS = 3
 
 
-def rows(data_dir: Path, epochs: int) -> list[Row]:
-    """Return the speed, what it costs, and how it compares with Torch-Pruning at the same accuracy."""
+def rows(data_dir: Path, epochs: int, results: Path) -> list[Row]:
+    """Return the speed, what it costs, and how it compares with Torch-Pruning at the same accuracy.
+
+    Args:
+        data_dir: holds the data.
+        epochs: of teaching.
+        results: the file with the rows of `bench.taught_cut`.
+    """
+    networks = _peers(results, epochs)
     matter = lay_out(data_dir)
     whole = leanly.capture(matter.model, example=matter.task.example).eval()
     about = {"faster": FASTER, "multiple": MULTIPLE, "code": code_version(__file__)}
     made: dict[str, Cut] = {}
-    for count in BLOCKS:
+    for count in LEAVING:
         shorter = _shorter(whole, matter, count)
         table = kept_table(
             {**about, "blocks": count}, partial(measured_table, shorter, matter.task, RUNTIMES[-1], "float32", MULTIPLE)
@@ -55,13 +66,12 @@ def rows(data_dir: Path, epochs: int) -> list[Row]:
                 )
     name, ours = taught(f"leanly, {FASTER:g}x in time", made, matter.task, epochs)
     peers = {
-        f"{fewer:g}x fewer MACs, {peer}": graph
-        for fewer in FEWER
-        for peer, graph in [torch_pruning(fewer, matter, epochs)]
+        name: leanly.capture(cifar_resnet.narrowed(BLOCKS, widths), example=matter.task.example)
+        for name, (_, widths) in networks.items()
     }
     found = latencies({"whole": whole, "leanly": ours, **peers})
-    right = {"whole": matter.whole_right(), **{peer: matter.right(graph) for peer, graph in peers.items()}}
-    mine = matter.right(ours)
+    whole_right, mine = matter.whole_right(), matter.right(ours)
+    accuracies = {"whole": float(whole_right.mean()), **{name: one for name, (one, _) in networks.items()}}
     title = f"ResNet-56 cut by measured time, {epochs} epochs"
     note = f"{name}; {1 - ours.cost().macs / whole.cost().macs:.1%} of the MACs off; accuracy {mine.mean():.2%}"
     made_rows = []
@@ -79,12 +89,28 @@ def rows(data_dir: Path, epochs: int) -> list[Row]:
                 note=note,
             )
         )
-    lost = points_lost(right["whole"], mine, NO_DROP)
-    whole_told = f"the whole network: {right['whole'].mean():.2%}"
+    lost = points_lost(whole_right, mine, NO_DROP)
+    whole_told = f"the whole network: {whole_right.mean():.2%}"
     made_rows.append(
         Row(f"{title}: lost", lost, "points", f"<= {NO_DROP:g}", whole_told, 1, at_most(lost, NO_DROP), note)
     )
-    return [*made_rows, _against(title, found, {peer: float(row.mean()) for peer, row in right.items()}, mine)]
+    return [*made_rows, _against(title, found, accuracies, mine)]
+
+
+def _peers(results: Path, epochs: int) -> dict[str, tuple[float, list[int]]]:
+    """Return accuracy and widths of each of Torch-Pruning's networks that were taught for so many epochs."""
+    parts = read_json(results)["parts"] if results.exists() else {}
+    found = {}
+    for fewer in FEWER:
+        facts = parts.get(part_name(fewer), {"rows": [{"facts": {}}]})["rows"][0]["facts"]
+        if facts.get("epochs") != epochs:
+            raise LeanlyError(
+                f"no network of Torch-Pruning was taught for {epochs} epochs",
+                where=f"{results.name}, {part_name(fewer)}",
+                remedy=f"run --rows {part_name(fewer)} first, with the same --scale",
+            )
+        found[f"{fewer:g}x fewer MACs, {facts['peer']}"] = (facts["accuracy"], facts["widths"])
+    return found
 
 
 def _shorter(whole: Graph, matter: Matter, count: int) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -56,6 +57,17 @@ class CifarResNet(nn.Module):
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     first = Block(channels_in, channels, stride)
     return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(blocks - 1)))
+
+
+def narrowed(blocks: int, widths: Sequence[int]) -> CifarResNet:
+    """Return a network of random weights with these many channels between the two convolutions of each block."""
+    model = CifarResNet(blocks)
+    parts = [module for module in model.modules() if isinstance(module, Block)]
+    for part, width in zip(parts, widths, strict=True):
+        part.conv1 = nn.Conv2d(part.conv1.in_channels, width, 3, stride=part.stride, padding=1, bias=False)
+        part.bn1 = nn.BatchNorm2d(width)
+        part.conv2 = nn.Conv2d(width, part.conv2.out_channels, 3, padding=1, bias=False)
+    return model.eval()
 
 
 def load(data_dir: Path, depth: int) -> CifarResNet:

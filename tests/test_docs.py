@@ -6,11 +6,11 @@ import doctest
 import importlib
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import python
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,14 +29,7 @@ def test_the_python_of_the_readme_runs_in_order(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks("python")))
-    done = subprocess.run(
-        [sys.executable, script.name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "MPLBACKEND": "Agg"},
-    )
+    done = python([script.name], tmp_path, {**os.environ, "MPLBACKEND": "Agg"})
     assert done.returncode == 0, done.stderr[-4000:]
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "model.leanly" / "manifest.json").is_file()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import python
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
 MOST_LINES = 39
@@ -16,6 +16,6 @@ MOST_LINES = 39
 def test_an_example_runs_and_is_short(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     assert len(path.read_text().splitlines()) <= MOST_LINES
-    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = python([path], tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.strip()

@@ -14,14 +14,11 @@ import numpy as np
 import pytest
 
 import leanly
+from tests.forked import python
 
 
 def run(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "leanly", *map(str, arguments)]
-    variables = {**os.environ, "COLUMNS": "200", **environment}
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=cwd, env=variables, stdin=subprocess.DEVNULL
-    )
+    return python(["-m", "leanly", *arguments], cwd, {**os.environ, "COLUMNS": "200", **environment})
 
 
 def mistake(done: subprocess.CompletedProcess[str], *said: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import python
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
@@ -31,15 +31,7 @@ OPTIONS = ["--max-drop", "5%", "--time", "8s", "--threads", "1", "--runtimes", "
 
 def leanly(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "three.py").write_text(TASK)
-    return subprocess.run(
-        [sys.executable, "-m", "leanly", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return python(["-m", "leanly", *arguments], folder)
 
 
 def test_from_a_file_to_a_verified_bundle(tmp_path: Path) -> None:

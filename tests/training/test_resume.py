@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 import leanly
 from leanly.errors import BundleError, RunError
 from leanly.training import Settings, checkpoints
+from tests.forked import python
 from tests.training.models import equal, image_task, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,8 +63,7 @@ else:
 
 def run(folder: Path, kill_at: int, moment: str, *about: str) -> int:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), moment, *about]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = python(["-c", SCRIPT, folder, kill_at, moment, *about], environment=environment)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode
 

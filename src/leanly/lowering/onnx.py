@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import logging
 import sys
@@ -28,6 +29,8 @@ from leanly.quantize.quantizers import is_quantizer
 OPSET = 21
 op: Any = opset21
 aten = torch.ops.aten
+READS = "get_torchlib_ops"
+"""What the exporter's translations are read by."""
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
 
 
@@ -182,6 +185,7 @@ def export(graph: Graph, path: Path, *, integer_products: bool = False) -> tuple
         {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in graph.inputs
     ]
+    _read_translations_once()
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -243,6 +247,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
+
+
+def _read_translations_once() -> None:
+    """Let the exporter keep its translations: it reads the sources of all anew at each call, half of what that takes.
+
+    An exporter of another version that gets them elsewhere reads them as often as it likes.
+    """
+    translations = getattr(sys.modules.get("torch.onnx._internal._lazy_import"), "onnxscript_apis", None)
+    read = getattr(translations, READS, None)
+    if read is not None and not hasattr(read, "cache_info"):
+        setattr(translations, READS, functools.cache(read))
 
 
 def _written_anew(graph: Graph) -> torch.fx.GraphModule:

@@ -150,11 +150,13 @@ def _compressed(case: Case, data_dir: Path, seed: int, scale: float) -> dict[str
     def epochs(count: int) -> int:
         return max(1, round(scale * count))
 
-    reference = train(about, epochs=epochs(case.plateau), settings=settings, folder=folder / "reference")
+    plateau = epochs(case.plateau)
+    kept = CACHE / "lenet" / "-".join([case.reference.__name__, *case.augment, f"{plateau}", f"{seed}"])
+    reference = train(about, epochs=plateau, settings=settings, folder=kept)
     graph = reference
     if case.student is not None:
         student = leanly.capture(case.student().train(), example=about.example)
-        graph = Distill(reference, epochs(case.plateau), settings=settings, folder=folder / "student")(student, about)
+        graph = Distill(reference, plateau, settings=settings, folder=folder / "student")(student, about)
     for number, sparsity in enumerate(gradual(case.sparsity, case.steps) if case.sparsity else ()):
         count = epochs(case.last if number + 1 == case.steps else case.each)
         graph = Sparse(sparsity, importance=lamp, scope="network")(graph, about)

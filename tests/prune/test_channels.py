@@ -168,11 +168,16 @@ def test_multiples_are_of_widths_not_of_heads():
     assert len(small.kept["qkv.weight"][0]) == 3 * 3 * 8
 
 
+@functools.cache
+def encoder(heads: int):
+    layer = nn.TransformerEncoderLayer(64, heads, 128, batch_first=True)
+    return graph_of(nn.Sequential(nn.Linear(12, 64), layer, nn.Linear(64, 4)), 5, 12)
+
+
 @pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("settings", [{"fraction": 0.3}, {"fraction": 0.75}, {"macs": 0.3}, {"macs": 0.5}], ids=str)
 def test_heads_and_their_width_together_stay_multiples(heads, settings):
-    layer = nn.TransformerEncoderLayer(64, heads, 128, batch_first=True)
-    graph = graph_of(nn.Sequential(nn.Linear(12, 64), layer, nn.Linear(64, 4)), 5, 12)
+    graph = encoder(heads)
     small = Channels(**settings, multiple=16, normalized=False)(graph)
     widths = [small.module.get_parameter(f"1.{name}.weight").shape for name in ("self_attn.out_proj", "linear1")]
     assert {size % 16 for shape in widths for size in shape} == {0} and widths != [(64, 64), (128, 64)]

@@ -16,6 +16,8 @@ from leanly.recipe import Recipe
 from tests.quantize.networks import error, off_grid, perceptron, residual
 
 QUICK = {"iterations": 150, "samples": 96, "batch_size": 32}
+FEW = {**QUICK, "iterations": 20}
+"""Enough where nothing is said of how good the outcome is."""
 
 
 @pytest.mark.parametrize("unit", ["block", "layer"])
@@ -109,7 +111,7 @@ def test_learned_steps_stay_parameters_and_gradients_are_not_left():
     graph, task = perceptron()
     steps = LearnSteps()(Static(weights=4)(graph, task), task)
     with torch.inference_mode():
-        rounded = Reconstruct(**QUICK)(steps, task)
+        rounded = Reconstruct(**FEW)(steps, task)
     assert {name for name, _ in rounded.module.named_parameters()} == {n for n, _ in steps.module.named_parameters()}
     assert all(parameter.grad is None for parameter in rounded.module.parameters())
 
@@ -142,8 +144,8 @@ def test_the_same_seed_gives_the_same_weights_and_the_input_stays():
     graph, task = perceptron()
     nearest = Static(weights=4)(graph, task)
     before = nearest.fingerprint()
-    one, two = (Reconstruct(**QUICK)(nearest, task).fingerprint() for _ in range(2))
-    assert one == two != Reconstruct(seed=1, **QUICK)(nearest, task).fingerprint()
+    one, two = (Reconstruct(**FEW)(nearest, task).fingerprint() for _ in range(2))
+    assert one == two != Reconstruct(seed=1, **FEW)(nearest, task).fingerprint()
     assert nearest.fingerprint() == before
 
 
@@ -153,8 +155,8 @@ def test_a_graph_that_trains_is_read_as_it_evaluates():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4)).eval()
     task = leanly.Task(model, example=x[:2], train=(x, None))
     graph = Static(weights=3)(leanly.capture(model, example=x[:2]), task)
-    wanted = Reconstruct(**QUICK)(graph, task).fingerprint()
-    assert Reconstruct(**QUICK)(graph.train(), task).fingerprint() == wanted and graph.training
+    wanted = Reconstruct(**FEW)(graph, task).fingerprint()
+    assert Reconstruct(**FEW)(graph.train(), task).fingerprint() == wanted and graph.training
 
 
 def test_it_is_data_in_a_recipe_and_tells_its_progress():

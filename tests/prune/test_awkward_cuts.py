@@ -379,6 +379,37 @@ def test_they_are_cut_exactly(make):
     differs(small, graph)
 
 
+class StandardizedConv(nn.Conv2d):
+    """Each filter is centred and scaled as it is used (Qiao et al. 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        standard = F.batch_norm(rows, None, None, training=True, momentum=0.0, eps=1e-8).reshape_as(self.weight)
+        return F.conv2d(x, standard, self.bias)
+
+
+class Standardized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 8, 1), StandardizedConv(8, 10, 3)
+        self.last = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.two(torch.relu(self.one(x))))
+        return self.last(torch.relu(self.three(x)).mean((2, 3)))
+
+
+def test_inputs_of_filters_that_are_standardized_change_statistics():
+    torch.manual_seed(0)
+    graph = captured(scrambled(Standardized()), 3, 8, 8)
+    small = Channels(fraction=0.5, normalized=False)(graph)
+    rows, inputs, *_ = small.kept["three.weight"]
+    assert len(rows) == 5 and inputs is None and "two.bias" not in small.kept and len(small.kept["one.bias"][0]) == 6
+    same(small, zeroed(graph, small))
+    differs(small, graph)
+    assert len(Channels(fraction=0.5)(graph).kept["three.weight"][1]) == 4
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -176,7 +176,7 @@ class Channels:
         if not self.normalized and any(
             axis.changes_statistics for group in removal.coupling.groups for axis in group.axes
         ):
-            remedies.append("normalized=True, which cuts the residual width too")
+            remedies.append("normalized=True, which cuts too what a norm or mean runs over")
         return SettingError(
             f"{name}={asked:g} can't be reached: {told}",
             where="Channels",

@@ -10,13 +10,19 @@ from leanly.graph.nodes import argument, argument_names
 
 
 def channel_norm(node: fx.Node, wiring: Wiring) -> list[Dims]:
-    """Normalize each channel by itself (batch norm, instance norm): a channel's scale and statistics go with it."""
+    """Normalize each channel by itself (batch norm, instance norm): a channel's scale and statistics go with it.
+
+    Where no statistics are stored they are those of the other dimensions: weights are standardized so.
+    """
     x = wiring.dims(wiring.sources(node)[0])
     channels = x[1]
     for name in ("weight", "bias", "running_mean", "running_var"):
         stored = wiring.given(node, name)
         if stored is not None:
             wiring.variables.same(channels, stored[0])
+    if wiring.given(node, "running_mean") is None:
+        for dim in x[2:]:
+            wiring.variables.changes_statistics(dim)
     return _with_statistics(node, wiring, x)
 
 

@@ -321,7 +321,7 @@ def _corpus(
 ) -> tuple[dict[str, dict[float, dict[str, Any]]], float]:
     """Return what was found of each model's cuts; at most `left` of those that are missing are made."""
     found: dict[str, dict[float, dict[str, Any]]] = {}
-    code = code_version(Path(__file__), Path(corpus.__file__), rooms=ROOMS)
+    code = code_version(Path(__file__), *_sources(models is not None), rooms=ROOMS)
     for name in names:
         for share in SHARES:
             key = {"model": name, "share": share, "code": code}
@@ -336,9 +336,14 @@ def _corpus(
     return found, left
 
 
+def _sources(torchvision: bool) -> tuple[Path, ...]:
+    """Return the files of the benchmark that a model is described in."""
+    return () if torchvision else (Path(corpus.__file__),)
+
+
 def _peer(name: str, torchvision: Path | None, tools: Path) -> dict[str, Any]:
     """Return what Torch-Pruning made of a model; `torchvision` is where that is, if it is one of its."""
-    code = [sha256(Path(__file__).with_name("peer_reach.py")), sha256(Path(corpus.__file__))]
+    code = [sha256(path) for path in (Path(__file__).with_name("peer_reach.py"), *_sources(torchvision is not None))]
     key = {"model": name, "shares": SHARES, "code": code, **versions("torch-pruning")}
     return cached(f"{name}-peer", key, lambda: peer_reach(name, torchvision, tools), CUTS)
 

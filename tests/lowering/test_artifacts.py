@@ -202,6 +202,17 @@ def test_no_room_for_an_artifact_leaves_nothing(case, runtime, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
+def test_the_exporters_translations_are_read_once(case, tmp_path):
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    model, x = case
+    graph = leanly.capture(model, example=(x[:2],))
+    for number in range(2):
+        lower(graph, runtime="onnxruntime", to=tmp_path / str(number))
+    read = onnxscript_apis.get_torchlib_ops.cache_info()
+    assert read.misses == 1 and read.hits >= 1
+
+
 def test_a_file_exported_once_serves_both_runtimes(case, tmp_path):
     model, x = case
     quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=(x[:2],)), task_for(model, x))

@@ -20,9 +20,9 @@ from bench import data
 from bench.data import CACHE
 from bench.entrants import THREADS, outputs_of
 from bench.models import lenet
+from bench.models.subjects import float_outputs
 from bench.rows import RESULTS, Row, cached, code_version
 from leanly.distill import Distill
-from leanly.graph import Graph
 from leanly.measurement.records import Interval
 from leanly.prune import Sparse, gradual, lamp
 from leanly.quantize import LearnSteps, Static
@@ -168,8 +168,8 @@ def _compressed(case: Case, data_dir: Path, seed: int, scale: float) -> dict[str
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "payload": artifact.payload_bytes,
-        "reference_error": _error(_outputs(reference, test[0]), test[1]),
-        "error": _error(torch.from_numpy(outputs), test[1]),
+        "reference_error": _error(float_outputs(reference, (test[0].numpy(),)), test[1]),
+        "error": _error(outputs, test[1]),
     }
 
 
@@ -185,11 +185,6 @@ def _split(data_dir: Path, name: str, start: int, stop: int | None) -> tuple[tor
     return torch.from_numpy(images.inputs * data.MNIST_STD + data.MNIST_MEAN), torch.from_numpy(images.labels)
 
 
-def _outputs(graph: Graph, inputs: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([graph.flat(part)[0] for part in inputs.split(500)])
-
-
-def _error(outputs: torch.Tensor, labels: torch.Tensor) -> float:
+def _error(outputs: np.ndarray, labels: torch.Tensor) -> float:
     """Return the share of rows that are taken for another digit."""
-    return float((outputs.argmax(1) != labels).double().mean())
+    return float((outputs.argmax(1) != labels.numpy()).mean())

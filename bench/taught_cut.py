@@ -65,15 +65,9 @@ class Matter:
     task: leanly.Task
     test: Rows
 
-    def right(self, graph: Graph) -> np.ndarray:
-        """Return for each test row whether a graph is right, 0 or 1."""
-        with torch.no_grad():
-            outputs = [graph.flat(part)[0] for part in torch.from_numpy(self.test.inputs[0]).split(100)]
-        return (torch.cat(outputs).argmax(1).numpy() == self.test.targets).astype(float)
-
-    def whole_right(self) -> np.ndarray:
-        """Return the same of the whole network."""
-        return (float_outputs(self.model, self.test.inputs).argmax(1) == self.test.targets).astype(float)
+    def right(self, model: nn.Module | Graph) -> np.ndarray:
+        """Return for each test row whether a network is right, 0 or 1."""
+        return (float_outputs(model, self.test.inputs).argmax(1) == self.test.targets).astype(float)
 
 
 def lay_out(data_dir: Path) -> Matter:
@@ -91,11 +85,12 @@ def rows(fewer: float, data_dir: Path, epochs: int = EPOCHS) -> list[Row]:
     matter = lay_out(data_dir)
     name, ours = taught(f"leanly, {fewer:g}x fewer MACs", _our_cuts(matter, fewer), matter.task, epochs)
     peer, other = torch_pruning(fewer, matter, epochs)
-    whole, mine, theirs = matter.whole_right(), matter.right(ours), matter.right(other)
+    whole, mine, theirs = matter.right(matter.model), matter.right(ours), matter.right(other)
     title = f"ResNet-56, {fewer:g}x fewer MACs, {epochs} epochs: accuracy below"
     note = f"leanly {mine.mean():.2%} by {name}; {_speeds({'leanly': ours, 'Torch-Pruning': other})}"
-    found = [_row(f"{title} Torch-Pruning's", theirs, mine, 0.0, f"{peer}: {theirs.mean():.2%}")]
-    found[0].facts.update(peer=peer, accuracy=float(theirs.mean()), widths=inner_widths(other), epochs=epochs)
+    facts = {"peer": peer, "accuracy": float(theirs.mean()), "widths": inner_widths(other), "epochs": epochs}
+    against = _row(f"{title} Torch-Pruning's", theirs, mine, 0.0, f"{peer}: {theirs.mean():.2%}")
+    found = [replace(against, facts=facts)]
     if fewer == FEWER[0]:
         found.append(_row(f"{title} the whole network's", whole, mine, NO_DROP, f"whole {whole.mean():.2%}"))
     return [replace(row, note=note) for row in found]

@@ -70,7 +70,7 @@ def rows(data_dir: Path, epochs: int, results: Path) -> list[Row]:
         for name, (_, widths) in networks.items()
     }
     found = latencies({"whole": whole, "leanly": ours, **peers})
-    whole_right, mine = matter.whole_right(), matter.right(ours)
+    whole_right, mine = matter.right(matter.model), matter.right(ours)
     accuracies = {"whole": float(whole_right.mean()), **{name: one for name, (one, _) in networks.items()}}
     title = f"ResNet-56 cut by measured time, {epochs} epochs"
     note = f"{name}; {1 - ours.cost().macs / whole.cost().macs:.1%} of the MACs off; accuracy {mine.mean():.2%}"
@@ -102,7 +102,8 @@ def _peers(results: Path, epochs: int) -> dict[str, tuple[float, list[int]]]:
     parts = read_json(results)["parts"] if results.exists() else {}
     found = {}
     for fewer in FEWER:
-        facts = parts.get(part_name(fewer), {"rows": [{"facts": {}}]})["rows"][0]["facts"]
+        part = parts.get(part_name(fewer))
+        facts = part["rows"][0]["facts"] if part else {}
         if facts.get("epochs") != epochs:
             raise LeanlyError(
                 f"no network of Torch-Pruning was taught for {epochs} epochs",

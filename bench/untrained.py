@@ -145,9 +145,7 @@ def _scored(who: str, name: str, way: Way, subject: Subject, data_dir: Path, row
         predicted = torch.from_numpy(float_outputs(model, (train.inputs[0][picked],)).argmax(1))
         task = leanly.Task(model, example=inputs[:2], train=(inputs, predicted))
         graph = way(model, task).eval()
-        with torch.no_grad():
-            outputs = [graph.flat(part)[0] for part in torch.from_numpy(rows.inputs[0]).split(100)]
-        return (torch.cat(outputs).argmax(1).numpy() == rows.targets).astype(float).tolist()
+        return (float_outputs(graph, rows.inputs).argmax(1) == rows.targets).astype(float).tolist()
 
     code = code_version(__file__, rooms=ROOMS)
     more = {"gone": GONE, "samples": SAMPLES, "code": code, **versions("torch-pruning", "torch")}

@@ -69,8 +69,8 @@ def taught_task(model: nn.Module, train: Rows, validation: Rows) -> leanly.Task:
     )
 
 
-def float_outputs(model: nn.Module, inputs: Arrays, batch: int = 50) -> np.ndarray:
-    """Return what the float network gives in eager PyTorch, row by row in order."""
+def float_outputs(model: Callable[..., torch.Tensor], inputs: Arrays, batch: int = 50) -> np.ndarray:
+    """Return what a module or a graph gives in eager PyTorch, row by row in order."""
     with torch.no_grad():
         parts = [
             model(*(torch.from_numpy(array[start : start + batch]) for array in inputs)).numpy()

@@ -21,7 +21,7 @@ from bench.data import CACHE
 from bench.entrants import THREADS, outputs_of
 from bench.models import lenet
 from bench.models.subjects import float_outputs
-from bench.rows import RESULTS, Row, cached, code_version
+from bench.rows import RESULTS, Row, cached, code_version, kept
 from leanly.distill import Distill
 from leanly.measurement.records import Interval
 from leanly.prune import Sparse, gradual, lamp
@@ -100,7 +100,8 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
             "scale": scale,
             "code": code_version(__file__, lenet.__file__),
         }
-        run = partial(_compressed, case, data_dir, seed, scale)
+        folder = CACHE / "lenet" / kept("lenet", key, SEEDS).stem
+        run = partial(_compressed, case, data_dir, seed, scale, folder)
         found = cached("lenet", key, run, SEEDS)
         sizes.append(found["parameters"] * FLOAT / found["payload"])
         lost.append(100 * (found["error"] - found["reference_error"]))
@@ -136,22 +137,21 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
     ]
 
 
-def _compressed(case: Case, data_dir: Path, seed: int, scale: float) -> dict[str, Any]:
+def _compressed(case: Case, data_dir: Path, seed: int, scale: float, folder: Path) -> dict[str, Any]:
     """Train a reference, make it small, and return the errors of both on the test rows, and the bytes."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(seed)
     test = _split(data_dir, "test", data.CUT, None)
     model = case.reference().eval()
     settings = replace(SETTINGS, augment=case.augment, seed=seed)
-    folder = CACHE / "lenet" / f"{case.name.replace(' ', '-')}-{seed}-{scale:g}"
     about = _task(model, data_dir)
 
     def epochs(count: int) -> int:
         return max(1, round(scale * count))
 
     plateau = epochs(case.plateau)
-    kept = CACHE / "lenet" / "-".join([case.reference.__name__, *case.augment, f"{plateau}", f"{seed}"])
-    reference = train(about, epochs=plateau, settings=settings, folder=kept)
+    first = folder.parent / "-".join([case.reference.__name__, *case.augment, f"{plateau}", f"{seed}"])
+    reference = train(about, epochs=plateau, settings=settings, folder=first)
     graph = reference
     if case.student is not None:
         student = leanly.capture(case.student().train(), example=about.example)

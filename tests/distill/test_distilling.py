@@ -18,6 +18,7 @@ from leanly.errors import DataError, LeanlyWarning, RunError, SettingError, Trai
 from leanly.training import Progress, Settings
 from leanly.training.pace import Pace
 from leanly.training.teachers import find_teacher
+from tests.once import once
 from tests.training.models import equal, image_task, images, weights
 from tests.training.test_time import Clock
 
@@ -35,6 +36,7 @@ class Small(nn.Module):
         return self.head(torch.relu(self.conv(x)).mean((2, 3)))
 
 
+@once
 def student(outputs: int = 3) -> leanly.Graph:
     torch.manual_seed(2)
     return leanly.capture(Small(outputs).eval(), example=images(2)[0])

@@ -17,6 +17,7 @@ from leanly.quantize import Static
 from leanly.recipe import Pass, Recipe
 from leanly.task import Task
 from leanly.training import Settings
+from tests.once import once
 
 WIDTH = 8
 
@@ -40,6 +41,7 @@ class Residual(nn.Module):
         return self.head(torch.max_pool2d(x, 2).view(-1, WIDTH * 4))
 
 
+@once
 def residual() -> tuple[Graph, Task]:
     torch.manual_seed(0)
     model, x = Residual().eval(), torch.randn(128, 3, 4, 4)

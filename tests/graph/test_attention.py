@@ -10,6 +10,7 @@ from torch.nn import functional
 import leanly
 from leanly.graph.attention import expand_attention
 from leanly.runtimes import open_artifact
+from tests.once import once
 
 ROWS, TOKENS = 3, 5
 
@@ -33,14 +34,27 @@ def masked(boolean: bool, lowest: float) -> tuple[Tensor, Tensor]:
     return torch.randn(ROWS, TOKENS, 8), allowed if boolean else torch.where(allowed, 0.0, lowest)
 
 
-@pytest.mark.parametrize("scale", [None, 0.7])
-@pytest.mark.parametrize(("boolean", "lowest"), [(True, 0.0), (False, float("-inf")), (False, -1e30)])
+class EachWay(nn.Module):
+    """Attention with each mask, with each scale."""
+
+    def forward(self, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+        return tuple(Attends(scale)(x, mask) for scale in (None, 0.7) for mask in masks)
+
+
+@once
+def all_masks() -> tuple[leanly.Graph, tuple[Tensor, ...]]:
+    x, boolean = masked(True, 0.0)
+    masks = boolean, *(masked(False, lowest)[1] for lowest in (float("-inf"), -1e30))
+    return leanly.capture(EachWay().eval(), example=(x, *masks)), (x, *masks)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_runtimes_give_what_torch_gives(runtime, boolean, lowest, scale, tmp_path):
-    inputs = masked(boolean, lowest)
-    graph = leanly.capture(Attends(scale).eval(), example=inputs)
+def test_runtimes_give_what_torch_gives(runtime, tmp_path):
+    graph, inputs = all_masks()
     predictor = open_artifact(leanly.lower(graph, runtime=runtime, to=tmp_path / "lowered"))
-    assert torch.allclose(predictor(*inputs), graph(*inputs), atol=1e-5)
+    found, wanted = predictor(*inputs), graph(*inputs)
+    assert len(found) == 6
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, wanted, strict=True))
 
 
 def test_without_a_query_that_sees_nothing_the_expansion_is_exact():

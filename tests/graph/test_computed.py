@@ -15,6 +15,7 @@ from leanly.graph.layers import LAYERS
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.quantize import Equalize, Static, WeightsOnly
 from leanly.recipe import Recipe
+from tests.once import once
 
 
 class Doubled(nn.Module):
@@ -41,10 +42,15 @@ def computed(graph: leanly.Graph) -> int:
     return sum(not reads_tensor(argument(layer, "weight")) for layer in layers)
 
 
+@once
 def normed(norm) -> nn.Module:
-    torch.manual_seed(0)
     layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), norm(nn.Linear(8 * 36, 32)), nn.ReLU())
     return nn.Sequential(norm(layers[0]), *layers[1:], nn.Linear(32, 5)).eval()
+
+
+@once
+def captured(norm) -> leanly.Graph:
+    return leanly.capture(normed(norm), example=torch.randn(2, 3, 8, 8))
 
 
 NORMS = {
@@ -57,7 +63,7 @@ NORMS = {
 @pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
 def test_the_network_computes_the_same_and_holds_one_tensor_a_weight(norm) -> None:
     x = torch.randn(5, 3, 8, 8)
-    graph = leanly.capture(normed(norm), example=x[:2])
+    graph = captured(norm)
     stored = store_weights(graph)
     assert computed(graph) == 2 and computed(stored) == 0
     torch.testing.assert_close(stored(x), graph(x))
@@ -70,17 +76,17 @@ def test_the_network_computes_the_same_and_holds_one_tensor_a_weight(norm) -> No
 def test_such_layers_run_in_integers(norm, runtime: str, tmp_path: Path) -> None:
     model, x = normed(norm), torch.randn(32, 3, 8, 8)
     task = leanly.Task(model, example=x[:2], train=(x, torch.arange(32) % 5))
-    graph = Recipe((Equalize(), Static(kernels=runtime)))(leanly.capture(model, example=x[:2]), task)
+    graph = Recipe((Equalize(), Static(kernels=runtime)))(captured(norm), task)
     assert not [note for note in graph.notes if note.startswith("quantize.Static")]
     artifact = leanly.lower(graph, runtime=runtime, to=tmp_path / "a")
     layers = [kernel for kernel in artifact.kernels() if kernel.name and "conv2d" in kernel.name]
     assert {kernel.precision for kernel in layers} == {"int8"}
-    float_bytes = 4 * sum(p.numel() for p in leanly.capture(model, example=x[:2]).parameters())
+    float_bytes = 4 * sum(p.numel() for p in captured(norm).parameters())
     assert artifact.stored_bytes < 0.3 * float_bytes
 
 
 def test_packed_weights_may_be_computed() -> None:
-    graph = WeightsOnly(group=32)(leanly.capture(normed(NORMS["weight norm"]), example=torch.randn(2, 3, 8, 8)))
+    graph = WeightsOnly(group=32)(captured(NORMS["weight norm"]))
     assert sum(node.target is torch.ops.leanly.fake_quantize.default for node in graph.module.graph.nodes) == 2
 
 

@@ -1,7 +1,8 @@
 """Graph -> artifact -> kernels: what is written does what the graph does, in integers where it says so."""
 
-import subprocess
-import sys
+import functools
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +18,16 @@ from leanly.lowering import lower
 from leanly.lowering.proof import prove, sqnr
 from leanly.quantize import Binary, Static, WeightsOnly
 from leanly.runtimes import open_artifact
+from tests import forked
 
 FULL = """
-import resource, sys, leanly
+import resource, sys, leanly, leanly.errors
 graph = leanly.Graph.open("graph")
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-leanly.lower(graph, runtime=sys.argv[1], to="a")
+try:
+    leanly.lower(graph, runtime=sys.argv[1], to="a")
+except leanly.errors.RunError as error:
+    sys.exit(f"RunError: {error}")
 """
 
 
@@ -58,11 +63,40 @@ def case() -> tuple[nn.Module, torch.Tensor]:
     return model.eval(), x
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
-def test_float_agrees_at_any_batch(case, runtime, tmp_path):
+@pytest.fixture(scope="module")
+def graph(case) -> leanly.Graph:
     model, x = case
-    artifact = lower(leanly.capture(model, example=(x[:2],)), runtime=runtime, to=tmp_path / "a", eager=True)
-    predictor = open_artifact(Artifact.open(tmp_path / "a"))
+    return leanly.capture(model, example=(x[:2],))
+
+
+@pytest.fixture(scope="module")
+def lowered(graph, tmp_path_factory) -> Callable[[str], Artifact]:
+    """Return a function that lowers the network to a runtime once."""
+
+    @functools.cache
+    def made(runtime: str) -> Artifact:
+        return lower(graph, runtime=runtime, to=tmp_path_factory.mktemp(runtime) / "a", eager=runtime == "torch")
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def integers(case, graph, tmp_path_factory) -> Callable[[str], tuple[leanly.Graph, Artifact]]:
+    """Return a function that quantizes the network for a runtime and lowers it, once."""
+
+    @functools.cache
+    def made(runtime: str) -> tuple[leanly.Graph, Artifact]:
+        quantized = Static(kernels=runtime)(graph, task_for(*case))
+        return quantized, lower(quantized, runtime=runtime, to=tmp_path_factory.mktemp(runtime) / "a")
+
+    return made
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_float_agrees_at_any_batch(case, lowered, runtime):
+    model, x = case
+    artifact = lowered(runtime)
+    predictor = open_artifact(Artifact.open(artifact.folder))
     assert artifact.precision == "float32" and artifact.bytes > 0
     for size in (1, 3, 8, 17):
         assert torch.allclose(predictor(x[:size]), model(x[:size]), atol=1e-5)
@@ -70,10 +104,9 @@ def test_float_agrees_at_any_batch(case, runtime, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_int8_computes_in_integers_and_stores_them(case, runtime, tmp_path):
+def test_int8_computes_in_integers_and_stores_them(case, integers, runtime):
     model, x = case
-    quantized = Static(kernels=runtime)(leanly.capture(model, example=(x[:2],)), task_for(model, x))
-    artifact = lower(quantized, runtime=runtime, to=tmp_path / "a")
+    quantized, artifact = integers(runtime)
     heavy = [k for k in artifact.kernels() if "conv" in k.operator.lower() or k.operator in ("QGemm", "FullyConnected")]
     assert len(heavy) == 4
     assert {kernel.precision for kernel in heavy} == {"int8"}
@@ -89,19 +122,16 @@ def test_int8_computes_in_integers_and_stores_them(case, runtime, tmp_path):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("plan", [Plan(1), Plan(2, static=True), Plan(1, 2, 4, True), Plan(1, 2, 3), Plan(2, 1, 5)])
-def test_plans_change_the_way_not_the_numbers(case, runtime, plan, tmp_path):
+def test_plans_change_the_way_not_the_numbers(case, lowered, runtime, plan):
     model, x = case
-    artifact = lower(leanly.capture(model, example=(x[:2],)), runtime=runtime, to=tmp_path / "a")
-    predictor = open_artifact(artifact.with_plans({16: plan}))
+    predictor = open_artifact(lowered(runtime).with_plans({16: plan}))
     assert torch.allclose(predictor(x[:16]), model(x[:16]), atol=1e-5)
     assert torch.allclose(predictor(x[:5]), model(x[:5]), atol=1e-5)
 
 
-def test_bfloat16_is_what_openvino_computes_in(case, tmp_path):
-    model, x = case
+def test_bfloat16_is_what_openvino_computes_in(graph, tmp_path):
     if not leanly.Target("cpu").bf16:
         pytest.skip("this machine has no bfloat16")
-    graph = leanly.capture(model, example=(x[:2],))
     artifact = lower(graph, runtime="openvino", to=tmp_path / "a", precision="bfloat16")
     assert {k.precision for k in artifact.kernels() if k.operator == "Convolution"} == {"bfloat16"}
 
@@ -116,10 +146,9 @@ def test_bfloat16_is_what_openvino_computes_in(case, tmp_path):
         ({"runtime": "openvino", "rest": "bfloat16"}, 'leave rest out, or use precision="bfloat16"'),
     ],
 )
-def test_what_can_not_be_is_refused_before_any_work(case, settings, words, tmp_path):
-    model, x = case
+def test_what_can_not_be_is_refused_before_any_work(graph, settings, words, tmp_path):
     with pytest.raises(SettingError, match=words):
-        lower(leanly.capture(model, example=(x[:2],)), to=tmp_path / "a", **settings)
+        lower(graph, to=tmp_path / "a", **settings)
     assert not (tmp_path / "a").exists()
 
 
@@ -133,44 +162,38 @@ def test_what_can_not_be_is_refused_before_any_work(case, settings, words, tmp_p
     ],
     ids=["integers", "packed", "signs", "signs of weights"],
 )
-def test_torch_runs_no_few_bits_and_says_so_before_any_work(case, step, form, tmp_path, monkeypatch):
+def test_torch_runs_no_few_bits_and_says_so_before_any_work(case, graph, step, form, tmp_path, monkeypatch):
     model, x = case
-    few = step(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+    few = step(graph, task_for(model, x))
     monkeypatch.setattr(leanly.Graph, "save", lambda *_: pytest.fail("work was done"))
     with pytest.raises(LoweringError, match=f'torch has no kernels for {form}.*"onnxruntime" or "openvino"'):
         lower(few, runtime="torch", to=tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
-def test_packed_weights_are_no_int8_in_openvino(case, tmp_path, monkeypatch):
-    model, x = case
-    packed = WeightsOnly(group=16)(leanly.capture(model, example=(x[:2],)))
+def test_packed_weights_are_no_int8_in_openvino(graph, tmp_path, monkeypatch):
+    packed = WeightsOnly(group=16)(graph)
     monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda *_, **__: pytest.fail("work was done"))
     with pytest.raises(SettingError, match=r"OpenVINO multiplies packed weights in float.*leave precision out"):
         lower(packed, runtime="openvino", to=tmp_path / "a", precision="int8")
 
 
-def test_a_runtime_that_is_not_installed_is_named_before_any_work(case, tmp_path, monkeypatch):
-    model, x = case
-    graph = leanly.capture(model, example=(x[:2],))
+def test_a_runtime_that_is_not_installed_is_named_before_any_work(graph, tmp_path, monkeypatch):
     monkeypatch.setattr("leanly.lowering.artifacts.installed_runtimes", lambda: ("torch",))
     monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda *_, **__: pytest.fail("work was done"))
     with pytest.raises(MissingExtra, match="'openvino' is not installed"):
         lower(graph, runtime="openvino", to=tmp_path / "a")
 
 
-def test_an_int8_artifact_without_integer_kernels_is_an_error(case, tmp_path, monkeypatch):
-    model, x = case
-    quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=(x[:2],)), task_for(model, x))
+def test_an_int8_artifact_without_integer_kernels_is_an_error(integers, tmp_path, monkeypatch):
+    quantized, _ = integers("onnxruntime")
     monkeypatch.setattr("leanly.runtimes.onnxruntime.INTEGER_OPERATORS", frozenset())
     with pytest.raises(LoweringError, match="no kernel of the int8 model runs in integers"):
         lower(quantized, runtime="onnxruntime", to=tmp_path / "a")
 
 
-def test_an_artifact_that_differs_from_its_graph_is_an_error(case, tmp_path, monkeypatch):
-    model, x = case
-    graph = leanly.capture(model, example=(x[:2],))
-    other = leanly.capture(Residual(), example=(x[:2],))
+def test_an_artifact_that_differs_from_its_graph_is_an_error(graph, tmp_path, monkeypatch):
+    other = leanly.capture(Residual(), example=graph.example)
     monkeypatch.setattr("leanly.lowering.artifacts.store_integers", lambda graph, **_: (other, {}, {}))
     with pytest.raises(LoweringError, match="differs from the graph's at batch 1"):
         lower(graph, to=tmp_path / "a")
@@ -185,38 +208,33 @@ def test_a_damaged_description_is_refused(case, text, tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value"), [("precision", "int9"), ("rest", "int8"), ("runtime", "tvm")])
-def test_what_leanly_does_not_know_is_refused(case, key, value, tmp_path):
-    model, x = case
-    artifact = lower(leanly.capture(model, example=(x[:2],)), to=tmp_path / "a")
+def test_what_leanly_does_not_know_is_refused(lowered, key, value, tmp_path):
+    artifact = lowered("onnxruntime")
+    shutil.copytree(artifact.folder, tmp_path / "a")
     replace(artifact, folder=tmp_path / "a", **{key: value}).save()
     with pytest.raises(BundleError, match=f"unknown {key} '{value}'"):
         Artifact.open(tmp_path / "a")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
-def test_no_room_for_an_artifact_leaves_nothing(case, runtime, tmp_path):
-    model, x = case
-    leanly.capture(model, example=(x[:2],)).save(tmp_path / "graph")
-    done = subprocess.run([sys.executable, "-c", FULL, runtime], cwd=tmp_path, capture_output=True, text=True)
+def test_no_room_for_an_artifact_leaves_nothing(graph, runtime, tmp_path):
+    graph.save(tmp_path / "graph")
+    done = forked.python(["-c", FULL, runtime], cwd=tmp_path)
     assert "RunError" in done.stderr.splitlines()[-1] and "can't be written" in done.stderr, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
 
 
-def test_the_exporters_translations_are_read_once(case, tmp_path):
+def test_the_exporters_translations_are_read_once(graph, lowered, tmp_path):
     from torch.onnx._internal._lazy_import import onnxscript_apis
 
-    model, x = case
-    graph = leanly.capture(model, example=(x[:2],))
-    for number in range(2):
-        lower(graph, runtime="onnxruntime", to=tmp_path / str(number))
+    lowered("onnxruntime")
+    lower(graph, runtime="onnxruntime", to=tmp_path / "again")
     read = onnxscript_apis.get_torchlib_ops.cache_info()
     assert read.misses == 1 and read.hits >= 1
 
 
-def test_a_file_exported_once_serves_both_runtimes(case, tmp_path):
-    model, x = case
-    quantized = Static(kernels="onnxruntime")(leanly.capture(model, example=(x[:2],)), task_for(model, x))
-    first = lower(quantized, runtime="onnxruntime", to=tmp_path / "a")
+def test_a_file_exported_once_serves_both_runtimes(integers, tmp_path):
+    quantized, first = integers("onnxruntime")
     second = lower(quantized, runtime="openvino", to=tmp_path / "b", exported=first)
     assert second.model.read_bytes() == first.model.read_bytes()
     assert second.storage_bits == first.storage_bits

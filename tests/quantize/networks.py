@@ -9,6 +9,7 @@ import leanly
 from leanly.graph import Graph
 from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.task import Task
+from tests.once import once
 
 
 class Residual(nn.Module):
@@ -36,12 +37,14 @@ class Perceptron(nn.Module):
         return self.two(torch.relu(self.one(x)))
 
 
+@once
 def residual() -> tuple[Graph, Task]:
     torch.manual_seed(0)
     model, x = Residual().eval(), torch.randn(96, 3, 8, 8)
     return leanly.capture(model, example=(x[:2],)), Task(model, example=(x[:2],), train=(x, torch.arange(96) % 5))
 
 
+@once
 def perceptron() -> tuple[Graph, Task]:
     """Its inputs hang together, as those of real layers do."""
     torch.manual_seed(1)
@@ -64,6 +67,7 @@ class OfAll(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@once
 def of_all() -> tuple[Graph, Task]:
     torch.manual_seed(2)
     model, x = OfAll().eval(), torch.randn(96, 3, 8, 8)

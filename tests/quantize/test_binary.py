@@ -18,6 +18,7 @@ from leanly.graph.folding import fold_batch_norm
 from leanly.quantize import Binary, Static
 from leanly.quantize.binary import OF_VALUES, OF_WEIGHT, is_binarized
 from leanly.training import BatchNorm, Settings
+from tests.once import once
 from tests.quantize.networks import error, inputs_of, perceptron, residual
 
 aten = torch.ops.aten
@@ -40,6 +41,7 @@ class Blocks(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@once
 def blocks(rows: int = 64) -> tuple[leanly.Graph, leanly.Task]:
     torch.manual_seed(0)
     model, x = Blocks().train(), torch.randn(rows, 3, 8, 8)

@@ -14,6 +14,7 @@ from leanly.graph import Graph
 from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static, calibration
 from leanly.quantize.calibration import calibration_batches
 from leanly.recipe import Pass, Recipe
+from tests.once import once
 
 ROWS = 100
 X = torch.arange(float(ROWS))[:, None].repeat(1, 4)
@@ -25,15 +26,23 @@ class Stream(IterableDataset):
         return iter(zip(X, Y.tolist(), strict=True))
 
 
+@once
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+@once
+def captured() -> Graph:
+    return leanly.capture(network(), example=X[:2])
+
+
 def task(train=(X, Y), validation=None) -> leanly.Task:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
-    return leanly.Task(model, example=X[:2], train=train, validation=validation)
+    return leanly.Task(network(), example=X[:2], train=train, validation=validation)
 
 
 def seen(draw: int, samples: int = 40) -> list[float]:
     whole = task()
-    graph = leanly.capture(whole.model, example=X[:2])
+    graph = captured()
     return [float(row) for (inputs,) in calibration_batches(graph, whole, samples, draw) for row in inputs[:, 0]]
 
 
@@ -47,7 +56,7 @@ def test_the_first_rows_or_drawn_ones():
 
 def test_a_draw_gives_other_ranges():
     whole = task()
-    graph = leanly.capture(whole.model, example=X[:2])
+    graph = captured()
     first, drawn = (Static(samples=20, draw=draw)(graph, whole).state_dict() for draw in (0, 1))
     assert any(not torch.equal(first[name], drawn[name]) for name in first if name.endswith("scale"))
 
@@ -55,7 +64,7 @@ def test_a_draw_gives_other_ranges():
 def test_a_stream_can_not_be_drawn_from():
     stream = task(train=Stream())
     with pytest.raises(DataError, match=r"drawn from a stream.*draw=0"):
-        next(calibration_batches(leanly.capture(stream.model, example=X[:2]), stream, 10, 1))
+        next(calibration_batches(captured(), stream, 10, 1))
 
 
 @pytest.mark.parametrize("rows", [X[:, :3], X[:, None]])
@@ -63,7 +72,7 @@ def test_rows_of_another_shape_are_refused(rows):
     odd = task(train=(rows, Y))
     told = re.escape(f"is of shape {[16, *rows.shape[1:]]}, and the graph takes ['batch', 4]. Where: split 'train'")
     with pytest.raises(DataError, match=told):
-        Static()(leanly.capture(odd.model, example=X[:2]), odd)
+        Static()(captured(), odd)
 
 
 def test_what_is_no_number_is_told_in_one_line():
@@ -71,7 +80,7 @@ def test_what_is_no_number_is_told_in_one_line():
     rows[40, 1] = float("nan")
     odd = task(train=(rows, Y))
     with pytest.raises(DataError, match=r"NaN or infinity in row 40. Where: split 'train', batch 2") as told:
-        Static()(leanly.capture(odd.model, example=X[:2]), odd)
+        Static()(captured(), odd)
     assert "\n" not in str(told.value)
 
 
@@ -83,7 +92,7 @@ METHODS = [
 def given(method: Pass) -> Graph:
     """Return a graph that a pass can be put behind, made on rows that are alike."""
     fine = task()
-    graph = leanly.capture(fine.model, example=X[:2])
+    graph = captured()
     return Static()(graph, fine) if isinstance(method, CorrectBias | GPTQ | Reconstruct) else graph
 
 
@@ -100,7 +109,7 @@ def test_a_recipe_warns_once():
     odd = task(validation=(X * 100, Y))
     recipe = Recipe((Smooth(), Static(), CorrectBias(), GPTQ(), Reconstruct(iterations=1)))
     with pytest.warns(LeanlyWarning) as told:
-        recipe(leanly.capture(odd.model, example=X[:2]), odd)
+        recipe(captured(), odd)
     assert len(told) == 1
 
 
@@ -109,7 +118,7 @@ def test_all_rows_that_are_used_are_compared(draw):
     rows = X.clone()
     rows[20:] *= 500
     odd = task(train=(rows, Y), validation=(X, Y))
-    graph = leanly.capture(odd.model, example=X[:2])
+    graph = captured()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Static(samples=20)(graph, odd)
@@ -122,7 +131,7 @@ def test_all_rows_that_are_used_are_compared(draw):
 def test_rows_of_zeros_are_warned_of():
     empty = task(train=(X * 0, Y))
     with pytest.warns(LeanlyWarning, match="Input input is zero throughout in the calibration rows"):
-        Static()(leanly.capture(empty.model, example=X[:2]), empty)
+        Static()(captured(), empty)
 
 
 @pytest.mark.parametrize("validation", [(X * 50, Y), Stream()], ids=["other", "stream"])
@@ -130,13 +139,13 @@ def test_rows_of_one_scale_are_not(validation):
     fine = task(validation=validation)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Static()(leanly.capture(fine.model, example=X[:2]), fine)
+        Static()(captured(), fine)
 
 
 def test_rows_that_changed_in_place_are_seen_anew():
     rows = X.clone()
     one = task(train=(rows, Y))
-    graph = leanly.capture(one.model, example=X[:2])
+    graph = captured()
     before, again = (Static()(graph, one).fingerprint() for _ in range(2))
     rows[50] *= 7
     assert before == again != Static()(graph, one).fingerprint()
@@ -154,7 +163,7 @@ def test_a_dataset_that_makes_other_rows_is_seen_anew():
 
     rows = Made()
     one = task(train=rows)
-    graph = leanly.capture(one.model, example=X[:2])
+    graph = captured()
     before, again = (Static()(graph, one).fingerprint() for _ in range(2))
     rows.factor = 3.0
     assert before == again != Static()(graph, one).fingerprint()
@@ -162,7 +171,7 @@ def test_a_dataset_that_makes_other_rows_is_seen_anew():
 
 def test_the_same_rows_run_once(monkeypatch):
     one, ran = task(), []
-    graph = leanly.capture(one.model, example=X[:2])
+    graph = captured()
     watch = calibration._watch
     monkeypatch.setattr(calibration, "_watch", lambda *given: ran.append(given) or watch(*given))
     for observer in ("mse", "minmax", "entropy"):
@@ -172,7 +181,7 @@ def test_the_same_rows_run_once(monkeypatch):
 
 def test_a_percentile_needs_enough_values():
     whole = task()
-    graph = leanly.capture(whole.model, example=X[:2])
+    graph = captured()
     with pytest.raises(DataError, match=r"400 values were seen, a percentile of 99.99 % needs 10,000.*samples="):
         Static(observer="percentile")(graph, whole)
     assert Static(observer="percentile", percentile=99.0)(graph, whole)

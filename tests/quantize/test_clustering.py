@@ -17,8 +17,10 @@ from leanly.quantize import Cluster, Static
 from leanly.quantize.clustering import clustered
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
+from tests.once import once
 
 
+@once
 def graph() -> leanly.Graph:
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 64), nn.ReLU(), nn.Linear(64, 5)]

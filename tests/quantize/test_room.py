@@ -15,6 +15,7 @@ from leanly.graph.watching import Inside
 from leanly.quantize import GPTQ, CorrectBias, Reconstruct, Static, room
 from leanly.quantize.walking import Walk
 from leanly.recipe import Pass
+from tests.once import once
 
 X = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
 METHODS = (CorrectBias(), GPTQ(), Reconstruct(iterations=2), Reconstruct(iterations=2, unit="layer"))
@@ -40,19 +41,24 @@ class Stream(IterableDataset):
         return iter([(row, 0) for row in X])
 
 
-def narrowing(rows: object = None) -> tuple[Graph, leanly.Task]:
-    """Return a network whose values are widest behind its first layer."""
-    torch.manual_seed(0)
+@once
+def captured() -> tuple[nn.Module, Graph]:
     widths = (4, 64, 8, 8, 3)
     layers = [part for sizes in pairwise(widths) for part in (nn.Linear(*sizes), nn.ReLU())]
     model = nn.Sequential(*layers[:-1]).eval()
+    return model, leanly.capture(model, example=X[:2])
+
+
+def narrowing(rows: object = None) -> tuple[Graph, leanly.Task]:
+    """Return a network whose values are widest behind its first layer."""
+    model, graph = captured()
     task = leanly.Task(model, example=X[:2], train=rows or (X, torch.zeros(200).long()))
-    return Static()(leanly.capture(model, example=X[:2]), task), task
+    return Static()(graph, task), task
 
 
 def test_rows_join_where_values_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, task = narrowing()
-    exactly = leanly.capture(task.model, example=X[:2])
+    _, exactly = captured()
     monkeypatch.setattr(room, "LARGEST", FEW)
     seen = []
     for stop in Walk(graph, task, 200, "Test", chunk=7, floats=graph):

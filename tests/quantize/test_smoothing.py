@@ -12,6 +12,7 @@ from leanly.graph import Graph
 from leanly.quantize import Smooth, Static
 from leanly.recipe import Recipe
 from leanly.task import Task
+from tests.once import once
 
 WIDTH, HOT = 16, 3
 aten = torch.ops.aten
@@ -47,6 +48,7 @@ class Tied(Residual):
         return self.out(torch.tanh(self.one(y)) * self.one(torch.relu(y)) + self.two(y))
 
 
+@once
 def made(kind: type[nn.Module]) -> tuple[Task, Graph]:
     torch.manual_seed(0)
     model = kind().eval()

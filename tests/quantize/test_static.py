@@ -11,6 +11,7 @@ from leanly.errors import DataError, LeanlyWarning, SettingError
 from leanly.graph import Graph
 from leanly.quantize import GPTQ, Binary, CorrectBias, Equalize, Mixed, Smooth, Static, WeightsOnly
 from leanly.recipe import Recipe
+from tests.once import once
 
 FAKE = torch.ops.leanly.fake_quantize.default
 
@@ -39,6 +40,7 @@ class Attention(nn.Module):
         return self.out(h.transpose(1, 2).reshape(x.shape[0], x.shape[1], 16))
 
 
+@once
 def block() -> tuple[Graph, leanly.Task]:
     torch.manual_seed(0)
     model, x = Block().eval(), torch.randn(40, 3, 8, 8)

@@ -11,6 +11,7 @@ import leanly
 from leanly.errors import DataError
 from leanly.quantize import GPTQ, Binary, CorrectBias, Mixed, Reconstruct, Smooth, Static, WeightsOnly
 from leanly.quantize.walking import Walk
+from tests.once import once
 from tests.quantize.networks import inputs_of, residual
 
 
@@ -28,6 +29,7 @@ class Lengths(nn.Module):
         return self.second(self.first(x).relu())
 
 
+@once
 def lengths(*, turned: bool) -> tuple[leanly.graph.Graph, leanly.Task, torch.Tensor]:
     torch.manual_seed(0)
     model, x = Lengths(turned=turned).eval(), torch.randn(100, 6, 8)

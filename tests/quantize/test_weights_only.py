@@ -18,6 +18,7 @@ from leanly.quantize.quantizers import of_weight, read_affine
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
 from leanly.task import Task
+from tests.once import once
 from tests.quantize.networks import off_grid
 
 WORDS, WIDTH = 50, 64
@@ -47,6 +48,7 @@ class Tied(nn.Module):
         return self.one(self.table(ids)) @ self.table.weight.T
 
 
+@once
 def reader(width: int = WIDTH) -> tuple[Graph, Task]:
     torch.manual_seed(0)
     model, ids = Reader(width).eval(), torch.randint(0, WORDS, (64, 7))

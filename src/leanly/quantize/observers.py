@@ -46,14 +46,13 @@ def percentile(histogram: Histogram, bits: int, symmetric: bool, share: float = 
 def mse(histogram: Histogram, bits: int, symmetric: bool) -> Range:
     """Return the range, shrunk from what was seen, with the least mean squared error of rounding and clamping."""
     centres, counts = histogram.bins()
-    best, best_error = (histogram.minimum, histogram.maximum), float("inf")
-    for low_share, high_share in _shrinks(histogram, symmetric):
-        low, high = histogram.minimum * low_share, histogram.maximum * high_share
-        affine = from_range(torch.tensor(low), torch.tensor(high), bits=bits, symmetric=symmetric, signed=False)
-        error = float((counts * (affine.dequantize(affine.quantize(centres)) - centres) ** 2).sum())
-        if error < best_error:
-            best, best_error = (low, high), error
-    return best
+    seen = torch.tensor([histogram.minimum, histogram.maximum], dtype=torch.float64)
+    ends = seen * torch.tensor(_shrinks(histogram, symmetric), dtype=torch.float64)
+    affine = from_range(ends[:, 0], ends[:, 1], bits=bits, symmetric=symmetric, signed=False, axis=0)
+    tried = centres.expand(len(ends), -1)
+    errors = (counts * (affine.dequantize(affine.quantize(tried)) - centres) ** 2).sum(1)
+    low, high = ends[errors.argmin()].tolist()
+    return low, high
 
 
 def entropy(histogram: Histogram, bits: int, symmetric: bool) -> Range:

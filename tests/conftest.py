@@ -19,10 +19,11 @@ ArtifactMaker = Callable[..., Artifact]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Take back the threads that an engine of an earlier test has set: waiting for each other, they slow all down."""
+def alike() -> None:
+    """Let no earlier test decide what one draws, nor on how many threads it runs: they would wait for each other."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+        torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -188,17 +188,24 @@ def test_errors_are_shares_of_what_was_measured() -> None:
     assert error_of([(1.0, 1.0), (1.1, 1.0), (2.0, 4.0)]) == pytest.approx(0.1)
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the table of one search is kept for the next."""
+    return tmp_path_factory.mktemp("tables")
+
+
 @pytest.mark.parametrize(("patience", "importance"), [(10.0, None), (-1.0, magnitude)])
 def test_the_search_cuts_by_time_and_says_how_well_it_foresaw(
     graph: Graph,
     task: leanly.Task,
     patience: float,
     importance: object,
+    tables: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(networks, "PATIENCE", patience)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tables))
     monkeypatch.setattr(allocation, "NARROWER", (0.5, 0.75))
     target = leanly.Target("cpu", threads=1, runtimes=("onnxruntime",), batch_sizes=(1,))
 

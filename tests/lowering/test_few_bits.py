@@ -13,22 +13,34 @@ from leanly.lowering.proof import sqnr
 from leanly.measurement.attribution import MULTIPLIES
 from leanly.quantize import Static
 from leanly.runtimes import open_artifact
+from tests.once import once
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
+@once
+def convolutions() -> tuple[leanly.Graph, leanly.Task]:
+    model = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16, 10)
     ).eval()
+    return captured(model, torch.randn(64, 3, 8, 8))
+
+
+@once
+def biased() -> tuple[leanly.Graph, leanly.Task]:
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+    for layer in model[::2]:
+        nn.init.uniform_(layer.bias, -1, 1)
+    return captured(model, torch.randn(512, 32))
+
+
+def captured(model: nn.Module, x: torch.Tensor) -> tuple[leanly.Graph, leanly.Task]:
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(len(x)) % 10))
+    return leanly.capture(model, example=x[:2]), task
 
 
 @pytest.mark.parametrize(("runtime", "symmetric"), [("onnxruntime", False), ("openvino", False), ("openvino", True)])
 @pytest.mark.parametrize("bits", [2, 4, 6])
 def test_rows_beyond_the_range_give_what_the_graph_gives(runtime, symmetric, bits, tmp_path: Path) -> None:
-    model, x = network(), torch.randn(64, 3, 8, 8)
-    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(64) % 10))
-    static = Static(activations=bits, symmetric=symmetric, kernels=runtime)
-    quantized = static(leanly.capture(model, example=x[:2]), task)
+    quantized = Static(activations=bits, symmetric=symmetric, kernels=runtime)(*convolutions())
     predictor = open_artifact(leanly.lower(quantized, runtime=runtime, to=tmp_path / "a"))
     for rows in (1, 3, 8):
         far = 20 * torch.randn(rows, 3, 8, 8)
@@ -43,13 +55,8 @@ def test_rows_beyond_the_range_give_what_the_graph_gives(runtime, symmetric, bit
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_biases_are_not_rounded_to_the_coarse_steps_of_few_bits(runtime, bits, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
-    for layer in model[::2]:
-        nn.init.uniform_(layer.bias, -1, 1)
-    x = torch.randn(512, 32)
-    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(512) % 10))
-    graph = Static(weights=bits, activations=bits, kernels=runtime)(leanly.capture(model, example=x[:2]), task)
+    whole, task = biased()
+    graph, (x, _) = Static(weights=bits, activations=bits, kernels=runtime)(whole, task), task.train
     artifact = leanly.lower(graph, runtime=runtime, to=tmp_path / "a")
     wanted, found = graph(x).detach().numpy(), open_artifact(artifact)(x.numpy())
     assert sqnr(wanted, found) > 37, "28 dB at three bits where the bias takes the step of the products"

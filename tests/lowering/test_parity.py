@@ -17,6 +17,7 @@ from leanly.lowering import parity
 from leanly.lowering.parity import check_steps
 from leanly.quantize import Binary, Static
 from tests.lowering.test_artifacts import Residual, task_for
+from tests.once import once
 from tests.quantize.test_binary import blocks
 
 BATCHES = (1, 3, 8)
@@ -40,13 +41,21 @@ class Attention(nn.Module):
         return (x + self.down(nn.functional.gelu(self.up(x)))).mean(1)[:, :5]
 
 
-def quantized(model: nn.Module, x: torch.Tensor, **settings: int | str) -> leanly.Graph:
-    return Static(**settings)(leanly.capture(model, example=(x[:8],)), task_for(model, x))  # type: ignore[arg-type]
+@once
+def captured() -> tuple[leanly.Graph, leanly.Task]:
+    model, x = Residual().eval(), torch.randn(64, 3, 8, 8)
+    return leanly.capture(model, example=(x[:8],)), task_for(model, x)
 
 
+@once
 def residual(**settings: int | str) -> leanly.Graph:
-    torch.manual_seed(1)
-    return quantized(Residual().eval(), torch.randn(64, 3, 8, 8), **settings)
+    return Static(**settings)(*captured())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the quantized network, lowered."""
+    return leanly.lower(residual(), to=tmp_path_factory.mktemp("written") / "a").folder
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -57,9 +66,9 @@ def test_every_integer_is_one_step_off_at_most(runtime: str, bits: int, tmp_path
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["artifact.json", "model.onnx"]
 
 
-def test_batches_that_would_take_too_much_memory_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_would_take_too_much_memory_are_left_out(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, seen, whole = residual(), [], leanly.Graph.example_batch
-    artifact = leanly.lower(graph, to=tmp_path / "a")
+    artifact = leanly.Artifact.open(written)
 
     def example_batch(self: leanly.Graph, size: int) -> tuple[torch.Tensor, ...]:
         seen.append(size)
@@ -76,7 +85,8 @@ def test_batches_that_would_take_too_much_memory_are_left_out(tmp_path: Path, mo
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_products_of_activations_too(runtime: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    graph = quantized(Attention().eval(), torch.randn(64, 6, 16), kernels=runtime)
+    model, x = Attention().eval(), torch.randn(64, 6, 16)
+    graph = Static(kernels=runtime)(leanly.capture(model, example=(x[:8],)), task_for(model, x))
     check_steps(leanly.lower(graph, runtime=runtime, to=tmp_path / "a"), graph, BATCHES)
 
 
@@ -91,23 +101,19 @@ def test_signs_differ_next_to_their_threshold_alone(tmp_path: Path) -> None:
     [("first", "self.first"), ("second", "self.second"), ("depthwise", "self.depthwise"), ("head", "output output")],
 )
 def test_weights_moved_by_one_code_are_seen(
-    layer: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layer: str, told: str, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = residual()
-    rng, written = np.random.default_rng(0), writing.export
+    rng = np.random.default_rng(0)
 
-    def moved(*args: object, **kwargs: object) -> tuple[str, ...]:
-        files = written(*args, **kwargs)  # type: ignore[arg-type]
-        path = tmp_path / "moved.onnx"
-        folder = args[1].parent  # type: ignore[attr-defined]
-        model = onnx.load(str(folder / files[0]))
+    def moved(graph: leanly.Graph, path: Path, **settings: object) -> tuple[str, ...]:
+        model = onnx.load(str(written / "model.onnx"))
         (tensor,) = (one for one in model.graph.initializer if one.name == f"{layer}.weight_int")
         codes = onnx.numpy_helper.to_array(tensor).astype(int)
         codes = np.clip(codes + rng.choice([-1, 1], codes.shape), -127, 127).astype(np.int8)
         tensor.CopyFrom(onnx.numpy_helper.from_array(codes, tensor.name))
         onnx.save(model, str(path))
-        path.replace(folder / files[0])
-        return files
+        return (path.name,)
 
     monkeypatch.setattr(writing, "export", moved)
     with pytest.raises(LoweringError, match=r"steps at batch 1, .*" + told):

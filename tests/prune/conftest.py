@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 
 _READER = """
-import sys
+import json, sys
+from pathlib import Path
 from safetensors.torch import load_file, save_file
 from leanly.graph import Graph
 for line in sys.stdin:
     folder = line.strip()
     inputs = load_file(folder + "/inputs.safetensors")
-    found = Graph.open(folder + "/graph").flat(*(inputs[str(place)] for place in range(len(inputs))))
+    graph = Graph.open(folder + "/graph")
+    found = graph.flat(*(inputs[str(place)] for place in range(len(inputs))))
+    gone = sorted(name for name, kept in graph.kept.items() if kept is None)
+    Path(folder, "gone.json").write_text(json.dumps(gone))
     outputs = {str(place): tensor.detach().contiguous() for place, tensor in enumerate(found)}
     save_file(outputs, folder + "/outputs.safetensors")
     print("done", flush=True)
@@ -25,7 +29,9 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Callable[[Path], None]]:
-    """Return a function that makes another process run `folder/graph` on `inputs` and leave `outputs` there."""
+    """Return a function that makes another process run `folder/graph` on `inputs`; it leaves `outputs` there, and the
+    names of parameters that are `gone`.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", _READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     )

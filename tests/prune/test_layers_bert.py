@@ -67,11 +67,11 @@ def test_one_layer_that_is_left_is_still_one(case):
     assert [block.exit for block in find_blocks(short)] == [find_blocks(graph)[-1].exit]
 
 
-def test_trained_saved_opened_shortened_again_and_lowered(case, tmp_path):
+def test_trained_saved_opened_shortened_again_and_lowered(case, tmp_path, elsewhere):
     model, graph = case
     once = Layers(1, importance=by_layer([2], "encoder.layer"))(graph)
     assert_trains(once)
-    assert_saved_and_opened(once, tmp_path)
+    assert_saved_and_opened(once, tmp_path, elsewhere)
     again = Layers(1, importance=by_layer([0], "encoder.layer"))(leanly.Graph.open(tmp_path / "graph"))
     assert removed(again, "encoder.layer") == [0, 2]
     assert_same(again, reference(model, [0, 2]), tokens)

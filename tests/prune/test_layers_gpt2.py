@@ -26,12 +26,17 @@ def tokens(rows: int, length: int = 7) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.randint(0, 50, (rows, length), generator=torch.Generator().manual_seed(rows))}
 
 
-@pytest.mark.parametrize("order", [[2], [0, 1], [0, 1, 2]], ids=str)
-def test_whole_layers_leave(order, tmp_path):
+@pytest.fixture(scope="module")
+def case() -> tuple[GPT2LMHeadModel, leanly.Graph]:
     torch.manual_seed(0)
     config = GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=50, n_positions=16, use_cache=False)
     model = spread(GPT2LMHeadModel(config))
-    graph = leanly.capture(model, example=tokens(2), dynamic={"input_ids": {1: "length"}})
+    return model, leanly.capture(model, example=tokens(2), dynamic={"input_ids": {1: "length"}})
+
+
+@pytest.mark.parametrize("order", [[2], [0, 1], [0, 1, 2]], ids=str)
+def test_whole_layers_leave(case, order, tmp_path, elsewhere):
+    model, graph = case
     short = Layers(len(order), importance=by_layer(order, "transformer.h"))(graph)
     assert removed(short, "transformer.h") == order
     reference = copy.deepcopy(model)
@@ -41,6 +46,6 @@ def test_whole_layers_leave(order, tmp_path):
     assert len(find_blocks(short)) == 3 - len(order)
     assert_trains(short)
     if order == [2]:
-        assert_saved_and_opened(short, tmp_path)
+        assert_saved_and_opened(short, tmp_path, elsewhere)
     state = short.state_dict()
     assert state["lm_head.weight"].data_ptr() == state["transformer.wte.weight"].data_ptr()

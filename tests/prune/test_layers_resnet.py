@@ -12,6 +12,7 @@ from torch.nn import functional
 import leanly
 from leanly.graph.blocks import find_blocks
 from leanly.prune import Layers
+from tests.once import once
 from tests.prune.shortened import (
     assert_lowered,
     assert_same,
@@ -83,6 +84,7 @@ def images(rows: int) -> Tensor:
     return torch.randn(rows, 3, 16, 16, generator=torch.Generator().manual_seed(rows))
 
 
+@once
 def case(shortcut: str = "padding", block=Basic) -> tuple[nn.Module, leanly.Graph]:
     torch.manual_seed(0)
     model = spread(ResNet(shortcut, block=block))
@@ -107,10 +109,10 @@ def test_blocks_leave_and_those_that_change_the_shape_stay(shortcut, block):
         assert short.cost().macs < graph.cost().macs
 
 
-def test_saved_opened_shortened_again_and_lowered(tmp_path):
+def test_saved_opened_shortened_again_and_lowered(tmp_path, elsewhere):
     model, graph = case()
     once = Layers(2)(graph)
-    assert_saved_and_opened(once, tmp_path)
+    assert_saved_and_opened(once, tmp_path, elsewhere)
     again = Layers(2)(leanly.Graph.open(tmp_path / "graph"))
     gone = removed(again, "blocks")
     assert len(gone) == 4 and set(once.kept) < set(again.kept)

@@ -10,6 +10,7 @@ import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import capture
 from leanly.prune import Channels, Refit
+from tests.once import once
 from tests.prune.surgery import scrambled
 
 ROWS = 200
@@ -28,6 +29,7 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+@once
 def case() -> tuple[leanly.Graph, leanly.Task, torch.Tensor]:
     torch.manual_seed(0)
     model, x = scrambled(Net()).eval(), torch.randn(ROWS, 3, 6, 6)

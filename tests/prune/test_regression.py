@@ -10,11 +10,13 @@ import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import capture, sweeping
 from leanly.prune import Sparse, SparseGPT, regression
+from tests.once import once
 from tests.prune.surgery import scrambled
 
 WEIGHTS = ("0.weight", "3.weight", "6.weight")
 
 
+@once
 def case(groups: int = 1) -> tuple[leanly.Graph, leanly.Task]:
     torch.manual_seed(0)
     layers = [

@@ -16,9 +16,11 @@ from leanly.prune import Refit, Sparse, SparseGPT, lamp, magnitude_l1
 from leanly.quantize import Static
 from leanly.recipe import Recipe
 from leanly.training import Settings
+from tests.once import once
 from tests.prune.surgery import scrambled
 
 
+@once
 def case() -> tuple[leanly.Graph, leanly.Task]:
     torch.manual_seed(0)
     layers = [nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten()]

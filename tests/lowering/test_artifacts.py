@@ -226,11 +226,15 @@ def test_no_room_for_an_artifact_leaves_nothing(graph, runtime, tmp_path):
 
 def test_the_exporters_translations_are_read_once(graph, lowered, tmp_path):
     from torch.onnx._internal._lazy_import import onnxscript_apis
+    from torch.onnx._internal.exporter import _schemas
 
     lowered("onnxruntime")
+    signed = _schemas.op_signature_from_function.cache_info()
     lower(graph, runtime="onnxruntime", to=tmp_path / "again")
     read = onnxscript_apis.get_torchlib_ops.cache_info()
     assert read.misses == 1 and read.hits >= 1
+    again = _schemas.op_signature_from_function.cache_info()
+    assert again.misses == signed.misses and again.hits > signed.hits
 
 
 def test_a_file_exported_once_serves_both_runtimes(integers, tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import importlib
 import logging
 import sys
 import warnings
@@ -29,8 +30,11 @@ from leanly.quantize.quantizers import is_quantizer
 OPSET = 21
 op: Any = opset21
 aten = torch.ops.aten
-READS = "get_torchlib_ops"
-"""What the exporter's translations are read by."""
+READ_ANEW = (
+    ("_lazy_import", "onnxscript_apis", "get_torchlib_ops"),
+    ("exporter._schemas", "", "op_signature_from_function"),
+)
+"""What the exporter reads at each call though it never changes: more than half of what a small network takes."""
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
 
 
@@ -250,14 +254,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_translations_once() -> None:
-    """Let the exporter keep its translations: it reads the sources of all anew at each call, half of what that takes.
+    """Let the exporter keep its translations and their signatures: at each call it reads the sources of all anew.
 
     An exporter of another version that gets them elsewhere reads them as often as it likes.
     """
-    translations = getattr(sys.modules.get("torch.onnx._internal._lazy_import"), "onnxscript_apis", None)
-    read = getattr(translations, READS, None)
-    if read is not None and not hasattr(read, "cache_info"):
-        setattr(translations, READS, functools.cache(read))
+    for module, holder, name in READ_ANEW:
+        with contextlib.suppress(ImportError, AttributeError):
+            place = importlib.import_module(f"torch.onnx._internal.{module}")
+            place = getattr(place, holder) if holder else place
+            read = getattr(place, name)
+            if not hasattr(read, "cache_info"):
+                setattr(place, name, functools.cache(read))
 
 
 def _written_anew(graph: Graph) -> torch.fx.GraphModule:

@@ -100,7 +100,7 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
             "scale": scale,
             "code": code_version(__file__, lenet.__file__),
         }
-        folder = CACHE / "lenet" / kept("lenet", key, SEEDS).stem
+        folder = CACHE / "lenet" / kept("lenet", key).stem
         run = partial(_compressed, case, data_dir, seed, scale, folder)
         found = cached("lenet", key, run, SEEDS)
         sizes.append(found["parameters"] * FLOAT / found["payload"])

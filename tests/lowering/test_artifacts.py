@@ -163,8 +163,7 @@ def test_what_can_not_be_is_refused_before_any_work(graph, settings, words, tmp_
     ids=["integers", "packed", "signs", "signs of weights"],
 )
 def test_torch_runs_no_few_bits_and_says_so_before_any_work(case, graph, step, form, tmp_path, monkeypatch):
-    model, x = case
-    few = step(graph, task_for(model, x))
+    few = step(graph, task_for(*case))
     monkeypatch.setattr(leanly.Graph, "save", lambda *_: pytest.fail("work was done"))
     with pytest.raises(LoweringError, match=f'torch has no kernels for {form}.*"onnxruntime" or "openvino"'):
         lower(few, runtime="torch", to=tmp_path / "a")

@@ -19,7 +19,7 @@ for line in sys.stdin:
     inputs = load_file(folder + "/inputs.safetensors")
     graph = Graph.open(folder + "/graph")
     found = graph.flat(*(inputs[str(place)] for place in range(len(inputs))))
-    gone = sorted(name for name, kept in graph.kept.items() if kept is None)
+    gone = {name: kept is None for name, kept in graph.kept.items()}
     Path(folder, "gone.json").write_text(json.dumps(gone))
     outputs = {str(place): tensor.detach().contiguous() for place, tensor in enumerate(found)}
     save_file(outputs, folder + "/outputs.safetensors")
@@ -29,8 +29,8 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Callable[[Path], None]]:
-    """Return a function that makes another process run `folder/graph` on `inputs`; it leaves `outputs` there, and the
-    names of parameters that are `gone`.
+    """Return a function that makes another process run `folder/graph` on `inputs`; it leaves `outputs` there, and
+    which of the parameters that were cut are `gone`.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", _READER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1

@@ -86,7 +86,6 @@ def images(rows: int) -> Tensor:
 
 @once
 def case(shortcut: str = "padding", block=Basic) -> tuple[nn.Module, leanly.Graph]:
-    torch.manual_seed(0)
     model = spread(ResNet(shortcut, block=block))
     return model, leanly.capture(model, example=images(2))
 

@@ -18,7 +18,6 @@ WEIGHTS = ("0.weight", "3.weight", "6.weight")
 
 @once
 def case(groups: int = 1) -> tuple[leanly.Graph, leanly.Task]:
-    torch.manual_seed(0)
     layers = [
         nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.ReLU(), nn.Flatten(),
     ]  # fmt: skip

@@ -22,7 +22,6 @@ from tests.prune.surgery import scrambled
 
 @once
 def case() -> tuple[leanly.Graph, leanly.Task]:
-    torch.manual_seed(0)
     layers = [nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten()]
     model, x = scrambled(nn.Sequential(*layers, nn.Linear(128, 5))).eval(), torch.randn(40, 4, 8, 8)
     return capture(model, example=x[:2]), leanly.Task(model, example=x[:2], train=(x, torch.arange(40) % 5))

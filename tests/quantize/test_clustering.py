@@ -22,7 +22,6 @@ from tests.once import once
 
 @once
 def graph() -> leanly.Graph:
-    torch.manual_seed(0)
     layers = [nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 64), nn.ReLU(), nn.Linear(64, 5)]
     return leanly.capture(nn.Sequential(*layers).eval(), example=torch.randn(2, 3, 8, 8)).eval()
 

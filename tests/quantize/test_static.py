@@ -42,7 +42,6 @@ class Attention(nn.Module):
 
 @once
 def block() -> tuple[Graph, leanly.Task]:
-    torch.manual_seed(0)
     model, x = Block().eval(), torch.randn(40, 3, 8, 8)
     return leanly.capture(model, example=(x[:2],)), leanly.Task(
         model, example=(x[:2],), train=(x, torch.arange(40) % 4)

@@ -31,7 +31,6 @@ class Lengths(nn.Module):
 
 @once
 def lengths(*, turned: bool) -> tuple[leanly.graph.Graph, leanly.Task, torch.Tensor]:
-    torch.manual_seed(0)
     model, x = Lengths(turned=turned).eval(), torch.randn(100, 6, 8)
     task = leanly.Task(model, example=x[:2], train=(x, torch.zeros(100, 6, 4)), metric="mse")
     return leanly.capture(model, example=x[:2]), task, x

@@ -6,8 +6,8 @@ import contextlib
 import copy
 import functools
 import hashlib
-import importlib
 import logging
+import pkgutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ OPSET = 21
 op: Any = opset21
 aten = torch.ops.aten
 READ_ANEW = (
-    ("_lazy_import", "onnxscript_apis", "get_torchlib_ops"),
-    ("exporter._schemas", "", "op_signature_from_function"),
+    ("torch.onnx._internal._lazy_import:onnxscript_apis", "get_torchlib_ops"),
+    ("torch.onnx._internal.exporter._schemas", "op_signature_from_function"),
 )
 """What the exporter reads at each call though it never changes: more than half of what a small network takes."""
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
@@ -258,10 +258,9 @@ def _read_translations_once() -> None:
 
     An exporter of another version that gets them elsewhere reads them as often as it likes.
     """
-    for module, holder, name in READ_ANEW:
+    for holder, name in READ_ANEW:
         with contextlib.suppress(ImportError, AttributeError):
-            place = importlib.import_module(f"torch.onnx._internal.{module}")
-            place = getattr(place, holder) if holder else place
+            place = pkgutil.resolve_name(holder)
             read = getattr(place, name)
             if not hasattr(read, "cache_info"):
                 setattr(place, name, functools.cache(read))

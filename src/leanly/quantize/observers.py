@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from leanly.errors import DataError, SettingError
 from leanly.graph.statistics import Histogram
-from leanly.quantize.affine import from_range
+from leanly.quantize.affine import Affine, from_range
 
 Range = tuple[float, float]
 FEWEST = 1e-9
@@ -46,12 +47,9 @@ def percentile(histogram: Histogram, bits: int, symmetric: bool, share: float = 
 def mse(histogram: Histogram, bits: int, symmetric: bool) -> Range:
     """Return the range, shrunk from what was seen, with the least mean squared error of rounding and clamping."""
     centres, counts = histogram.bins()
-    seen = torch.tensor([histogram.minimum, histogram.maximum], dtype=torch.float64)
-    ends = seen * torch.tensor(_shrinks(histogram, symmetric), dtype=torch.float64)
-    affine = from_range(ends[:, 0], ends[:, 1], bits=bits, symmetric=symmetric, signed=False, axis=0)
-    tried = centres.expand(len(ends), -1)
-    errors = (counts * (affine.dequantize(affine.quantize(tried)) - centres) ** 2).sum(1)
-    low, high = ends[errors.argmin()].tolist()
+    ends, affine = _shrunk(histogram, bits, symmetric)
+    rounded = affine.dequantize(affine.quantize(centres.expand(len(ends), -1)))
+    low, high = ends[(counts * (rounded - centres) ** 2).sum(1).argmin()].tolist()
     return low, high
 
 
@@ -61,14 +59,12 @@ def entropy(histogram: Histogram, bits: int, symmetric: bool) -> Range:
     What lies outside is counted at the ends. Migacz 2017, "8-bit Inference with TensorRT".
     """
     centres, counts = histogram.bins()
-    best, least = (histogram.minimum, histogram.maximum), float("inf")
-    for low_share, high_share in _shrinks(histogram, symmetric):
-        low, high = histogram.minimum * low_share, histogram.maximum * high_share
-        affine = from_range(torch.tensor(low), torch.tensor(high), bits=bits, symmetric=symmetric, signed=False)
-        divergence = _divergence(counts, affine.quantize(centres).long(), (centres >= low) & (centres <= high))
-        if divergence < least:
-            best, least = (low, high), divergence
-    return best
+    ends, affine = _shrunk(histogram, bits, symmetric)
+    levels = affine.quantize(centres.expand(len(ends), -1)).long()
+    inside = (centres >= ends[:, :1]) & (centres <= ends[:, 1:])
+    divergences = [_divergence(counts, *one) for one in zip(levels, inside, strict=True)]
+    low, high = ends[divergences.index(min(divergences))].tolist()
+    return low, high
 
 
 def _divergence(counts: Tensor, levels: Tensor, inside: Tensor) -> float:
@@ -88,12 +84,16 @@ def _divergence(counts: Tensor, levels: Tensor, inside: Tensor) -> float:
     return float(torch.where(p > 0, p * (p / q).log(), torch.zeros_like(p)).sum())
 
 
-def _shrinks(histogram: Histogram, symmetric: bool) -> list[tuple[float, float]]:
+def _shrunk(histogram: Histogram, bits: int, symmetric: bool) -> tuple[Tensor, Affine]:
+    """Return the ranges that are tried, `[ranges, 2]`, the whole one first, and the integers of each of them."""
     shares = [1.0 - 0.02 * i for i in range(40)]
     if symmetric or histogram.minimum >= 0 or histogram.maximum <= 0:
-        return [(share, share) for share in shares]
-    coarse = shares[::3]
-    return [(low, high) for low in coarse for high in coarse]
+        tried = [(share, share) for share in shares]
+    else:
+        tried = list(product(shares[::3], repeat=2))
+    seen = torch.tensor([histogram.minimum, histogram.maximum], dtype=torch.float64)
+    ends = seen * torch.tensor(tried, dtype=torch.float64)
+    return ends, from_range(ends[:, 0], ends[:, 1], bits=bits, symmetric=symmetric, signed=False, axis=0)
 
 
 OBSERVERS: tuple[Callable[[Histogram, int, bool], Range], ...] = (mse, percentile, entropy, minmax)

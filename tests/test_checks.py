@@ -110,7 +110,8 @@ def test_an_integer_image_as_example():
 
 class Noisy(nn.Module):
     def forward(self, x):
-        return nn.functional.dropout(x, 0.5, training=True)[:, :3]
+        # 64 draws for each output: with one, both runs would agree in an eighth of the cases
+        return nn.functional.dropout(x[:, :3, None].expand(-1, -1, 64), 0.5, training=True).mean(-1)
 
 
 def test_a_model_that_draws_random_numbers():

@@ -17,6 +17,12 @@ def seed_of(*parts: int | str) -> int:
 def reseed(*parts: int | str) -> None:
     """Seed Python, numpy and torch from the parts; no state of a generator has to be kept for a run to go on."""
     seed = seed_of(*parts)
-    torch.manual_seed(seed)
+    # torch.manual_seed writes down a traceback for each kind of device that is not in use: longer than a small step
+    torch.default_generator.manual_seed(seed)
+    for kind in (torch.cuda, torch.xpu):
+        if kind.is_initialized():
+            kind.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the generator that augmentations in datasets use

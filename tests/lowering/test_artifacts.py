@@ -224,6 +224,7 @@ def test_no_room_for_an_artifact_leaves_nothing(graph, runtime, tmp_path):
 
 
 def test_the_exporters_translations_are_read_once(graph, lowered, tmp_path):
+    from torch._export import utils
     from torch.onnx._internal._lazy_import import onnxscript_apis
     from torch.onnx._internal.exporter import _schemas
 
@@ -234,6 +235,7 @@ def test_the_exporters_translations_are_read_once(graph, lowered, tmp_path):
     assert read.misses == 1 and read.hits >= 1
     again = _schemas.op_signature_from_function.cache_info()
     assert again.misses == signed.misses and again.hits > signed.hits
+    assert utils._materialize_cpp_cia_ops.cache_info().misses == 1
 
 
 def test_a_file_exported_once_serves_both_runtimes(integers, tmp_path):

@@ -33,6 +33,7 @@ aten = torch.ops.aten
 READ_ANEW = (
     ("torch.onnx._internal._lazy_import:onnxscript_apis", "get_torchlib_ops"),
     ("torch.onnx._internal.exporter._schemas", "op_signature_from_function"),
+    ("torch._export.utils", "_materialize_cpp_cia_ops"),
 )
 """What the exporter reads at each call though it never changes: more than half of what a small network takes."""
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})

@@ -35,7 +35,10 @@ READ_ANEW = (
     ("torch.onnx._internal.exporter._schemas", "op_signature_from_function"),
     ("torch._export.utils", "_materialize_cpp_cia_ops"),
 )
-"""What the exporter reads at each call though it never changes: more than half of what a small network takes."""
+"""What the exporter reads at each call though nothing in it changes: more than half of what a small network takes.
+
+An operator that is registered later is found by its use.
+"""
 REDUCTIONS = frozenset({aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default})
 
 
@@ -255,7 +258,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_translations_once() -> None:
-    """Let the exporter keep its translations and their signatures: at each call it reads the sources of all anew.
+    """Let the exporter keep its translations, their signatures and its operators: it reads all anew at each call.
 
     An exporter of another version that gets them elsewhere reads them as often as it likes.
     """

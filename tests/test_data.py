@@ -21,8 +21,9 @@ from torch.utils.data import (
 )
 
 from leanly.arguments import Arguments
-from leanly.data import Split, fixed_random
+from leanly.data import Split
 from leanly.errors import DataError, LeanlyWarning
+from leanly.seeding import fixed_random
 
 N = 150
 X = torch.arange(N * 3, dtype=torch.float32).reshape(N, 3)

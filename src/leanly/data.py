@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ import torch
 from leanly.arguments import Arguments
 from leanly.errors import DataError
 from leanly.reading import READ, ArraySource, RowSource, StreamSource, open_source
+from leanly.seeding import fixed_random
 
 
 class Batch(NamedTuple):
@@ -234,18 +233,3 @@ def _bytes(tensor: torch.Tensor) -> np.ndarray:
     if tensor.numel() == 0:
         return np.empty((rows, 0), dtype=np.uint8)
     return tensor.contiguous().reshape(rows, -1).view(torch.uint8).numpy()
-
-
-@contextlib.contextmanager
-def fixed_random(seed: int = 0) -> Iterator[None]:
-    """Seed Python, numpy and torch while the block runs, and put their states back after it."""
-    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - the generator that augmentations use
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002

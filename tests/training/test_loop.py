@@ -351,6 +351,35 @@ def test_dropout_is_left_out_where_asked_and_comes_back_afterwards():
     assert not torch.equal(without(x), without(x))
 
 
+def test_statistics_stay_where_asked_and_follow_the_batch_again_afterwards():
+    class Held(Net):
+        def forward(self, x):
+            norm = self.norm
+            shaped = [part[:, None, None] for part in (norm.running_mean, norm.running_var, norm.weight, norm.bias)]
+            mean, variance, weight, bias = shaped
+            x = (self.conv(x) - mean) * torch.rsqrt(variance + norm.eps) * weight + bias
+            return self.head(torch.relu(x).mean((2, 3)))
+
+    def trained(kind: type[Net], **settings) -> leanly.Graph:
+        torch.manual_seed(0)
+        model = kind().eval()
+        with torch.no_grad():
+            model.norm.running_mean.normal_()
+            model.norm.running_var.uniform_(0.5, 2.0)
+        x, y = images(96)
+        return leanly.train(
+            leanly.Task(model, example=x[:2], train=(x, y)), epochs=2, settings=replace(FLOAT, **settings)
+        )
+
+    kept, held, followed = trained(Net, keep_statistics=True), trained(Held), trained(Net)
+    tensors = weights(kept)
+    for name, tensor in weights(held).items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(tensors["norm.running_mean"], weights(followed)["norm.running_mean"])
+    kept.train()(torch.randn(8, 2, 8, 8))
+    assert not torch.equal(tensors["norm.running_mean"], weights(kept)["norm.running_mean"])
+
+
 def test_tied_weights_stay_tied():
     class Tied(nn.Module):
         def __init__(self):

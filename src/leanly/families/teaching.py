@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leanly.distill import Distill
 from leanly.graph import Graph
-from leanly.graph.modes import dropout
+from leanly.graph.modes import training_as
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training import Settings
@@ -143,7 +143,8 @@ def epoch_seconds(
         graph, teacher = padding.free(graph.clone()), padding.free(teacher)
     rows = Rows(split, settings.batch_size, settings.seed, padding)
     clone = graph.clone()
-    with deterministic(), dropout(clone.module, used=settings.dropout):
+    modes = training_as(clone.module, dropout=settings.dropout, keep_statistics=settings.keep_statistics)
+    with deterministic(), modes:
         stepper = Stepper(clone.train(), _energy, settings, target)
         dtype = chosen_dtype(teacher, settings.precision, target)
         times = []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from leanly.graph.nodes import argument, set_argument
+from leanly.graph.nodes import argument, reads_tensor, set_argument
 
 aten = torch.ops.aten
 
@@ -71,16 +71,26 @@ def has_dropout(module: fx.GraphModule) -> bool:
 
 
 @contextlib.contextmanager
-def dropout(module: fx.GraphModule, *, used: bool) -> Iterator[None]:
-    """Let a switch to training leave dropout out while the block runs, unless it is used."""
-    flags = [] if used else [(node, node.meta[KEY]) for node in _dropping(module)]
-    for node, (_, off) in flags:
-        node.meta[KEY] = (off, off)
+def training_as(module: fx.GraphModule, *, dropout: bool, keep_statistics: bool) -> Iterator[None]:
+    """Let a switch to training leave dropout out, or batch norm on its stored statistics, while the block runs."""
+    off = [] if dropout else list(_dropping(module))
+    if keep_statistics:
+        off += [node for node, *_ in switched(module.graph) if follows_batch(node)]
+    flags = [(node, node.meta[KEY]) for node in off]
+    for node, (_, value) in flags:
+        node.meta[KEY] = (value, value)
     try:
         yield
     finally:
         for node, before in flags:
             node.meta[KEY] = before
+
+
+def follows_batch(node: fx.Node) -> bool:
+    """Say whether a node keeps running statistics of the batches it sees in training."""
+    if node.target not in STATISTICS or not reads_tensor(argument(node, "running_mean")):
+        return False
+    return bool(node.meta.get(KEY, (True, False))[0])
 
 
 def _dropping(module: fx.GraphModule) -> Iterator[fx.Node]:

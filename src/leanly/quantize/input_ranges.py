@@ -10,8 +10,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from leanly.data import fixed_random
 from leanly.errors import LeanlyWarning
+from leanly.seeding import fixed_random
 from leanly.structure import TensorSpec
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from leanly.data import fixed_random
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, read_once
@@ -31,6 +30,7 @@ from leanly.quantize.quantizers import (
 from leanly.quantize.rounding import Bias, Rounding, Step
 from leanly.quantize.walking import Stop, Walk, reads_quantized_weight
 from leanly.scalars import check_flag, check_whole, is_number
+from leanly.seeding import fixed_random
 from leanly.target import Target
 from leanly.task import Task
 

@@ -10,14 +10,14 @@ import torch
 from torch import fx
 from torch.fx import Node
 
-from leanly.data import fixed_random
 from leanly.errors import DataError, SettingError
 from leanly.graph import Graph, check_graph, modes
 from leanly.graph.checking import check_task
-from leanly.graph.nodes import argument, reads_tensor
+from leanly.graph.nodes import argument
 from leanly.graph.rows import check_rows
 from leanly.graph.tensors import find
 from leanly.scalars import is_whole
+from leanly.seeding import fixed_random
 from leanly.target import Target
 from leanly.task import Task
 from leanly.training.precision import deterministic, placed, takes_channels_last
@@ -57,7 +57,7 @@ class BatchNorm:
         check_graph(graph, "BatchNorm")
         check_task(task, "BatchNorm")
         graph = graph.clone()
-        norms = {node for node in graph.module.graph.nodes if _follows_batch(node)}
+        norms = {node for node in graph.module.graph.nodes if modes.follows_batch(node)}
         if not norms:
             reason = "no batch norm follows the batch (quantize.Static and quantize.Equalize fold it: go before them)"
             graph.notes = (*graph.notes, f"training.BatchNorm: nothing to estimate: {reason}")
@@ -80,13 +80,6 @@ class BatchNorm:
                 check_rows(graph, batch.inputs, f"split {split.name!r}", batch.rows)
                 counting.run(*placed(batch.inputs, graph.device, channels_last))
         return graph.train(training)
-
-
-def _follows_batch(node: Node) -> bool:
-    """Say whether a node keeps running statistics of the batches it sees in training."""
-    if node.target not in modes.STATISTICS or not reads_tensor(argument(node, "running_mean")):
-        return False
-    return bool(node.meta.get(modes.KEY, (True, False))[0])
 
 
 class _Counting(fx.Interpreter):

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from leanly.budget import read_time
-from leanly.data import Split, fixed_random
+from leanly.data import Split
 from leanly.errors import DataError, LeanlyWarning, TrainingError
 from leanly.files import digest
 from leanly.graph import Graph
 from leanly.graph.checking import check_target, check_task
-from leanly.graph.modes import dropout
+from leanly.graph.modes import training_as
 from leanly.graph.tensors import find
 from leanly.graph.zeros import told_if_filled
 from leanly.scalars import check_whole
+from leanly.seeding import fixed_random
 from leanly.structure import build
 from leanly.target import Target
 from leanly.task import Task
@@ -102,7 +103,8 @@ def fit(
         )
     trained = graph.clone()
     inside = padding.free(trained) if padding else trained
-    with fixed_random(), deterministic(), dropout(inside.module, used=settings.dropout):
+    modes = training_as(inside.module, dropout=settings.dropout, keep_statistics=settings.keep_statistics)
+    with fixed_random(), deterministic(), modes:
         stepper = Stepper(inside.train(), objective, settings, target, hidden)
         batches = Rows(split, settings.batch_size, settings.seed, padding, rows)
         pace = Pace(epochs * batches.steps, seconds, spent=spent)

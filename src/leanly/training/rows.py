@@ -12,8 +12,8 @@ from torch import Tensor
 
 from leanly.data import Split
 from leanly.reading import shown_rows
+from leanly.seeding import reseed, seed_of
 from leanly.training.padding import Padding
-from leanly.training.seeding import reseed, seed_of
 
 WINDOW = 32
 """Batches of a stream that are held and mixed; of text, within which rows are sorted by their length."""

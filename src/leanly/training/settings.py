@@ -32,6 +32,8 @@ class Settings:
         regrow: with `keep_zeros`, as many of a weight are zero all along, but which ones is found anew every 16 steps
             (Lin et al. 2020): more accurate where most are zero; it keeps no N:M pattern.
         dropout: whether the network's dropout is used.
+        keep_statistics: batch norm computes with its stored statistics, and they stay as they are: for a network that
+            was taught so (with those of a batch it starts worse than it was given), and for very small batches.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
         seed: of the order of rows, augmentation and dropout.
 
@@ -51,6 +53,7 @@ class Settings:
     keep_zeros: bool = False
     regrow: bool = False
     dropout: bool = True
+    keep_statistics: bool = False
     precision: str = "auto"
     seed: int = 0
 

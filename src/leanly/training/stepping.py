@@ -13,12 +13,12 @@ from leanly.errors import DataError, LeanlyError, LeanlyWarning
 from leanly.graph import Graph
 from leanly.graph.explaining import first_line
 from leanly.graph.watching import Watched
+from leanly.seeding import reseed, seed_of
 from leanly.target import Target
 from leanly.training.augmentation import augmented, check_augment, image_inputs
 from leanly.training.optimizers import make_optimizer
 from leanly.training.precision import chosen_dtype, placed, run, takes_channels_last
 from leanly.training.rows import TrainBatch
-from leanly.training.seeding import reseed, seed_of
 from leanly.training.settings import Settings
 from leanly.training.zeros import Zeros
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from leanly.training.seeding import reseed, seed_of
+from leanly.seeding import reseed, seed_of
 
 
 def drawn() -> tuple[float, float, float]:

@@ -1,9 +1,11 @@
-"""Random numbers as a function of the seed and the place in the run, so that a run can go on from any step."""
+"""Random numbers as a function of a seed and the place in a run, so that a run can go on from any step."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -16,7 +18,23 @@ def seed_of(*parts: int | str) -> int:
 
 def reseed(*parts: int | str) -> None:
     """Seed Python, numpy and torch from the parts; no state of a generator has to be kept for a run to go on."""
-    seed = seed_of(*parts)
+    _seed(seed_of(*parts))
+
+
+@contextlib.contextmanager
+def fixed_random(seed: int = 0) -> Iterator[None]:
+    """Seed Python, numpy and torch while the block runs, and put their states back after it."""
+    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 - the generator that augmentations use
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
+        _seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)  # noqa: NPY002
+
+
+def _seed(seed: int) -> None:
     # torch.manual_seed writes down a traceback for each kind of device that is not in use: longer than a small step
     torch.default_generator.manual_seed(seed)
     for kind in (torch.cuda, torch.xpu):
@@ -25,4 +43,4 @@ def reseed(*parts: int | str) -> None:
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the generator that augmentations in datasets use
+    np.random.seed(seed)  # noqa: NPY002

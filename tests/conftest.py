@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Set before any library reads it: the tests share a machine with others, and none of them is about speed.
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from leanly.artifact import Artifact
 from leanly.structure import TensorSpec
+
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 ArtifactMaker = Callable[..., Artifact]
 

@@ -29,7 +29,7 @@ def graph() -> leanly.Graph:
 @given(st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=200), st.integers(2, 20))
 @example([1.0, 2.0, 1.5, 1.1754943508222875e-38, -1.0], 4)
 @example([-1.0, 1.0, 5.0, 6.0, 7.0], 2)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_few_values_the_nearest_ones_and_zeros_stay(values: list[float], count: int) -> None:
     weight = torch.tensor(values)
     found = clustered(weight, count)

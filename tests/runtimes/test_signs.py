@@ -71,7 +71,7 @@ def geometries(draw: st.DrawFn) -> dict[str, list[int]]:
 
 
 @given(geometries(), st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_level_computes_what_pytorch_does(library, geometry, seed) -> None:
     torch.manual_seed(seed)
     batch, channels, filters = geometry["counts"]
@@ -95,7 +95,7 @@ def test_every_level_computes_what_pytorch_does(library, geometry, seed) -> None
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 7, 8, 65, 300]), st.sampled_from([1, 5, 64, 130]), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_linear_layers_too(library, rows, channels, filters, seed) -> None:
     torch.manual_seed(seed)
     case = {

@@ -104,7 +104,7 @@ class Chain(nn.Module):
         return self.head(torch.relu(self.leave(x.flatten(1))))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(steps(), st.sampled_from([{"fraction": 0.3}, {"fraction": 0.5}, {"macs": 0.3}]))
 def test_a_chain_of_rearrangements(drawn, asked):
     graph = capture(scrambled(Chain(*drawn)), example=torch.randn(2, 5))

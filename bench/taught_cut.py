@@ -47,7 +47,7 @@ NO_DROP = 0.5
 """Points, on 6,000 rows."""
 TARGET = Target("cpu", threads=THREADS, batch_sizes=BATCHES)
 RUNTIMES = ("onnxruntime", "openvino")
-SETTINGS = Settings(batch_size=128, learning_rate=2e-3, augment=("crop", "flip"))
+SETTINGS = Settings(batch_size=128, optimizer="sgd", learning_rate=0.01, augment=("crop", "flip"))
 ROOMS = ("graph", "prune", "training", "distill")
 
 

@@ -27,8 +27,7 @@ def main() -> None:
     small = leanly.train(task, small, epochs=5)
     # 4. verify: what was kept, and the paired comparison of the lowered models
     print({name: [len(left) for left in kept if left is not None] for name, kept in small.kept.items() if kept})
-    criteria = (leanly.prune.gradient, leanly.prune.magnitude, leanly.prune.second_order)
-    leanly.report.pruning(graph, small, task, "runs/prune/report.html", criteria=criteria)
+    leanly.report.pruning(graph, small, task, "runs/prune/report.html", progress=print)  # by every criterion
     print("pruned (a) against whole (b):")
     artifacts = [leanly.lower(g, runtime="onnxruntime", to=f"runs/prune/{i}") for i, g in enumerate((small, graph))]
     print(leanly.compare(*artifacts, leanly.Target("cpu", batch_sizes=(1, 16)), task, seconds=1.0))

@@ -11,6 +11,7 @@ from torch import nn
 import leanly
 from leanly.costs import CostTable
 from leanly.prune import Channels, gradient, lamp, magnitude
+from leanly.prune.importance import CRITERIA
 from leanly.recipe import Recipe
 from leanly.report.page import call_of
 from leanly.report.pruning import verdict
@@ -40,6 +41,20 @@ def test_the_page_shows_all_four_steps(cut, tmp_path: Path) -> None:
     assert set(report.untrained) == {"magnitude", "gradient", "lamp"} and "before any training" in text
     assert "http" not in text and "<script" not in text
     assert f"{report.drop.n:,} rows" in text
+
+
+def test_every_criterion_is_shown_where_none_is_named_and_progress_says_which_is_at_work(cut, tmp_path: Path) -> None:
+    graph, small, task = cut
+    told: list[str] = []
+    report = leanly.report.pruning(graph, small, task, tmp_path / "cut.html", progress=told.append)
+    assert {*report.criteria} == {*CRITERIA} - {"batch_norm_scale", "skipping"} and len(report.criteria) == 11
+    assert {*report.untrained} == {*report.criteria}
+    for silent in ("batch_norm_scale", "skipping"):
+        assert any(f"{silent} says nothing here" in note for note in report.notes)
+    assert [line for line in told if "gradient" in line and "expected" not in line] == [
+        f"scored by gradient ({[*CRITERIA].index('gradient') + 1} of {len(CRITERIA)})",
+        f"cut by gradient ({[*report.criteria].index('gradient') + 1} of {len(report.criteria)})",
+    ]
 
 
 @pytest.mark.parametrize("max_drop, expected", [(0.9, "good"), (0.0, "bad")])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from leanly.task import Task
 
 Criterion = Callable[..., dict[str, Any]]
+Progress = Callable[[str], None]
 MOST_CLASSES = 50
 """Of more no table by class is made."""
 
@@ -104,7 +105,13 @@ class CutReport:
 
 
 def examine_cut(
-    graph: Graph, small: Graph, task: Task, criteria: Sequence[Criterion], *, max_drop: float | str = 0.01
+    graph: Graph,
+    small: Graph,
+    task: Task,
+    criteria: Sequence[Criterion],
+    *,
+    max_drop: float | str = 0.01,
+    progress: Progress | None = None,
 ) -> CutReport:
     """Score what a cut took, and compare both networks on rows that neither was trained on.
 
@@ -114,6 +121,7 @@ def examine_cut(
         task: `test` is predicted, `validation` where there is none.
         criteria: of `leanly.prune`, or own ones of that signature; they score the whole network.
         max_drop: of the metric, that is tested: 0.01 or "1%".
+        progress: is told the criterion that is at work.
 
     Raises:
         DataError: the task has neither `test` nor `validation`.
@@ -150,7 +158,8 @@ def examine_cut(
     _check_related(graph, small)
     predictions = [build(one.returns, [output.numpy() for output in outputs_of(one, split)]) for one in (graph, small)]
     targets = np.asarray(split.targets)
-    scored, notes = _scored(graph, task, criteria)
+    tell = progress or (lambda line: None)
+    scored, notes = _scored(graph, task, criteria, tell)
     notes += [
         f"the {which} network predicts the same for every row: {task.metric.name} tells nothing of it"
         for which, one in zip(("whole", "smaller"), predictions, strict=True)
@@ -161,7 +170,7 @@ def examine_cut(
     untrained: dict[str, float] = {}
     if 0 < gone < 1:
         known = [criterion for criterion in criteria if _name(criterion) in scored]
-        untrained, said = _untrained(graph, task, gone, known, tried)
+        untrained, said = _untrained(graph, task, gone, known, tried, tell)
         notes += said
     return CutReport(
         metric=task.metric.name,
@@ -199,16 +208,22 @@ def _check_related(graph: Graph, small: Graph) -> None:
 
 
 def _scored(
-    graph: Graph, task: Task, criteria: Sequence[Criterion]
+    graph: Graph, task: Task, criteria: Sequence[Criterion], tell: Progress
 ) -> tuple[dict[str, Mapping[str, Tensor]], list[str]]:
     found: dict[str, Mapping[str, Tensor]] = {}
     notes = []
-    for criterion in criteria:
+    for number, criterion in enumerate(criteria, 1):
         name = _name(criterion)
+        tell(f"scored by {name} ({number} of {len(criteria)})")
         try:
-            found[name] = criterion(graph, task)
+            scores = criterion(graph, task)
         except LeanlyError as error:
             notes.append(f"{name} says nothing here: {error.what}")
+        else:
+            if scores:
+                found[name] = scores
+            else:
+                notes.append(f"{name} says nothing here: it scores no weight of this network")
     return found, notes
 
 
@@ -217,14 +232,15 @@ def _name(criterion: Criterion) -> str:
 
 
 def _untrained(
-    graph: Graph, task: Task, gone: float, criteria: Sequence[Criterion], split: Split
+    graph: Graph, task: Task, gone: float, criteria: Sequence[Criterion], split: Split, tell: Progress
 ) -> tuple[dict[str, float], list[str]]:
     from leanly.prune import Channels
     from leanly.training import BatchNorm
     from leanly.training.evaluation import evaluate
 
     found, notes = {}, []
-    for criterion in criteria:
+    for number, criterion in enumerate(criteria, 1):
+        tell(f"cut by {_name(criterion)} ({number} of {len(criteria)})")
         try:
             small = BatchNorm()(Channels(macs=gone, importance=criterion)(graph, task), task)
         except LeanlyError as error:

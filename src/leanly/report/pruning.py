@@ -27,6 +27,7 @@ def pruning(
     *,
     criteria: Sequence[Callable[..., dict[str, Any]]] = (),
     max_drop: float | str = 0.01,
+    progress: Callable[[str], None] | None = None,
 ) -> CutReport:
     """Write a cut down as one HTML page that fetches nothing, and return what it shows.
 
@@ -35,8 +36,9 @@ def pruning(
         small: after it, and after what training followed.
         task: `test` verifies, `validation` where there is none; criteria read `train`.
         path: of the page.
-        criteria: that the heat map shows; `prune.magnitude` and `prune.gradient` where none are given.
+        criteria: that the heat map shows; every one of `leanly.prune` where none are given.
         max_drop: of the metric, that is tested: 0.01 or "1%".
+        progress: is told the criterion that is at work, which takes minutes where the network is large: `print`.
 
     Raises:
         DataError: the task has no rows to verify on.
@@ -45,10 +47,10 @@ def pruning(
         MissingExtra: jinja2 is not installed.
     """
     if not criteria:
-        from leanly.prune import gradient, magnitude
+        from leanly.prune.importance import CRITERIA
 
-        criteria = (magnitude, gradient)
-    report = examine_cut(graph, small, task, criteria, max_drop=max_drop)
+        criteria = tuple(CRITERIA.values())
+    report = examine_cut(graph, small, task, criteria, max_drop=max_drop, progress=progress)
     write_bytes(Path(path), page(report).encode())
     return report
 

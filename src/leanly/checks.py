@@ -49,16 +49,21 @@ def check_weights(model: Any) -> None:
                 where=f"parameter {name!r}",
                 remedy="give model.float(), and an example and data of float32",
             )
-        wrong = ~tensor.detach().isfinite() if is_parameter else tensor.detach().isnan()
-        if wrong.any():
-            place = first_place(wrong)
-            value = float(tensor.detach()[tuple(place)])
-            kind = "parameter" if is_parameter else "buffer"
-            raise DataError(
-                f"{kind} {name!r} is {value} at {place} ({int(wrong.sum())} of {tensor.numel()} values are not finite)",
-                where=f"{kind} {name!r}",
-                remedy="load weights from before the training diverged",
-            )
+        check_numbers(name, tensor.detach(), is_parameter=is_parameter)
+
+
+def check_numbers(name: str, tensor: torch.Tensor, *, is_parameter: bool) -> None:
+    """Raise a DataError where a parameter holds NaN or infinity, a buffer NaN."""
+    wrong = ~tensor.isfinite() if is_parameter else tensor.isnan()
+    if wrong.any():
+        place = first_place(wrong)
+        kind = "parameter" if is_parameter else "buffer"
+        raise DataError(
+            f"{kind} {name!r} is {float(tensor[tuple(place)])} at {place} "
+            f"({int(wrong.sum())} of {tensor.numel()} values are not finite)",
+            where=f"{kind} {name!r}",
+            remedy="load weights from before the training diverged",
+        )
 
 
 def check_device(model: Any, arguments: Arguments) -> None:

@@ -171,3 +171,24 @@ def test_gradients_stop_where_the_module_stops_them():
     found = dict(graph.named_parameters())
     assert found["one.weight"].grad is None and twin.one.weight.grad is None
     close(found["two.weight"].grad, twin.two.weight.grad)
+
+
+class Twice(nn.Module):
+    """Calls one batch norm at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.head(self.norm(torch.relu(self.norm(self.conv(x)))).mean((2, 3)))
+
+
+def test_evaluation_changes_nothing_where_a_norm_is_called_twice():
+    graph = capture(Twice().eval(), example=torch.randn(2, 1, 6, 6))
+    before, counter = graph.fingerprint(), int(graph.state_dict()["norm.num_batches_tracked"])
+    graph(torch.randn(3, 1, 6, 6))
+    assert graph.fingerprint() == before and int(graph.state_dict()["norm.num_batches_tracked"]) == counter
+    mean = graph.state_dict()["norm.running_mean"].clone()
+    graph.train()(torch.randn(3, 1, 6, 6))
+    assert not torch.equal(graph.state_dict()["norm.running_mean"], mean)

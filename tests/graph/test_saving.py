@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import leanly
-from leanly.errors import BundleError, RunError
+from leanly.errors import BundleError, RunError, SettingError
 from leanly.files import digest, sha256
 from leanly.graph import Graph, capture
 from tests.graph.models import Normalized, close
@@ -240,3 +240,8 @@ def test_what_is_no_graph_is_not_written_over(tmp_path):
     (tmp_path / "empty").mkdir()
     for _ in range(2):  # an older graph is replaced
         graph.save(tmp_path / "empty")
+
+
+def test_something_else_than_a_path_is_refused():
+    with pytest.raises(SettingError, match="the folder is None"):
+        Graph.open(None)  # type: ignore[arg-type]

@@ -71,3 +71,19 @@ def test_what_was_opened_is_cut_again_refitted_and_taught(cut: Graph) -> None:
     taught = leanly.distill.Distill(epochs=1)(twice, task)
     assert len(taught.kept["0.weight"][0]) < len(once.kept["0.weight"][0]) < 32
     assert {*taught.kept["0.weight"][0].tolist()} <= {*once.kept["0.weight"][0].tolist()}
+
+
+@pytest.mark.parametrize(
+    ("example", "settings"),
+    [
+        (torch.zeros(2, 7), {}),
+        (torch.zeros(2, 6, 1), {}),
+        (torch.zeros(2, 6, dtype=torch.int64), {}),
+        (torch.zeros(2, 6), {"dynamic": {"input": {1: "length"}}}),
+    ],
+)
+def test_an_example_that_the_graph_does_not_take_is_refused(example, settings):
+    graph = leanly.capture(nn.Linear(6, 3).eval(), example=torch.zeros(2, 6))
+    assert leanly.capture(graph, example=torch.zeros(5, 6)).fingerprint() == graph.fingerprint()
+    with pytest.raises(CaptureError, match=r"and the graph takes float32 \['batch', 6\]"):
+        leanly.capture(graph, example=example, **settings)

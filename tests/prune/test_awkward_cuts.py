@@ -427,3 +427,118 @@ def test_what_else_multiplies_and_was_left_is_named():
         assert any("left as they are: lstm" in note for note in change(graph, task).notes)
     small = Channels(fraction=0.5)(graph, task)
     assert any("left as they are: lstm" in note for note in Refit(teacher=graph)(small, task).notes)
+
+
+class Turned(nn.Module):
+    """A matrix for each row, added to one that `forward` makes and that a cut shortens along both of its dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.matrix, self.two = nn.Linear(3, 8), nn.Linear(3, 64), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = self.matrix(x).view(-1, 8, 8) + torch.eye(8)
+        return self.two(torch.bmm(self.one(x).unsqueeze(1), turned).squeeze(1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_forward_makes_follows_one_cut_after_another(seed: int):
+    torch.manual_seed(seed)
+    graph = small = captured(Turned(), 3)
+    for _ in range(3):
+        small = Channels(fraction=0.3)(small)
+        same(small, zeroed(graph, small))
+    assert len(small.kept["one.weight"][0]) < 5
+
+
+class Rooted(nn.Module):
+    """Gives NaN for rows that are far from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(6, 16), nn.Linear(16, 8), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.one.weight.mul_(0.1)
+            self.one.bias.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(torch.relu(self.two(torch.log(self.one(x)))))
+
+
+@pytest.mark.parametrize("importance", ["second_order", "activation_entropy"])
+def test_a_row_that_the_network_makes_nan_of_is_named(importance: str):
+    torch.manual_seed(0)
+    model, x = Rooted().eval(), torch.randn(24, 6)
+    x[17] *= 100
+    task = leanly.Task(model, example=(x[:2],), train=(x, torch.arange(24) % 4))
+    graph = captured(model, 6)
+    small = Channels(fraction=0.5, importance="magnitude")(graph)
+    for refused in (Refit(teacher=graph), SparseGPT(sparsity=0.5), Channels(fraction=0.5, importance=importance)):
+        with pytest.raises(DataError, match=r"NaN or infinity of row 17.*test_awkward_cuts.py"):
+            refused(small, task)
+    with pytest.raises(DataError, match="NaN or infinity of some rows"):
+        Channels(fraction=0.5)(graph, task)
+
+
+def test_weights_that_became_nan_are_refused_by_name():
+    task = task_of(Rooted(), 6)
+    graph = captured(task.model, 6)
+    small = Channels(fraction=0.5, importance="magnitude")(graph)
+    broken = graph.clone()
+    with torch.no_grad():
+        dict(broken.named_parameters())["two.weight"][1, 2] = math.nan
+    for apply in (
+        lambda: Channels(fraction=0.5, importance="magnitude")(broken),
+        lambda: Sparse(sparsity=0.5)(broken),
+        lambda: Refit(teacher=broken)(small, task),
+    ):
+        with pytest.raises(DataError, match=r"parameter 'two.weight' is nan at \[1, 2\]"):
+            apply()
+
+
+def test_a_choice_that_can_not_be_carried_out_is_told_as_one():
+    class Rolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(torch.roll(self.one(x), 1, 1))
+
+    torch.manual_seed(3)
+    graph = captured(Rolled(), 6)
+    same(small := Channels(fraction=0.2)(graph), zeroed(graph, small))
+    with pytest.raises(SettingError, match=r"the units that matter least can't be removed: aten.roll.*another share"):
+        Channels(fraction=0.5)(graph)
+
+
+def test_what_stands_in_the_way_is_told_for_what_it_is():
+    wide = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    task = task_of(wide, 6)
+    graph = captured(wide, 6)
+    with pytest.raises(SettingError, match=r"in front of the pass of leanly.quantize"):
+        Channels(fraction=0.5, importance="magnitude")(leanly.quantize.Binary()(graph, task))
+    with pytest.raises(SettingError, match="shared, computed or quantized"):
+        Refit(teacher=graph)(leanly.quantize.Static()(graph, task), task)
+    with pytest.raises(SettingError, match="or has one index alone"):
+        Channels(fraction=0.5)(captured(nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 4)), 6))
+    with torch.no_grad():
+        for parameter in graph.parameters():
+            parameter.zero_()
+    (note,) = Channels(fraction=0.5, importance="magnitude")(graph).notes
+    assert "is zero: none of it matters more than the rest" in note
+
+
+def test_of_a_parameter_that_is_cut_the_held_dimension_is_named():
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.pair, self.two = nn.Linear(6, 16), nn.Parameter(torch.randn(2, 16)), nn.Linear(2, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(x)
+            return self.two(torch.stack([x @ self.pair[0], x @ self.pair[1]], 1))
+
+    small = Channels(fraction=0.5)(captured(Read(), 6))
+    assert small.kept["pair"][0] is None and len(small.kept["pair"][1]) == 8
+    assert any("keeps a dimension of pair whole" in note for note in small.notes)

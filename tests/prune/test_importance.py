@@ -8,6 +8,7 @@ import leanly
 from leanly.errors import DataError, SettingError
 from leanly.graph import capture
 from leanly.prune import Channels, fisher, gradient, magnitude
+from leanly.prune.importance import CRITERIA
 from tests.prune.surgery import scrambled
 
 
@@ -156,3 +157,30 @@ def test_what_the_loss_hangs_on_is_spared_before_what_it_does_not(criterion):
     widths = {name: weight.shape[0] for name, weight in small.named_parameters() if weight.ndim > 1}
     assert widths["dead.weight"] < 40 and widths["live.weight"] > 60
     assert float((small(x).argmax(1) == y).float().mean()) > 0.98
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_a_module_in_place_of_a_graph_is_refused_by_every_criterion(name: str):
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval(), torch.randn(8, 4)
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
+    with pytest.raises(SettingError, match=r"a Sequential was given where a Graph is needed.*capture"):
+        CRITERIA[name](model, task)
+
+
+def test_slopes_and_saliencies_that_are_no_numbers_are_refused_for_what_they_are():
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6, bias=False), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.two(torch.sqrt(self.one(x).square()))
+
+    model, x = Root().eval(), torch.randn(8, 4)
+    x[3] = 0
+    task = leanly.Task(model, example=x[:2], train=(x, torch.arange(8) % 3))
+    graph = capture(model, example=x[:2])
+    with pytest.raises(DataError, match=r"the slope of one.weight is NaN or infinite.*a root of 0"):
+        gradient(graph, task)
+    with pytest.raises(SettingError, match="its saliency is complex"):
+        Channels(fraction=0.5, importance=lambda graph, task: {"one.weight": torch.ones(6, 4) * 1j})(graph)

@@ -124,3 +124,32 @@ def test_removed_distilled_and_measured_by_one_recipe():
     x, y = task.train
     assert gone(short) == {1, 3}
     assert float((short(x).argmax(1) == y).float().mean()) > 0.9
+
+
+class Repeated(nn.Module):
+    """Four blocks, of which two and two are one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        one, other = nn.Linear(6, 6), nn.Linear(6, 6)
+        other.weight.data.mul_(0.1)
+        self.layers, self.head = nn.ModuleList([one, one, other, other]), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + torch.relu(layer(x))
+        return self.head(x)
+
+
+def test_weights_that_several_blocks_share_leave_with_the_last_of_them():
+    graph = leanly.capture(Repeated().eval(), example=torch.randn(2, 6))
+    names = {f"layers.{place}.{part}" for place in (2, 3) for part in ("weight", "bias")}
+    once, both = Layers(count=1)(graph), Layers(count=2)(graph)
+    assert not any(once.kept.get(name, ()) is None for name in names)
+    assert names & {*dict(once.named_parameters())}
+    assert {name for name, places in both.kept.items() if places is None} == names
+    assert both.cost().parameters == sum(parameter.numel() for parameter in both.parameters())
+    short, x = Repeated().eval(), torch.randn(5, 6)
+    short.layers = short.layers[:2]
+    assert torch.allclose(both(x), short(x), atol=1e-6)

@@ -10,6 +10,7 @@ from torch import nn
 
 import leanly
 from leanly.costs import CostTable
+from leanly.errors import SettingError
 from leanly.prune import Channels, gradient, lamp, magnitude
 from leanly.prune.importance import CRITERIA
 from leanly.recipe import Recipe
@@ -75,3 +76,15 @@ def test_a_recipe_with_a_cost_table_stays_readable() -> None:
     assert told.startswith("prune.Channels(latency=") and "costs=a table of 50 layers" in told
     assert "None" not in told and len(told) < 250
     assert Recipe.from_json([step]).passes[0] == Channels(latency=0.5, costs=costs)
+
+
+def test_what_can_not_be_written_or_scored_is_refused_before_any_work(cut, tmp_path: Path) -> None:
+    graph, small, task = cut
+    told: list[str] = []
+    for path, settings, match in (
+        (tmp_path, {}, "a folder is there"),
+        (tmp_path / "cut.html", {"criteria": magnitude}, "criteria is a function alone"),
+    ):
+        with pytest.raises(SettingError, match=match):
+            leanly.report.pruning(graph, small, task, path, progress=told.append, **settings)
+    assert not told and not [*tmp_path.iterdir()]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch.fx import Node
 
+from leanly.checks import check_numbers
 from leanly.errors import SettingError
 from leanly.graph.graph import Graph
 from leanly.suggest import suggestion
@@ -14,8 +15,17 @@ from leanly.task import Task
 
 
 def check_graph(graph: object, where: str) -> None:
-    """Raise a SettingError where something else was given, as the module itself."""
+    """Check what a pass was given.
+
+    Raises:
+        SettingError: something else than a graph, as the module itself.
+        DataError: a parameter holds NaN or infinity.
+    """
     _check_kind(graph, Graph, where, "give leanly.capture(model, example=...)")
+    assert isinstance(graph, Graph), "it was checked"
+    for name, parameter in graph.named_parameters():
+        if parameter.is_floating_point():
+            check_numbers(name, parameter.detach(), is_parameter=True)
 
 
 def check_task(task: object, where: str) -> None:

@@ -211,9 +211,11 @@ def _name_sources(graph: fx.Graph) -> None:
 
 def _remove_counters(graph: fx.Graph) -> None:
     """Drop batch norm's count of batches: no output reads it."""
-    for node in list(graph.nodes):
+    for node in reversed(graph.nodes):  # a norm that is called again adds to what its earlier call gave
         if node.target is aten.add_.Tensor and isinstance(node.args[0], fx.Node):
             counter = node.args[0]
+            while counter.target is aten.add_.Tensor:
+                counter = counter.args[0]  # type: ignore[assignment]
             if counter.op == "get_attr" and str(counter.target).endswith("num_batches_tracked") and not node.users:
                 graph.erase_node(node)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from leanly.errors import DataError
+from leanly.errors import DataError, SettingError
 from leanly.graph import modes, tensors
 from leanly.structure import Structure, TensorSpec, build, flatten
 
@@ -205,7 +205,14 @@ class Graph:
 
         Raises:
             BundleError: a file is missing, torn, altered, newer, or asks for an operator that a graph may not hold.
+            SettingError: something else than a path was given.
         """
+        if not isinstance(folder, str | Path):
+            raise SettingError(
+                f"the folder is {folder!r}",
+                where="Graph.open",
+                remedy="give the path of what Graph.save wrote",
+            )
         from leanly.graph.saving import open_graph
 
         return open_graph(Path(folder))

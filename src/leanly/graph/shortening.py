@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from leanly.graph.blocks import Block
 from leanly.graph.cleaning import remove_dead
 from leanly.graph.graph import Graph
-from leanly.graph.tensors import drop, every
+from leanly.graph.tensors import drop, every, names_by_tensor
 
 
 def without_blocks(graph: Graph, blocks: Iterable[Block]) -> Graph:
@@ -45,7 +45,11 @@ def _drop(graph: Graph, before: set[str]) -> None:
 
 
 def _read(module: GraphModule) -> set[str]:
-    return {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    """Name the tensors that nodes read, each by all of its names: a module may be used at several places."""
+    tensors = every(module)
+    names = names_by_tensor(tensors)
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    return {alias for name in read for alias in names[id(tensors[name])]}
 
 
 def _owner(name: str) -> str:

@@ -134,6 +134,8 @@ def examine_cut(
     check_graph(graph, "the graph before the cut")
     check_graph(small, "the graph after the cut")
     check_task(task, "the task of a cut")
+    if callable(criteria):
+        raise SettingError("criteria is a function alone", where="criteria", remedy="give a tuple: (prune.magnitude,)")
     for criterion in criteria:
         if not callable(criterion):
             raise SettingError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,11 @@ from leanly.graph import Graph, check_graph
 from leanly.graph.checking import check_target
 from leanly.graph.coupling import Axis, Coupling, Unfit, couple, remove
 from leanly.prune.cheapest import smallest, take_cheapest
-from leanly.prune.importance import IN_LOSS, resolve_importance, usual
+from leanly.prune.importance import IN_LOSS, magnitude, resolve_importance, usual
 from leanly.prune.removal import WITHIN, Removal
 from leanly.prune.scores import checked, everywhere, held_by
 from leanly.prune.uniform import take_below, take_share
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import check_flag, is_number, is_whole
 from leanly.target import Target
 from leanly.task import Task
 
@@ -85,8 +85,7 @@ class Channels:
             raise SettingError(f"{name}={value!r}", where="Channels", remedy="use a float between 0 and 1, as 0.5")
         if not is_whole(self.multiple, 1):
             raise SettingError(f"multiple={self.multiple!r}", where="Channels", remedy="use an int from 1, as 8")
-        if not isinstance(self.normalized, bool):
-            raise SettingError(f"normalized={self.normalized!r}", where="Channels", remedy="use True or False")
+        check_flag(self.normalized, name="normalized", where="Channels")
         if self.importance is not None:
             object.__setattr__(self, "importance", resolve_importance(self.importance))
 
@@ -109,7 +108,7 @@ class Channels:
             scored = held_by(coupling, saliency, comparable=in_loss)
             held, silent = everywhere(coupling, scored, graph)
             removal = Removal(coupling, held, self.multiple)
-            reached, coarse = self._choose(coupling, removal)
+            reached, coarse = self._choose(coupling, removal, chosen=bool(whole))
             try:
                 small = remove(coupling, removal.gone)
             except Unfit as error:
@@ -123,11 +122,19 @@ class Channels:
                 continue
             if silent:
                 told = f"{name} says nothing about {_some(silent)}: magnitude decides there"
+                if importance is magnitude:
+                    told = f"all of {_some(silent)} is zero: none of it matters more than the rest"
                 small.notes = (*small.notes, f"prune.Channels: {told}")
             return self._told(small, coupling, reached, coarse=coarse, unchanged=not removal.gone.any())
 
-    def _choose(self, coupling: Coupling, removal: Removal) -> tuple[float, bool]:
-        """Choose what leaves; return the share that was reached, and whether what is left goes in too large steps."""
+    def _choose(self, coupling: Coupling, removal: Removal, *, chosen: bool) -> tuple[float, bool]:
+        """Choose what leaves; return the share that was reached, and whether what is left goes in too large steps.
+
+        Args:
+            coupling: of the graph.
+            removal: takes what leaves.
+            chosen: whether an earlier choice couldn't be carried out, so that what stood in its way is held now.
+        """
         groups = [
             tuple(axis for axis in group.axes if self.normalized or not axis.changes_statistics)
             for group in coupling.groups
@@ -141,10 +148,18 @@ class Channels:
                     where="Channels",
                     remedy="use normalized=True, which cuts that too",
                 )
+            if chosen:
+                raise SettingError(
+                    f"the units that matter least can't be removed: {held}",
+                    where="Channels",
+                    remedy="use another share or importance, which takes other units, or write those lines with other "
+                    "operators",
+                )
+            alone = "every dimension is held by inputs or outputs, or has one index alone"
             raise SettingError(
-                f"nothing can be removed: {held or 'inputs and outputs hold every dimension'}",
+                f"nothing can be removed: {held or alone}",
                 where="Channels",
-                remedy="leave this network as it is" if not held else "write those lines with other operators",
+                remedy=_remedy(coupling) if held else "leave this network as it is",
             )
         if self.threshold is not None:
             take_below(removal, groups, self.threshold)
@@ -185,14 +200,14 @@ class Channels:
 
     def _told(self, small: Graph, coupling: Coupling, reached: float, *, coarse: bool, unchanged: bool) -> Graph:
         """Add to the notes what was kept whole, and warn where the cut falls short because of it, or is none."""
-        held = _listed(coupling)
+        held = _listed(coupling, cut={name for name, places in small.kept.items() if places})
         if held:
             small.notes = (*small.notes, f"prune.Channels: {held}")
         asked = self.fraction or self.macs or self.latency or 0.0
         what = "indices that could be cut" if self.fraction is not None else "MACs" if self.macs else "time"
         if held and reached < asked * (1 - WITHIN) and not coarse:
             told = f"Channels was to remove {asked:.3g} of the {what} and removed {reached:.3g}: {held}"
-            remedy = "write those lines with other operators, or leave those layers as they are"
+            remedy = f"{_remedy(coupling)}, or leave those layers as they are"
         elif unchanged and self.threshold is not None:
             told = (
                 f"Channels removed nothing: no unit holds less than {self.threshold:.3g} of the mean unit's importance"
@@ -222,11 +237,21 @@ def _share_of_indices(coupling: Coupling, removal: Removal, groups: list[tuple[A
     return removed / (total + coupling.held_indices)
 
 
-def _listed(coupling: Coupling) -> str:
-    """Name the operators without a rule, their lines, and what they keep whole."""
-    told = [f"{item.operator} at {item.source} keeps {_some(item.tensors)} whole" for item in coupling.frozen]
+def _listed(coupling: Coupling, cut: Collection[str] = ()) -> str:
+    """Name the operators without a rule, their lines, and what they keep whole: of what is cut, a dimension."""
+    told = []
+    for item in coupling.frozen:
+        names = [f"a dimension of {name}" if name in cut else name for name in item.tensors]
+        told.append(f"{item.operator} at {item.source} keeps {_some(names)} whole")
     told = list(dict.fromkeys(told))  # a cell that runs step by step is one line
     return "; ".join(told[:5]) + (f"; and {len(told) - 5} more" if len(told) > 5 else "")
+
+
+def _remedy(coupling: Coupling) -> str:
+    """Say what lets go of what operators keep whole."""
+    if all(item.operator.startswith("leanly.") for item in coupling.frozen):
+        return "put Channels in front of the pass of leanly.quantize that brought those operators"
+    return "write those lines with other operators"
 
 
 def _some(names: Sequence[str]) -> str:

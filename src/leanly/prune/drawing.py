@@ -36,7 +36,7 @@ class Drawn:
         """Return the loss on flat outputs; the targets are not read.
 
         Raises:
-            DataError: no output has a slope.
+            DataError: no output has a slope, or there is NaN among them.
         """
         sloping = [place for place, output in enumerate(outputs) if output.requires_grad]
         if not sloping:
@@ -47,14 +47,24 @@ class Drawn:
             )
         main = first_output(build(graph.returns, list(outputs)))
         if self._loss in ("cross_entropy", "kl") and main.requires_grad and main.ndim == 2 and main.shape[1] > 1:
-            chances = main.detach().float().softmax(1).cpu()
+            chances = self._chances(main.detach().float().softmax(1))
             classes = torch.multinomial(chances, 1, generator=self._generator).squeeze(1)
             return F.cross_entropy(main, classes.to(main.device))
         if self._loss == "binary_cross_entropy" and main.requires_grad:
-            yes = torch.bernoulli(main.detach().float().sigmoid().cpu(), generator=self._generator)
+            yes = torch.bernoulli(self._chances(main.detach().float().sigmoid()), generator=self._generator)
             return F.binary_cross_entropy_with_logits(main, yes.to(main))
         rows = len(targets)
         return torch.stack([self._with_noise(place, outputs[place]) / rows for place in sloping]).sum()
+
+    def _chances(self, chances: Tensor) -> Tensor:
+        """Return them on the CPU, where they can be drawn by."""
+        if not bool(chances.isfinite().all()):
+            raise DataError(
+                "the network makes NaN or infinity of some rows",
+                where=self._where,
+                remedy="take such rows out, or use leanly.prune.magnitude, which needs none",
+            )
+        return chances.cpu()
 
     def _with_noise(self, place: int, output: Tensor) -> Tensor:
         """Return the slope of the squared error, in units of the output's own spread, times the output."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leanly.data import Split
-from leanly.errors import SettingError
+from leanly.errors import DataError, SettingError
 from leanly.graph import Graph
 from leanly.graph.checking import check_task
 from leanly.prune.drawing import Drawn, has_slope
@@ -24,6 +24,7 @@ from leanly.prune.weights import (
     geometric_median,
     lamp,
     magnitude_l1,
+    matrices,
     random,
     weight_entropy,
 )
@@ -47,7 +48,7 @@ def magnitude(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: weight.detach().square() for name, weight in graph.named_parameters() if weight.ndim > 1}
+    return {name: weight.square() for name, weight in matrices(graph, "magnitude")}
 
 
 def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -62,7 +63,7 @@ def gradient(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: no task, no labelled data, or a loss that can't be computed on it.
     """
-    task, split = labelled(task, "gradient")
+    task, split = labelled(graph, task, "gradient")
     return _weight_times_slope(graph, split, functools.partial(loss_of, task=task, split=split))
 
 
@@ -81,7 +82,7 @@ def expected_gradient(graph: Graph, task: Task | None = None) -> dict[str, Tenso
     Raises:
         DataError: the task has no rows, or no output has a slope.
     """
-    split = rows_of(task, "expected_gradient")
+    split = rows_of(graph, task, "expected_gradient")
     assert task is not None, "it has rows"
     return _weight_times_slope(graph, split, Drawn(task))
 
@@ -112,6 +113,14 @@ def _weight_times_slope(graph: Graph, split: Split, loss: Callable[..., Tensor])
             if slope is not None:
                 total[name] += (weight.detach() * slope).abs() * len(targets)
     rows = sum(len(targets) for _, targets in batches)
+    for name, summed in total.items():
+        if not bool(summed.isfinite().all()):
+            raise DataError(
+                f"the slope of {name} is NaN or infinite on some rows",
+                where=f"split {split.name!r}",
+                remedy="mend the line that has no slope there (a root of 0), take such rows out, or use "
+                "leanly.prune.magnitude, which needs none",
+            )
     return {name: summed / rows for name, summed in total.items()}
 
 

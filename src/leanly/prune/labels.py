@@ -10,7 +10,7 @@ from torch import Tensor
 from leanly.data import Split
 from leanly.errors import DataError
 from leanly.graph import Graph
-from leanly.graph.checking import check_task
+from leanly.graph.checking import check_graph, check_task
 from leanly.structure import build
 from leanly.task import Task
 
@@ -18,12 +18,14 @@ BATCH, ROWS = 32, 512
 """Rows in a batch, and rows in all, that a criterion reads."""
 
 
-def rows_of(task: Task | None, name: str) -> Split:
+def rows_of(graph: Graph, task: Task | None, name: str) -> Split:
     """Return the rows that a criterion looks at; labels are not used.
 
     Raises:
-        DataError: there are none; the criterion is named.
+        SettingError: something else than a graph or a task was given.
+        DataError: there are no rows; the criterion is named.
     """
+    check_graph(graph, f"importance {name!r}")
     return seen_rows(
         task,
         f"importance {name!r} needs rows, and there are none",
@@ -45,12 +47,14 @@ def seen_rows(task: Task | None, told: str, *, where: str, instead: str = "") ->
     return split
 
 
-def labelled(task: Task | None, name: str) -> tuple[Task, Split]:
+def labelled(graph: Graph, task: Task | None, name: str) -> tuple[Task, Split]:
     """Return a task and the rows that a criterion learns from.
 
     Raises:
-        DataError: there are none; the criterion is named.
+        SettingError: something else than a graph or a task was given.
+        DataError: there are no rows; the criterion is named.
     """
+    check_graph(graph, f"importance {name!r}")
     check_task(task, name)
     split = task.seen_split() if task is not None else None
     if task is None or split is None:

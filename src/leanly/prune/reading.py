@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from leanly.data import Split
+from leanly.errors import DataError
 from leanly.graph import Graph
+from leanly.graph.nodes import argument
 from leanly.graph.rows import checked_batches
+from leanly.graph.watching import Inside
 from leanly.training.padding import Padding, carries_rows, find_padding
 
 Batch = tuple[list[Tensor], Tensor]
@@ -40,6 +44,37 @@ def read_rows(graphs: Sequence[Graph], split: Split, size: int, limit: int) -> t
         batches = _by_length(batches, padding, carries, size)
     short = [(padding.without(inputs), targets) for inputs, targets in batches]
     return [padding.free(graph) for graph in graphs], short
+
+
+def check_seen(sums: Tensor, graph: Graph, layer: Node, split: Split, limit: int) -> None:
+    """Check what was added up of a layer's values over rows.
+
+    Args:
+        sums: over the rows.
+        graph: holds the layer.
+        layer: its input and its output were added up.
+        split, limit: the first rows of it.
+
+    Raises:
+        DataError: a value is NaN or infinite; the first row that makes one is named.
+    """
+    if bool(sums.isfinite().all()):
+        return
+    inside = Inside(graph, [argument(layer, "input").name, layer.name])
+    where = f"split {split.name!r}, {layer.name} ({graph.source(layer)})"
+    with torch.no_grad():
+        for row, (inputs, _) in enumerate(checked_batches(graph, split, 1, limit)):
+            if not all(bool(value.isfinite().all()) for value in inside(*(one.to(graph.device) for one in inputs))):
+                raise DataError(
+                    f"the network makes NaN or infinity of row {row}",
+                    where=where,
+                    remedy="take such rows out, or mend the line in front of that layer which can't compute them",
+                )
+    raise DataError(
+        "values are too large to be squared",
+        where=where,
+        remedy="take rows of such size out, or scale what runs into that layer",
+    )
 
 
 def _shapes(batch: Batch) -> tuple[torch.Size, ...]:

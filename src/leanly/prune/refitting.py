@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, from_rows, has_columns, is_product, summed_products
-from leanly.graph.layers import bias_of, learned_layers, other_layers, reads_parameter, transposed_groups
+from leanly.graph.layers import LAYERS, bias_of, learned_layers, other_layers, reads_parameter, transposed_groups
 from leanly.graph.nodes import argument, read_once
 from leanly.graph.norms import is_stored_norm
 from leanly.graph.sweeping import Sweep
@@ -23,7 +24,7 @@ from leanly.graph.tensors import find
 from leanly.graph.zeros import told_if_filled
 from leanly.prune.destinations import Destination, destination
 from leanly.prune.labels import seen_rows
-from leanly.prune.reading import read_rows
+from leanly.prune.reading import check_seen, read_rows
 from leanly.scalars import check_whole, is_number
 from leanly.target import Target
 from leanly.task import Task
@@ -81,16 +82,24 @@ class Refit:
         graph.eval()
         teacher = find_teacher(self.teacher, task, "Refit", graph.device)
         layers = learned_layers(graph)
-        pairs = _pairs(layers, graph, teacher)
+        same = _same_layers(layers, teacher)
+        pairs = {layer: other for layer, other in same.items() if is_solvable(graph, layer)}
+        others = other_layers(graph)
+        made = any(node.target in LAYERS for node in graph.module.graph.nodes)
+        if not pairs and (same or (made and not layers)):
+            raise SettingError(
+                "no layer has a weight of its own that can be solved: they are shared, computed or quantized",
+                where="Refit",
+                remedy="put it in front of the passes of leanly.quantize; leave it out where all weights are shared",
+            )
         left = [layer.name for layer in layers if layer not in pairs]
         shapes = graph.shapes(2)
         running, batches = read_rows([graph, teacher], split, BATCH, self.samples)
         ours, theirs = (Sweep(one, [inputs for inputs, _ in batches]) for one in running)
         for layer, original in pairs.items():
             second = not is_product(layer) or len(shapes[layer.name]) == 2
-            if not self._refit(_Side(graph, layer, ours, second), _Side(teacher, original, theirs, second)):
+            if not self._refit(_Side(graph, layer, ours, second), _Side(teacher, original, theirs, second), split):
                 left.append(layer.name)
-        others = other_layers(graph)
         if len(left) == len(layers):
             unknown = f"; it does not know {', '.join(others[:3])}" if others else ""
             raise SettingError(
@@ -104,7 +113,7 @@ class Refit:
             graph.notes = (*graph.notes, f"prune.Refit: {filled}; put it in front of prune.Sparse and prune.SparseGPT")
         return graph.train(mode)
 
-    def _refit(self, ours: _Side, theirs: _Side) -> bool:
+    def _refit(self, ours: _Side, theirs: _Side, split: Split) -> bool:
         """Solve a layer; False where the teacher's runs over other places, as one between tokens that lost channels."""
         layer = ours.layer
         weight, shift = ours.weight, ours.shift()
@@ -112,6 +121,9 @@ class Refit:
             halves = _halves(ours, theirs, constant=shift is not None)
             if halves is None:
                 return False
+            for squares, products in halves:
+                check_seen(squares, ours.graph, layer, split, self.samples)
+                check_seen(products, theirs.graph, theirs.layer, split, self.samples)
             now = as_rows(weight.double(), layer, len(halves[0].squares))
             held = torch.ones(now.shape[2], dtype=now.dtype, device=now.device)
             if shift is not None:
@@ -249,15 +261,13 @@ def _error(weights: Tensor, sums: _Sums) -> float:
     return float(((weights @ sums.squares - 2 * sums.products) * weights).sum())
 
 
-def _pairs(layers: Sequence[Node], graph: Graph, teacher: Graph) -> dict[Node, Node]:
-    """Return the layers that can be solved and the same ones of the teacher, in the order in which they run."""
+def _same_layers(layers: Sequence[Node], teacher: Graph) -> dict[Node, Node]:
+    """Return the layers that the teacher has, too, and its own, in the order in which they run."""
     others = {node.name: node for node in learned_layers(teacher)}
     found = {}
     for layer in layers:
         other, weight = others.get(layer.name), argument(layer, "weight")
-        if other is None or other.target is not layer.target or argument(other, "weight").target != weight.target:
-            continue
-        if is_solvable(graph, layer):
+        if other is not None and other.target is layer.target and argument(other, "weight").target == weight.target:
             found[layer] = other
     return found
 

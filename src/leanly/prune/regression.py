@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from leanly.data import Split
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.columns import as_rows, columns, damped, from_rows, has_columns, inverse_factor, summed_products
@@ -26,7 +27,7 @@ from leanly.graph.sweeping import Sweep
 from leanly.graph.tensors import find
 from leanly.graph.zeros import largest
 from leanly.prune.labels import seen_rows
-from leanly.prune.reading import read_rows
+from leanly.prune.reading import check_seen, read_rows
 from leanly.prune.sparse import STORAGE_ONLY, check_amount, check_divides, kept_of_every
 from leanly.scalars import check_whole, is_number, names_of, rounded_down
 from leanly.target import Target
@@ -94,7 +95,7 @@ class SparseGPT:
             first.setdefault(str(argument(layer, "weight").target), layer.name)
         for name, earliest in first.items():
             if (reader := readers.get(name)) in layers:
-                self._thin(graph, reader, sweep, earliest)
+                self._thin(graph, reader, sweep, earliest, split)
         graph.notes = (*graph.notes, f"prune.SparseGPT: {STORAGE_ONLY}")
         whole = [layer.name for layer in readers.values() if not has_columns(layer)] + other_layers(graph)
         if whole:
@@ -116,7 +117,7 @@ class SparseGPT:
                     remedy=f"use a sparsity of at most {rounded_down(1 - 1 / judged)}, or name it in dense",
                 )
 
-    def _thin(self, graph: Graph, layer: Node, sweep: Sweep, earliest: str) -> None:
+    def _thin(self, graph: Graph, layer: Node, sweep: Sweep, earliest: str, split: Split) -> None:
         """Thin the weight of a layer; others may read it, the earliest of them first."""
         weight = find(graph.module, str(argument(layer, "weight").target))
         hessians = torch.zeros((), device=graph.device)
@@ -124,6 +125,7 @@ class SparseGPT:
             for (given,) in sweep.values([argument(layer, "input").name], before=earliest):
                 multiplied = columns(given, layer, weight.shape[2:])
                 hessians = hessians + summed_products(multiplied, multiplied)
+            check_seen(hessians, graph, layer, split, self.samples)
             # neighbouring inputs of a tap side by side, as patterns count them
             rows = as_rows(weight.double(), layer, len(hessians))
             order = torch.arange(rows.shape[2]).reshape(-1, math.prod(weight.shape[2:])).T.flatten()

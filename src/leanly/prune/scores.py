@@ -113,6 +113,8 @@ def checked(graph: Graph, found: Any, name: str) -> dict[str, Tensor]:
             wrong = "there is no such parameter"
         elif not isinstance(held, Tensor) or held.shape != every[parameter].shape:
             wrong = f"its saliency is no tensor of shape {list(every[parameter].shape)}"
+        elif held.is_complex():
+            wrong = "its saliency is complex"
         elif held.numel() and not 0 <= float(held.min()) <= float(held.max()) < float("inf"):
             wrong = "its saliency is negative, NaN or infinite"
         if wrong:

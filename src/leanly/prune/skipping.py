@@ -30,7 +30,7 @@ def skipping(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the task has no rows.
     """
-    split = rows_of(task, "skipping")
+    split = rows_of(graph, task, "skipping")
     inputs, _ = next(checked_batches(graph, split, ROWS, ROWS))
     inputs = [tensor.to(graph.device) for tensor in inputs]
     graph = graph.clone().eval()

@@ -12,7 +12,7 @@ from leanly.graph.layers import filters, learned_layers, spread_evenly, transpos
 from leanly.graph.nodes import argument
 from leanly.graph.watching import Inside, Watched
 from leanly.prune.labels import BATCH, ROWS, labelled, loss_of, rows_of
-from leanly.prune.reading import read_rows
+from leanly.prune.reading import check_seen, read_rows
 from leanly.prune.weights import entropies
 from leanly.task import Task
 
@@ -34,7 +34,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     Raises:
         DataError: the task has no rows.
     """
-    split = rows_of(task, "activation_entropy")
+    split = rows_of(graph, task, "activation_entropy")
     graph = graph.clone().eval()
     layers = _layers(graph)
     (running,), batches = read_rows([graph], split, BATCH, ROWS)
@@ -49,6 +49,7 @@ def activation_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tens
     for layer, kept in zip(layers, means, strict=True):
         name, weight = _weight(graph, layer)
         rows = torch.cat(kept).T
+        check_seen(rows, graph, layer, split, ROWS)
         # each channel over its own range: how much it tells, not how loud it is
         own = (rows - rows.amin(1, keepdim=True)) / (rows.amax(1, keepdim=True) - rows.amin(1, keepdim=True)).clamp(
             1e-12
@@ -73,7 +74,7 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: no task, no labelled data, or a loss that can't be computed on it.
     """
-    task, split = labelled(task, "fisher")
+    task, split = labelled(graph, task, "fisher")
     graph = graph.clone().eval()
     for parameter in graph.parameters():
         if parameter.is_floating_point():
@@ -97,6 +98,7 @@ def fisher(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for sums, layer in zip(total, layers, strict=True):
         name, weight = _weight(graph, layer)
+        check_seen(sums, graph, layer, split, ROWS)
         found[name] = found.get(name, torch.zeros(())) + spread_evenly(sums, weight, transposed_groups(layer))
     return found
 
@@ -114,7 +116,7 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     Raises:
         DataError: the task has no rows.
     """
-    split = rows_of(task, "second_order")
+    split = rows_of(graph, task, "second_order")
     graph = graph.clone().eval()
     layers = [layer for layer in _layers(graph) if has_columns(layer)]
     names = list(dict.fromkeys(argument(layer, "input").name for layer in layers))
@@ -130,6 +132,7 @@ def second_order(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for layer in layers:
         name, weight = _weight(graph, layer)
+        check_seen(hessians[layer.name], graph, layer, split, ROWS)
         rows = as_rows(weight.double(), layer, len(hessians[layer.name]))
         cost = rows.square() / _inverse_diagonal(hessians[layer.name])[:, None, :]
         found[name] = found.get(name, torch.zeros(())) + from_rows(cost, layer, weight.shape)

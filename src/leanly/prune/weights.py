@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from leanly.errors import SettingError
-from leanly.graph import Graph
+from leanly.graph import Graph, check_graph
 from leanly.graph.layers import filters, learned_layers, spread_evenly, transposed_groups
 from leanly.graph.nodes import argument, reads_tensor
 from leanly.graph.norms import BATCH_NORM
@@ -29,7 +29,7 @@ def magnitude_l1(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return {name: weight.abs() for name, weight in _weights(graph)}
+    return {name: weight.abs() for name, weight in matrices(graph, "magnitude_l1")}
 
 
 def batch_norm_scale(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -44,6 +44,7 @@ def batch_norm_scale(graph: Graph, task: Task | None = None) -> dict[str, Tensor
     Raises:
         SettingError: no batch norm has a scale.
     """
+    check_graph(graph, "importance 'batch_norm_scale'")
     scales = [argument(node, "weight") for node in graph.module.graph.nodes if node.target is BATCH_NORM]
     found = {
         str(scale.target): graph.module.get_parameter(str(scale.target)).detach().abs()
@@ -68,7 +69,7 @@ def geometric_median(graph: Graph, task: Task | None = None) -> dict[str, Tensor
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return _by_filter(graph, _distances)
+    return _by_filter(graph, "geometric_median", _distances)
 
 
 def weight_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -81,7 +82,7 @@ def weight_entropy(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         graph: whose parameters are judged.
         task: not used; no data is needed.
     """
-    return _by_filter(graph, entropies)
+    return _by_filter(graph, "weight_entropy", entropies)
 
 
 def lamp(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
@@ -94,7 +95,7 @@ def lamp(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         task: not used; no data is needed.
     """
     found = {}
-    for name, weight in _weights(graph):
+    for name, weight in matrices(graph, "lamp"):
         squares, order = weight.double().square().flatten().sort()
         left = squares.flip(0).cumsum(0).flip(0)
         scores = torch.empty_like(squares)
@@ -111,7 +112,7 @@ def random(graph: Graph, task: Task | None = None) -> dict[str, Tensor]:
         task: not used; no data is needed.
     """
     generator = torch.Generator().manual_seed(SEED)
-    return {name: torch.rand(weight.shape, generator=generator) for name, weight in _weights(graph)}
+    return {name: torch.rand(weight.shape, generator=generator) for name, weight in matrices(graph, "random")}
 
 
 def entropies(rows: Tensor) -> Tensor:
@@ -131,20 +132,27 @@ def entropies(rows: Tensor) -> Tensor:
     return -(shares * shares.clamp(min=1e-300).log()).sum(1)
 
 
-def _weights(graph: Graph) -> Iterator[tuple[str, Tensor]]:
+def matrices(graph: Graph, criterion: str) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the parameters of two dimensions and more, with their names.
+
+    Raises:
+        SettingError: something else than a graph was given to the criterion.
+    """
+    check_graph(graph, f"importance {criterion!r}")
     for name, weight in graph.named_parameters():
         if weight.ndim > 1:
             yield name, weight.detach()
 
 
-def _by_filter(graph: Graph, score: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def _by_filter(graph: Graph, criterion: str, score: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Score the filters of each weight; the rows of a table are none."""
+    weights = list(matrices(graph, criterion))
     nodes = graph.module.graph.nodes
     tables = {str(argument(node, "weight").target) for node in nodes if node.target is EMBEDDING}
     groups = {str(argument(layer, "weight").target): transposed_groups(layer) for layer in learned_layers(graph)}
     return {
         name: spread_evenly(score(filters(weight, groups.get(name, 0))), weight, groups.get(name, 0))
-        for name, weight in _weights(graph)
+        for name, weight in weights
         if name in groups or name not in tables
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from leanly.errors import SettingError
 from leanly.files import write_bytes
 from leanly.measurement.cut import CutReport, examine_cut
 from leanly.report.environment import environment
@@ -43,9 +44,11 @@ def pruning(
     Raises:
         DataError: the task has no rows to verify on.
         SettingError: something else than a graph, a task or a criterion was given, the smaller graph as the first, or
-            one that is no part of it.
+            one that is no part of it; `path` is a folder.
         MissingExtra: jinja2 is not installed.
     """
+    if Path(path).is_dir():
+        raise SettingError("a folder is there", where=str(path), remedy="give the page's own name, as cut.html in it")
     if not criteria:
         from leanly.prune.importance import CRITERIA
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leanly.errors import SettingError
-from leanly.scalars import is_number, is_whole
+from leanly.scalars import check_flag, is_number, is_whole
 from leanly.suggest import suggestion
 from leanly.training.augmentation import AUGMENTATIONS
 from leanly.training.optimizers import OPTIMIZERS
@@ -67,6 +67,8 @@ class Settings:
             value = getattr(self, name)
             if not is_whole(value, low):
                 raise _out_of_range(name, value, f"an int, {low} or more")
+        for name in ("keep_zeros", "regrow", "dropout", "keep_statistics"):
+            check_flag(getattr(self, name), name=name, where=f"Settings.{name}")
         for name in ("learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
             if value is not None and not (is_number(value) and (value > 0 or (value == 0 and name != "learning_rate"))):

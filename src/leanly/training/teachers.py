@@ -10,7 +10,7 @@ from torch import nn
 
 from leanly.checks import named_tensors
 from leanly.errors import SettingError
-from leanly.graph import Graph, capture
+from leanly.graph import Graph, capture, check_graph
 from leanly.graph.tensors import every
 from leanly.task import Task
 from leanly.training.supervised import original
@@ -49,6 +49,7 @@ def find_teacher(teacher: Any, task: Task, where: str, device: torch.device) -> 
 
 def _teacher(teacher: Any, task: Task, where: str) -> Graph:
     if isinstance(teacher, Graph):
+        check_graph(teacher, f"{where}.teacher")
         return teacher.clone().eval()
     if isinstance(teacher, nn.Module):
         return capture(teacher, example=task.example, dynamic=task.dynamic, static=tuple(task.static)).eval()

@@ -157,7 +157,7 @@ def _constant(node: fx.Node, places: Array) -> fx.Node:
     """Put a list of indices into the module and return the node that reads it."""
     module = node.graph.owning_module
     assert module is not None
-    name = f"{INDEX}{node.name}"
+    name = tensors.free_name(module, f"{INDEX}{node.name}")  # an earlier cut's may still be read by a copy of the node
     index = torch.from_numpy(places).to(next(iter(tensors.every(module).values())).device)
     tensors.put(module, name, index, persistent=False)
     with node.graph.inserting_before(next(iter(node.graph.nodes))):

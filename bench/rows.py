@@ -145,8 +145,8 @@ def told(what: str) -> Callable[[Progress], None]:
 
     def tell(progress: Progress) -> None:
         if progress.step % 100 == 0:
-            left = progress.seconds_left or 0
-            print(f"{what}: {progress.fraction:.1%}, validation {progress.metric}, {left:.0f} s left", flush=True)
+            left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+            print(f"{what}: {progress.fraction:.1%}, validation {progress.metric}{left}", flush=True)
 
     return tell
 

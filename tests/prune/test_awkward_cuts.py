@@ -520,7 +520,7 @@ def test_what_stands_in_the_way_is_told_for_what_it_is():
         Channels(fraction=0.5, importance="magnitude")(leanly.quantize.Binary()(graph, task))
     with pytest.raises(SettingError, match="shared, computed or quantized"):
         Refit(teacher=graph)(leanly.quantize.Static()(graph, task), task)
-    with pytest.raises(SettingError, match="or has one index alone"):
+    with pytest.raises(SettingError, match="inputs and outputs hold every dimension of more than one index"):
         Channels(fraction=0.5)(captured(nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 4)), 6))
     with torch.no_grad():
         for parameter in graph.parameters():

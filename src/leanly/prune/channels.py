@@ -155,7 +155,7 @@ class Channels:
                     remedy="use another share or importance, which takes other units, or write those lines with other "
                     "operators",
                 )
-            alone = "every dimension is held by inputs or outputs, or has one index alone"
+            alone = "inputs and outputs hold every dimension of more than one index"
             raise SettingError(
                 f"nothing can be removed: {held or alone}",
                 where="Channels",

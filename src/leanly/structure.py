@@ -19,6 +19,12 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def takes(self, shape: Sequence[int | str]) -> bool:
+        """Say whether a shape has the same dimensions, whatever those that vary are."""
+        return len(shape) == len(self.shape) and all(
+            isinstance(asked, str) or asked == given for asked, given in zip(self.shape, shape, strict=True)
+        )
+
 
 def misfit(arrays: Sequence[Any], specs: Sequence[TensorSpec]) -> tuple[int, str] | None:
     """Return the position of the first tensor whose shape does not fit, and why; None where all do.

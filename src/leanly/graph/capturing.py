@@ -85,8 +85,7 @@ def _copy(graph: Graph, given: Example) -> Graph:
             remedy="give inputs in the structure of the first capture",
         )
     for held, asked in zip(graph.inputs, given.inputs, strict=True):
-        same_kind = held.dtype == asked.dtype and len(held.shape) == len(asked.shape)
-        if not same_kind or any(map(_fixed, held.shape, asked.shape)):
+        if held.dtype != asked.dtype or not held.takes(asked.shape):
             raise CaptureError(
                 f"the example's {held.name} is {asked.dtype} {list(asked.shape)}, and the graph takes {held.dtype} "
                 f"{list(held.shape)}",
@@ -95,11 +94,6 @@ def _copy(graph: Graph, given: Example) -> Graph:
                 "again with dynamic=",
             )
     return graph.clone()
-
-
-def _fixed(held: int | str, asked: int | str) -> bool:
-    """Say whether a dimension that the graph has fixed is to be another, or to vary."""
-    return isinstance(held, int) and held != asked
 
 
 def _evaluated(flat: Flat, example: Example) -> Structure:

@@ -56,10 +56,7 @@ def check_rows(graph: Graph, inputs: Sequence[Tensor], where: str, rows: Sequenc
                 where=where,
                 remedy="prepare the rows as the example",
             )
-        fits = len(shape) == len(spec.shape) and all(
-            isinstance(asked, str) or asked == given for asked, given in zip(spec.shape, shape, strict=True)
-        )
-        if not fits:
+        if not spec.takes(shape):
             raise DataError(
                 f"input {spec.name} is of shape {shape}, and the graph takes {list(spec.shape)}",
                 where=where,

@@ -36,8 +36,14 @@ def digest(value: Any) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file path beside `path`; rename it to `path` when the block ends well, delete it otherwise."""
+    """Yield a temporary file path beside `path`; rename it to `path` when the block ends well, delete it otherwise.
+
+    Raises:
+        RunError: a folder is there, or nothing can be written beside it.
+    """
     path = Path(path)
+    if path.is_dir():
+        raise RunError("there is a folder where the file would be", where=str(path), remedy="name a file")
     make_folder(path.parent)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

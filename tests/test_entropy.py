@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from leanly.entropy import LARGEST_IN_PLANES, MOST_VALUES, decode, encode
+from leanly.entropy import LARGEST_IN_PARTS, MOST_VALUES, decode, encode
 
 TYPES = [np.dtype(f"<u{item}") for item in (1, 2, 4, 8)]
 
@@ -53,8 +53,21 @@ def test_small_integers_in_wide_elements_cost_what_they_need() -> None:
         np.testing.assert_array_equal(decode(encode(whole) or b"", (len(whole), 1), array.dtype), whole)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_a_few_signed_numbers_cost_little_more_than_their_bits(dtype: type) -> None:
+    rng = np.random.default_rng(5)
+    numbers = np.rint(2000 * rng.standard_normal((40, 1))).astype(np.dtype(dtype).str.replace("u", "i"))
+    for array in (numbers, -numbers, np.where(numbers > 0, numbers, 0)):
+        bits = sum(int(abs(number)).bit_length() + 1 for number in array.ravel())
+        coded = encode(array.view(dtype), np.inf)
+        assert coded is not None and len(coded) < (bits + 3 * array.size) / 8 + 16
+        np.testing.assert_array_equal(decode(coded, (40, 1), np.dtype(dtype)).view(array.dtype), array)
+    ends = np.array([[0, 1, np.iinfo(dtype).max, np.iinfo(dtype).max // 2, np.iinfo(dtype).max // 2 + 1]], dtype)
+    np.testing.assert_array_equal(decode(encode(ends, np.inf) or b"", (1, 5), np.dtype(dtype)), ends)
+
+
 def test_too_many_values_are_left_alone() -> None:
-    many = np.arange(LARGEST_IN_PLANES + 1, dtype=np.uint32)[None]
+    many = np.arange(LARGEST_IN_PARTS + 1, dtype=np.uint32)[None]
     assert encode(many) is None
     assert encode(many[:, :-1]) is not None
     assert encode(np.empty((0, 4), np.uint8)) is None

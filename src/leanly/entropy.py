@@ -2,7 +2,9 @@
 
 A range coder (Martin 1979, "Range encoding: an algorithm for removing redundancy from a digitised message"; the coder
 is constriction's) with models that learn as they go, so that no table of frequencies is stored. The zeros of pruning
-stand unevenly: whether a place is taken is coded by how full its row and its column are, then what stands there.
+stand unevenly: whether a place is taken is coded by how full its row and its column are, then what stands there. Of
+small numbers in wide elements, as biases are, the length is coded and the bits follow (Elias 1975, "Universal codeword
+sets and representations of the integers").
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ COMMON = 0.5
 """Where one value has this share, it is not coded among the others: the places of the others are."""
 WEIGHTS = (1.0, 4.0, 16.0, 1e9)
 """Expected values that stand against what was seen of a column; the best is kept, by the last columns don't matter."""
-ALL, PLANES, SPARSE = len(WEIGHTS), len(WEIGHTS) + 1, len(WEIGHTS) + 2
+ALL, PLANES, SPARSE, LENGTHS = range(len(WEIGHTS), len(WEIGHTS) + 4)
 """In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own; the
-places of what is not zero are coded, then come those elements."""
-LARGEST_IN_PLANES = 2**16
-"""Elements of an array whose bytes are coded one by one: biases have as many, floats in large arrays gain nothing."""
+places of what is not zero are coded, then come those elements; how long signed numbers are is coded, then come their
+bits."""
+LARGEST_IN_PARTS = 2**16
+"""Elements of an array that are coded in parts: biases have as many, floats in large arrays gain nothing."""
 KNOWN = 0.6
 """Of the entropy of the values alone, what is left at least where it is known how full rows and columns are."""
 TRIED = 2**17
@@ -54,8 +57,13 @@ def encode(array: np.ndarray, most: float = 1.0) -> bytes | None:
     if not array.size or len(np.unique(array.ravel()[:LOOKED_AT])) > MOST_VALUES:
         coded = _of_many_values(array)
     else:
-        coded = _as_symbols(array, most)
+        # where elements are few, their parts can be less than a table of their values
+        coded = _shorter(_as_symbols(array, most), _in_parts(array))
     return coded if coded is not None and len(coded) <= most * array.nbytes else None
+
+
+def _shorter(one: bytes | None, other: bytes | None) -> bytes | None:
+    return min((coded for coded in (one, other) if coded is not None), key=len, default=None)
 
 
 def _as_symbols(array: np.ndarray, most: float) -> bytes | None:
@@ -107,6 +115,8 @@ def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.n
             return _from_planes(reader, shape, dtype)
         if way == SPARSE:
             return _from_places(reader, shape, dtype)
+        if way == LENGTHS:
+            return _from_lengths(reader, shape, dtype)
         count = reader.take(1)[0] + 1
         values = np.frombuffer(reader.take(count * dtype.itemsize), dtype.newbyteorder("<")).astype(dtype)
         if count == 1:
@@ -119,11 +129,11 @@ def decode(content: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.n
 def _of_many_values(array: np.ndarray) -> bytes | None:
     taken = array != 0
     if not array.size or taken.mean() > 1 - COMMON:
-        return _in_planes(array)
+        return _in_parts(array)
     places = taken.astype(np.int32)
     way = _best_way(places, 2)
     written, rest = _write(places, 2, way), array[taken][None]
-    coded = _in_planes(rest) or b""
+    coded = _in_parts(rest) or b""
     parts = (bytes([SPARSE, way]), varint.write(len(written)), written, varint.write(len(coded)))
     return b"".join([*parts, coded or rest.astype(rest.dtype.newbyteorder("<")).tobytes()])
 
@@ -140,26 +150,67 @@ def _from_places(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[
     return array
 
 
-def _in_planes(array: np.ndarray) -> bytes | None:
-    """Code the first bytes of all elements, then the second and so on: the high ones of small integers are alike."""
-    if array.dtype.itemsize == 1 or not 0 < array.size <= LARGEST_IN_PLANES:
+def _in_parts(array: np.ndarray) -> bytes | None:
+    if array.dtype.itemsize == 1 or not 0 < array.size <= LARGEST_IN_PARTS:
         return None
-    pieces = []
-    for plane in _bytes_of(array):
-        coded = encode(plane) or b""
-        pieces.append(varint.write(len(coded)) + (coded or plane.tobytes()))
-    return bytes([PLANES]) + b"".join(pieces)
+    return _shorter(_in_planes(array), _in_lengths(array))
+
+
+def _in_planes(array: np.ndarray) -> bytes:
+    """Code the first bytes of all elements, then the second and so on: the high ones of small integers are alike."""
+    return bytes([PLANES]) + b"".join(map(_plane, _bytes_of(array)))
 
 
 def _from_planes(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     array = np.empty(shape, dtype)
     for plane in _bytes_of(array):
-        size = reader.number()
-        if size:
-            plane[:] = decode(reader.take(size), shape, plane.dtype)
-        else:
-            plane[:] = np.frombuffer(reader.take(plane.size), np.uint8).reshape(shape)
+        plane[:] = _read_plane(reader, shape)
     return array
+
+
+def _plane(bytes_: np.ndarray) -> bytes:
+    """Code a matrix of bytes, or keep it as it is where that is shorter."""
+    coded = encode(bytes_) or b""
+    return varint.write(len(coded)) + (coded or bytes_.tobytes())
+
+
+def _read_plane(reader: varint.Reader, shape: tuple[int, int]) -> np.ndarray:
+    size = reader.number()
+    if size:
+        return decode(reader.take(size), shape, np.dtype(np.uint8))
+    return np.frombuffer(reader.take(shape[0] * shape[1]), np.uint8).reshape(shape)
+
+
+def _in_lengths(array: np.ndarray) -> bytes:
+    """Code how many bits each signed number has, sign included, then those below the highest one."""
+    wide = 8 * array.itemsize
+    folded = (array << 1) ^ (0 - (array >> (wide - 1))).astype(array.dtype)
+    lengths = np.searchsorted(_powers(array.dtype), folded, side="right").astype(np.uint8)
+    bits = (folded[..., None] >> np.arange(wide, dtype=array.dtype)) & 1
+    return bytes([LENGTHS]) + _plane(lengths) + np.packbits(bits[_below(lengths, wide)].astype(np.uint8)).tobytes()
+
+
+def _from_lengths(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    wide = 8 * dtype.itemsize
+    lengths = _read_plane(reader, shape)
+    if lengths.max() > wide:
+        raise ValueError("coded values are damaged")
+    below = _below(lengths, wide)
+    count = int(below.sum())
+    bits = np.zeros((*shape, wide), dtype)
+    bits[below] = np.unpackbits(np.frombuffer(reader.take(-(-count // 8)), np.uint8), count=count)
+    highest = np.concatenate([np.zeros(1, dtype), _powers(dtype)])[lengths]
+    folded = highest + (bits << np.arange(wide, dtype=dtype)).sum(-1, dtype=dtype)
+    return (folded >> 1) ^ (0 - (folded & 1)).astype(dtype)
+
+
+def _powers(dtype: np.dtype[Any]) -> np.ndarray:
+    return np.left_shift(np.ones(1, dtype), np.arange(8 * dtype.itemsize, dtype=dtype))
+
+
+def _below(lengths: np.ndarray, wide: int) -> np.ndarray:
+    """Say of every bit whether it stands below the highest one of its number."""
+    return np.arange(1, wide + 1) < lengths[..., None]
 
 
 def _bytes_of(array: np.ndarray) -> Iterator[np.ndarray]:

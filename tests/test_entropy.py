@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from leanly.entropy import LARGEST_IN_PARTS, MOST_VALUES, decode, encode
+from leanly.entropy import LARGEST_IN_PLANES, MOST_VALUES, decode, encode
 
 TYPES = [np.dtype(f"<u{item}") for item in (1, 2, 4, 8)]
 
@@ -67,7 +67,7 @@ def test_a_few_signed_numbers_cost_little_more_than_their_bits(dtype: type) -> N
 
 
 def test_too_many_values_are_left_alone() -> None:
-    many = np.arange(LARGEST_IN_PARTS + 1, dtype=np.uint32)[None]
+    many = np.arange(LARGEST_IN_PLANES + 1, dtype=np.uint32)[None]
     assert encode(many) is None
     assert encode(many[:, :-1]) is not None
     assert encode(np.empty((0, 4), np.uint8)) is None

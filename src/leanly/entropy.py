@@ -32,8 +32,10 @@ ALL, PLANES, SPARSE, LENGTHS = range(len(WEIGHTS), len(WEIGHTS) + 4)
 """In the place of a weight: every symbol is coded, no place is; each byte of the elements is coded on its own; the
 places of what is not zero are coded, then come those elements; how long signed numbers are is coded, then come their
 bits."""
-LARGEST_IN_PARTS = 2**16
-"""Elements of an array that are coded in parts: biases have as many, floats in large arrays gain nothing."""
+LARGEST_IN_PLANES = 2**16
+"""Elements of an array whose bytes are coded one by one: biases have as many, floats in large arrays gain nothing."""
+FEW = 2**12
+"""Elements of an array on which every way is tried: of more, too much time would go into it."""
 KNOWN = 0.6
 """Of the entropy of the values alone, what is left at least where it is known how full rows and columns are."""
 TRIED = 2**17
@@ -54,11 +56,13 @@ def encode(array: np.ndarray, most: float = 1.0) -> bytes | None:
         array: (rows, columns), of unsigned integers; other elements are viewed as integers of their size.
         most: share of its bytes that may be left.
     """
-    if not array.size or len(np.unique(array.ravel()[:LOOKED_AT])) > MOST_VALUES:
+    few = array.size and len(np.unique(array.ravel()[:LOOKED_AT])) <= MOST_VALUES
+    found = _unique(array) if few else None
+    if found is None or len(found[0]) > MOST_VALUES:
         coded = _of_many_values(array)
     else:
         # where elements are few, their parts can be less than a table of their values
-        coded = _shorter(_as_symbols(array, most), _in_parts(array))
+        coded = _shorter(_as_symbols(*found, most), _in_parts(array) if array.size <= FEW else None)
     return coded if coded is not None and len(coded) <= most * array.nbytes else None
 
 
@@ -66,12 +70,9 @@ def _shorter(one: bytes | None, other: bytes | None) -> bytes | None:
     return min((coded for coded in (one, other) if coded is not None), key=len, default=None)
 
 
-def _as_symbols(array: np.ndarray, most: float) -> bytes | None:
-    values, symbols, counts = _unique(array)
-    if len(values) > MOST_VALUES:
-        return _of_many_values(array)
-    shares = counts / array.size
-    if -float(shares @ np.log2(shares)) * KNOWN > 8 * most * array.itemsize:
+def _as_symbols(values: np.ndarray, symbols: np.ndarray, counts: np.ndarray, most: float) -> bytes | None:
+    shares = counts / symbols.size
+    if -float(shares @ np.log2(shares)) * KNOWN > 8 * most * values.itemsize:
         return None
     order = np.argsort(-counts, kind="stable")
     symbol_of = np.empty(len(order), np.int32)
@@ -133,66 +134,63 @@ def _of_many_values(array: np.ndarray) -> bytes | None:
     places = taken.astype(np.int32)
     way = _best_way(places, 2)
     written, rest = _write(places, 2, way), array[taken][None]
-    coded = _in_parts(rest) or b""
-    parts = (bytes([SPARSE, way]), varint.write(len(written)), written, varint.write(len(coded)))
-    return b"".join([*parts, coded or rest.astype(rest.dtype.newbyteorder("<")).tobytes()])
+    parts = (bytes([SPARSE, way]), varint.write(len(written)), written)
+    return b"".join([*parts, _coded_or_whole(_in_parts(rest), rest)])
 
 
 def _from_places(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     way = reader.take(1)[0]
     taken = _read(reader.take(reader.number()), shape, 2, way) != 0
-    array, count = np.zeros(shape, dtype), int(taken.sum())
-    size = reader.number()
-    if size:
-        array[taken] = decode(reader.take(size), (1, count), dtype)[0]
-    else:
-        array[taken] = np.frombuffer(reader.take(count * dtype.itemsize), dtype.newbyteorder("<"))
+    array = np.zeros(shape, dtype)
+    array[taken] = _read_coded_or_whole(reader, (1, int(taken.sum())), dtype)[0]
     return array
 
 
+def _coded_or_whole(coded: bytes | None, array: np.ndarray) -> bytes:
+    """Write a matrix as it was coded, or as it is where that gave nothing."""
+    coded = coded or b""
+    return varint.write(len(coded)) + (coded or array.astype(array.dtype.newbyteorder("<")).tobytes())
+
+
+def _read_coded_or_whole(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
+    size = reader.number()
+    if size:
+        return decode(reader.take(size), shape, dtype)
+    whole = reader.take(shape[0] * shape[1] * dtype.itemsize)
+    return np.frombuffer(whole, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+
+
 def _in_parts(array: np.ndarray) -> bytes | None:
-    if array.dtype.itemsize == 1 or not 0 < array.size <= LARGEST_IN_PARTS:
+    if array.dtype.itemsize == 1 or not 0 < array.size <= LARGEST_IN_PLANES:
         return None
-    return _shorter(_in_planes(array), _in_lengths(array))
+    return _shorter(_in_planes(array), _in_lengths(array) if array.size <= FEW else None)
 
 
 def _in_planes(array: np.ndarray) -> bytes:
     """Code the first bytes of all elements, then the second and so on: the high ones of small integers are alike."""
-    return bytes([PLANES]) + b"".join(map(_plane, _bytes_of(array)))
+    return bytes([PLANES]) + b"".join(_coded_or_whole(encode(plane), plane) for plane in _bytes_of(array))
 
 
 def _from_planes(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     array = np.empty(shape, dtype)
     for plane in _bytes_of(array):
-        plane[:] = _read_plane(reader, shape)
+        plane[:] = _read_coded_or_whole(reader, shape, plane.dtype)
     return array
-
-
-def _plane(bytes_: np.ndarray) -> bytes:
-    """Code a matrix of bytes, or keep it as it is where that is shorter."""
-    coded = encode(bytes_) or b""
-    return varint.write(len(coded)) + (coded or bytes_.tobytes())
-
-
-def _read_plane(reader: varint.Reader, shape: tuple[int, int]) -> np.ndarray:
-    size = reader.number()
-    if size:
-        return decode(reader.take(size), shape, np.dtype(np.uint8))
-    return np.frombuffer(reader.take(shape[0] * shape[1]), np.uint8).reshape(shape)
 
 
 def _in_lengths(array: np.ndarray) -> bytes:
     """Code how many bits each signed number has, sign included, then those below the highest one."""
     wide = 8 * array.itemsize
-    folded = (array << 1) ^ (0 - (array >> (wide - 1))).astype(array.dtype)
+    folded = (array << 1) ^ -(array >> (wide - 1))
     lengths = np.searchsorted(_powers(array.dtype), folded, side="right").astype(np.uint8)
     bits = (folded[..., None] >> np.arange(wide, dtype=array.dtype)) & 1
-    return bytes([LENGTHS]) + _plane(lengths) + np.packbits(bits[_below(lengths, wide)].astype(np.uint8)).tobytes()
+    below = np.packbits(bits[_below(lengths, wide)].astype(np.uint8))
+    return bytes([LENGTHS]) + _coded_or_whole(encode(lengths), lengths) + below.tobytes()
 
 
 def _from_lengths(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     wide = 8 * dtype.itemsize
-    lengths = _read_plane(reader, shape)
+    lengths = _read_coded_or_whole(reader, shape, np.dtype(np.uint8))
     if lengths.max() > wide:
         raise ValueError("coded values are damaged")
     below = _below(lengths, wide)
@@ -201,7 +199,7 @@ def _from_lengths(reader: varint.Reader, shape: tuple[int, int], dtype: np.dtype
     bits[below] = np.unpackbits(np.frombuffer(reader.take(-(-count // 8)), np.uint8), count=count)
     highest = np.concatenate([np.zeros(1, dtype), _powers(dtype)])[lengths]
     folded = highest + (bits << np.arange(wide, dtype=dtype)).sum(-1, dtype=dtype)
-    return (folded >> 1) ^ (0 - (folded & 1)).astype(dtype)
+    return (folded >> 1) ^ -(folded & 1)
 
 
 def _powers(dtype: np.dtype[Any]) -> np.ndarray:

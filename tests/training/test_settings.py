@@ -34,6 +34,8 @@ from leanly.training import Settings
         {"precision": "float16"},
         {"seed": -1},
         {"regrow": True},
+        {"coded_size": 0},
+        {"coded_size": "small"},
     ],
     ids=str,
 )

@@ -165,6 +165,8 @@ class _State:
     metric: float | None = None
     best: float | None = None
     best_epoch: int = 0
+    fits: bool = True
+    price: float | None = None
     kept_step: int = 0
     seconds: float = 0.0
     evaluated: int = -1
@@ -188,7 +190,8 @@ class _Run:
         self._task, self._validation = task, task.split("validation")
         self._epochs, self._pace, self._settings = epochs, pace, settings
         self._checkpoints, self._listener = checkpoints, listener
-        self._state = _State()
+        self._size = stepper.coded_size
+        self._state = _State(fits=self._fits())
         self._place = "the weights that were given"
         self._warned = False
         self._best = snapshot(self._graph)
@@ -212,6 +215,12 @@ class _Run:
         restore(self._graph, self._best)
 
     def notes(self) -> list[str]:
+        """Say what of the state that comes back is not as it should be."""
+        if self._size is not None and not self._state.fits:
+            return [f"training: {self._size.told()}"]
+        return self._told_choice()
+
+    def _told_choice(self) -> list[str]:
         """Say where nothing speaks for the state that comes back, or where it is the one that was given."""
         if self._validation is None:
             return ["training: no validation rows say whether what was learned is better than what was given"]
@@ -233,7 +242,7 @@ class _Run:
                 if steps <= state.step:
                     break
                 factor = rate_factor(self._settings.schedule, state.step, steps, self._settings.warmup)
-                loss = self._stepper(batch, factor)
+                loss = self._stepper(batch, factor, state.step / steps, 1 / steps)
                 state.step, state.batch = state.step + 1, state.batch + 1
                 state.loss_sum, state.losses = state.loss_sum + loss, state.losses + 1
                 self._pace.step()
@@ -265,11 +274,12 @@ class _Run:
                 if state.step and any(bool(output.isnan().any()) for output in outputs):
                     raise Diverged("the predictions for validation became nan", self._place)
                 state.metric = self._task.score(build(self._graph.returns, outputs), self._validation.targets)
-        better = state.best is None or (state.metric is not None and state.metric > state.best)
-        if state.metric is None or state.best is None or state.metric >= state.best:
-            self._best, state.best, state.kept_step = snapshot(self._graph), state.metric, state.step
-        if better:
-            state.best_epoch = state.epoch
+        fits = self._fits()
+        if not state.fits:
+            state.best = None  # what is larger than asked for is nothing to compare with
+        if fits or not state.fits:
+            self._keep()
+        state.fits |= fits
         state.evaluated = state.step
         self._tell()
         if state.losses:
@@ -280,6 +290,17 @@ class _Run:
         state.loss_sum, state.losses = 0.0, 0
         if self._checkpoints is not None and state.step:
             self._save()
+
+    def _fits(self) -> bool:
+        return self._size is None or self._size.bytes() <= self._size.size
+
+    def _keep(self) -> None:
+        """Take the weights as they are for the best, where none were better."""
+        state = self._state
+        if state.best is None or (state.metric is not None and state.metric > state.best):
+            state.best_epoch = state.epoch
+        if state.metric is None or state.best is None or state.metric >= state.best:
+            self._best, state.best, state.kept_step = snapshot(self._graph), state.metric, state.step
 
     def _stalled(self) -> bool:
         patience = self._settings.patience
@@ -342,6 +363,7 @@ class _Run:
         if self._checkpoints is None:
             return
         self._state.seconds = self._pace.elapsed
+        self._state.price = self._size.price if self._size is not None else None
         groups = {
             "model": snapshot(self._graph),
             "best": self._best,
@@ -357,6 +379,8 @@ class _Run:
         state, tensors = found
         self._state = _State(**state)
         self._pace.spend(self._state.seconds)
+        if self._size is not None:
+            self._size.price = self._state.price
 
         def group(name: str) -> dict[str, Tensor]:
             return {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}

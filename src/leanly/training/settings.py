@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from leanly.budget import read_bytes
 from leanly.errors import SettingError
 from leanly.scalars import check_flag, is_number, is_whole
 from leanly.suggest import suggestion
@@ -32,6 +33,9 @@ class Settings:
         regrow: with `keep_zeros`, as many of a weight are zero all along, but which ones is found anew every 16 steps
             (Lin et al. 2020): more accurate where most are zero; it keeps no N:M pattern.
         dropout: whether the network's dropout is used.
+        coded_size: bytes that quantized weights take at the end, entropy-coded as in a bundle: a number or "3kB". Few
+            and frequent values are learned, and only states of that size come back. It wants `quantize.Static`, better
+            `quantize.LearnSteps` too, before the training, and some epochs. None leaves their size alone.
         keep_statistics: batch norm computes with its stored statistics, and they stay as they are: for a network that
             was taught so (with those of a batch it starts worse than it was given), and for very small batches.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".
@@ -52,6 +56,7 @@ class Settings:
     clip: float = 0.0
     keep_zeros: bool = False
     regrow: bool = False
+    coded_size: float | str | None = None
     dropout: bool = True
     keep_statistics: bool = False
     precision: str = "auto"
@@ -77,6 +82,8 @@ class Settings:
             raise SettingError(
                 "zeros can't move where none are kept", where="Settings.regrow", remedy="add keep_zeros=True"
             )
+        if self.coded_size is not None:
+            object.__setattr__(self, "coded_size", _read_size(self.coded_size))
         if not (is_number(self.warmup) and 0 <= self.warmup < 1):
             raise _out_of_range("warmup", self.warmup, "a share of the steps, from 0 to below 1")
 
@@ -85,6 +92,13 @@ def _check_known(name: str, value: object, known: object) -> None:
     names = tuple(known)  # type: ignore[arg-type]
     if value not in names:
         raise SettingError(f"{name} {value!r} is unknown", where=f"Settings.{name}", remedy=suggestion(value, names))
+
+
+def _read_size(value: float | str) -> int:
+    try:
+        return read_bytes(value)
+    except SettingError as error:
+        raise _out_of_range("coded_size", value, 'bytes, or a size such as "3kB"') from error
 
 
 def _out_of_range(name: str, value: object, wanted: str) -> SettingError:

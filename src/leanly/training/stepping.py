@@ -16,6 +16,7 @@ from leanly.graph.watching import Watched
 from leanly.seeding import reseed, seed_of
 from leanly.target import Target
 from leanly.training.augmentation import augmented, check_augment, image_inputs
+from leanly.training.coded_size import CodedSize
 from leanly.training.optimizers import make_optimizer
 from leanly.training.precision import chosen_dtype, placed, run, takes_channels_last
 from leanly.training.rows import TrainBatch
@@ -65,6 +66,7 @@ class Stepper:
         self._runs = Watched(graph, hidden) if hidden else graph
         self.optimizer = make_optimizer(graph, settings)
         self._moves = Zeros(graph, self.optimizer, settings.regrow) if settings.keep_zeros else self.optimizer
+        self.coded_size = CodedSize(graph, int(settings.coded_size)) if settings.coded_size is not None else None
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._channels_last = takes_channels_last(graph)
         self._images = image_inputs(graph) if settings.augment else ()
@@ -83,8 +85,14 @@ class Stepper:
         """The learning rate of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def __call__(self, batch: TrainBatch, factor: float) -> float:
+    def __call__(self, batch: TrainBatch, factor: float, done: float = 0.0, step: float = 0.0) -> float:
         """Do one step at a share of the highest learning rate; return the loss before it.
+
+        Args:
+            batch: rows.
+            factor: that share.
+            done: share of all steps that were done before.
+            step: share of all steps that this one is.
 
         Raises:
             Diverged: the loss is no number; nothing was changed.
@@ -100,6 +108,8 @@ class Stepper:
                 where=batch.place,
                 remedy="leave detach(), item() and torch.no_grad() out of the loss and of forward",
             )
+        if self.coded_size is not None:
+            loss = loss + self.coded_size.penalty(value, done, step)
         self.optimizer.zero_grad()
         loss.backward()
         if self._settings.clip:

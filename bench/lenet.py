@@ -52,6 +52,8 @@ class Case:
         each, last, fine: epochs after a step of sparsity, after the last, and with few bits.
         augment: of all training, also that of the reference; what was published has none.
         student: another network, taught from scratch for `plateau` epochs; None takes the reference itself.
+        student_rate, fine_rate: learning rates of the student, and with few bits.
+        size: bytes of the codes that training with few bits ends with; None leaves them as they are.
     """
 
     name: str
@@ -67,6 +69,9 @@ class Case:
     fine: int = 30
     augment: tuple[str, ...] = ()
     student: Callable[[], nn.Module] | None = None
+    student_rate: float = 5e-3
+    fine_rate: float = 1e-3
+    size: int | None = None
 
 
 CASES = {
@@ -83,7 +88,17 @@ CASES = {
     ),
     "LeNet-5": Case("LeNet-5", lenet.lenet_5, 100, "Deep Compression 39x", 0.966, 4, plateau=30),
     "LeNet-5-any": Case(
-        "LeNet-5, any recipe", lenet.lenet_5, 555, "MIRACLE 555x", 0.45, 3, steps=4, plateau=30, student=lenet.Tiny
+        "LeNet-5, any recipe",
+        lenet.lenet_5,
+        555,
+        "MIRACLE 555x",
+        0,
+        4,
+        plateau=30,
+        fine=40,
+        student=lenet.Tiny,
+        fine_rate=2e-3,
+        size=2650,
     ),
 }
 SETTINGS = Settings(batch_size=128, learning_rate=1e-3, keep_zeros=True, regrow=True)
@@ -121,8 +136,9 @@ def rows(case: Case, data_dir: Path, seeds: int, scale: float = 1.0) -> list[Row
             case.published,
             seeds,
             enough if mean <= NO_LOSS else "short",
-            f"{case.bits} bits, {case.sparsity:.1%} of the weights gone, trained with {' '.join(case.augment) or 'no'} "
-            "augmentation",
+            f"{case.bits} bits, {case.sparsity:.1%} of the weights gone, "
+            f"{f'codes trained to {case.size:,} bytes, ' if case.size else ''}trained with "
+            f"{' '.join(case.augment) or 'no'} augmentation",
         ),
         Row(
             f"{case.name}, MNIST: test error above the reference's",
@@ -155,14 +171,16 @@ def _compressed(case: Case, data_dir: Path, seed: int, scale: float, folder: Pat
     graph = reference
     if case.student is not None:
         student = leanly.capture(case.student().train(), example=about.example)
-        graph = Distill(reference, plateau, settings=settings, folder=folder / "student")(student, about)
+        faster = replace(settings, learning_rate=case.student_rate)
+        graph = Distill(reference, plateau, settings=faster, folder=folder / "student")(student, about)
     for number, sparsity in enumerate(gradual(case.sparsity, case.steps) if case.sparsity else ()):
         count = epochs(case.last if number + 1 == case.steps else case.each)
         graph = Sparse(sparsity, importance=lamp, scope="network")(graph, about)
         graph = Distill(reference, count, settings=settings, folder=folder / f"sparse-{number}")(graph, about)
     graph = Static(weights=case.bits, activations=8, granularity="tensor", samples=512)(graph.eval(), about)
     graph = LearnSteps()(graph, about)
-    graph = Distill(reference, epochs(case.fine), settings=settings, folder=folder / "fine")(graph, about)
+    last = replace(settings, learning_rate=case.fine_rate, coded_size=case.size)
+    graph = Distill(reference, epochs(case.fine), settings=last, folder=folder / "fine")(graph, about)
     artifact = leanly.lower(graph, runtime="onnxruntime", to=folder / "lowered", precision="int8")
     outputs = outputs_of(artifact, (test[0].numpy(),), THREADS)
     return {

@@ -35,7 +35,8 @@ class Settings:
         dropout: whether the network's dropout is used.
         coded_size: bytes that quantized weights take at the end, entropy-coded as in a bundle: a number or "3kB". Few
             and frequent values are learned, and only states of that size come back. It wants `quantize.Static`, better
-            `quantize.LearnSteps` too, before the training, and some epochs. None leaves their size alone.
+            `quantize.LearnSteps` too, before the training, and thousands of steps: in a few hundred, weights can't
+            follow, and `prune.Sparse` before it loses less. None leaves their size alone.
         keep_statistics: batch norm computes with its stored statistics, and they stay as they are: for a network that
             was taught so (with those of a batch it starts worse than it was given), and for very small batches.
         precision: "auto" (bfloat16 where the machine multiplies in it), "bfloat16" or "float32".

@@ -7,7 +7,8 @@ from torch import nn
 
 import leanly
 from leanly.graph import Graph
-from leanly.quantize.quantizers import of_weight, read_affine
+from leanly.graph.quantizer import of_weight
+from leanly.quantize.quantizers import read_affine
 from leanly.task import Task
 from tests.once import once
 

@@ -11,8 +11,9 @@ from torch import Tensor
 import leanly
 from leanly.distill import Distill
 from leanly.errors import SettingError
+from leanly.graph.quantizer import of_weight
 from leanly.quantize import LearnSteps, Static
-from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine, write_scale
+from leanly.quantize.quantizers import is_quantizer, read_affine, write_scale
 from leanly.training import Settings
 from tests.quantize.networks import error, inputs_of, perceptron, residual
 

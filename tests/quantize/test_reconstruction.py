@@ -8,9 +8,10 @@ from torch import nn
 
 import leanly
 from leanly.errors import DataError, SettingError
+from leanly.graph.quantizer import of_weight
 from leanly.graph.tensors import find
 from leanly.quantize import LearnSteps, Reconstruct, Static, WeightsOnly
-from leanly.quantize.quantizers import of_weight, read_affine
+from leanly.quantize.quantizers import read_affine
 from leanly.quantize.reconstruction import _mixed
 from leanly.recipe import Recipe
 from tests.quantize.networks import error, off_grid, perceptron, residual

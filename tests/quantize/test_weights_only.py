@@ -13,8 +13,9 @@ import leanly
 from leanly.artifact import Artifact
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.quantizer import of_weight
 from leanly.quantize import GPTQ, Binary, WeightsOnly
-from leanly.quantize.quantizers import of_weight, read_affine
+from leanly.quantize.quantizers import read_affine
 from leanly.recipe import Recipe
 from leanly.runtimes import open_artifact
 from leanly.task import Task

@@ -11,8 +11,9 @@ from torch.fx import Interpreter, Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
+from leanly.graph.quantizer import of_weight
 from leanly.quantize.alone import quantizers_of
-from leanly.quantize.quantizers import is_quantizer, of_weight, read_affine
+from leanly.quantize.quantizers import is_quantizer, read_affine
 from leanly.quantize.walking import reads_quantized_weight
 from leanly.training.evaluation import evaluate_first
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
+
+from leanly.graph.nodes import argument, reads_tensor
 
 
 def along(values: Tensor, like: Tensor, axis: int) -> Tensor:
@@ -47,6 +50,11 @@ def fake_quantize(x: Tensor, scale: Tensor, shift: Tensor, axis: int, low: int, 
 
 QUANTIZER = torch.ops.leanly.fake_quantize.default
 """How nodes of a graph name it."""
+
+
+def of_weight(node: Node) -> bool:
+    """Say whether a node is a quantizer of a parameter."""
+    return node.target is QUANTIZER and reads_tensor(argument(node, "x"))
 
 
 @fake_quantize.register_fake

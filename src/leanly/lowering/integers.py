@@ -13,7 +13,7 @@ from leanly.graph import Graph
 from leanly.graph import packed as _packed  # noqa: F401  (registers the operators named below)
 from leanly.graph.folding import fold_batch_norm
 from leanly.graph.nodes import argument, reads_tensor, set_argument
-from leanly.graph.quantizer import along
+from leanly.graph.quantizer import along, of_weight
 from leanly.graph.tensors import drop_unread, find, put, read_attr
 from leanly.lowering.signs import pack_layers, store_signs
 from leanly.packing import in_the_middle
@@ -21,7 +21,7 @@ from leanly.quantize.affine import Affine
 from leanly.quantize.binary import has_signs, multiplies_signs
 from leanly.quantize.forms import Form
 from leanly.quantize.placement import WEIGHTED, root
-from leanly.quantize.quantizers import is_quantizer, of_weight, quantizes_values, read_affine
+from leanly.quantize.quantizers import is_quantizer, quantizes_values, read_affine
 
 aten = torch.ops.aten
 DEQUANTIZE = torch.ops.leanly.dequantize.default

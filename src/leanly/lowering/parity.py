@@ -22,9 +22,9 @@ from torch.fx import Interpreter, Node
 from leanly.artifact import Artifact
 from leanly.errors import LoweringError
 from leanly.graph import Graph
-from leanly.graph.quantizer import along
+from leanly.graph.quantizer import along, of_weight
 from leanly.quantize.binary import OF_VALUES
-from leanly.quantize.quantizers import is_quantizer, of_weight
+from leanly.quantize.quantizers import is_quantizer
 from leanly.runtimes import open_artifact
 from leanly.structure import TensorSpec
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument
+from leanly.graph.quantizer import of_weight
 from leanly.graph.tensors import find, put
-from leanly.quantize.quantizers import is_quantizer, of_weight, weight_quantizers
+from leanly.quantize.quantizers import is_quantizer, weight_quantizers
 from leanly.scalars import check_flag
 from leanly.target import Target
 from leanly.task import Task

@@ -10,8 +10,8 @@ from torch.fx import GraphModule, Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
-from leanly.graph.nodes import argument, argument_names, reads_tensor
-from leanly.graph.quantizer import QUANTIZER
+from leanly.graph.nodes import argument, argument_names
+from leanly.graph.quantizer import QUANTIZER, of_weight
 from leanly.graph.tensors import dtype_name, find, put, read_attr
 from leanly.quantize.affine import Affine
 
@@ -19,11 +19,6 @@ from leanly.quantize.affine import Affine
 def is_quantizer(node: Node) -> bool:
     """Say whether a node is a quantizer."""
     return node.target is QUANTIZER
-
-
-def of_weight(node: Node) -> bool:
-    """Say whether a node is a quantizer of a parameter."""
-    return is_quantizer(node) and reads_tensor(argument(node, "x"))
 
 
 def layers_of(quantizer: Node) -> list[Node]:

@@ -14,13 +14,13 @@ from torch.fx import Node
 from leanly.errors import SettingError
 from leanly.graph import Graph, check_graph
 from leanly.graph.nodes import argument, argument_names, read_once
+from leanly.graph.quantizer import of_weight
 from leanly.graph.segments import Runner, Segment, batched
 from leanly.graph.tensors import find
 from leanly.quantize.descent import Descent
 from leanly.quantize.quantizers import (
     check_float_outputs,
     is_quantizer,
-    of_weight,
     quantizes_values,
     read_affine,
     weight_quantizers,

@@ -13,10 +13,11 @@ from torch.fx import Node
 
 from leanly.graph import Graph
 from leanly.graph.nodes import argument
+from leanly.graph.quantizer import of_weight
 from leanly.graph.segments import Runner, Segment, find_segments
 from leanly.graph.statistics import check_finite
 from leanly.quantize.calibration import calibration_batches, calibration_split
-from leanly.quantize.quantizers import is_quantizer, of_weight
+from leanly.quantize.quantizers import is_quantizer
 from leanly.quantize.room import find_room, give_back
 from leanly.task import Task
 from leanly.training.padding import carries_rows

@@ -10,8 +10,8 @@ from torch.fx import Node
 
 from leanly.errors import SettingError
 from leanly.graph import Graph
-from leanly.graph.nodes import argument, reads_tensor
-from leanly.graph.quantizer import QUANTIZER, along
+from leanly.graph.nodes import argument
+from leanly.graph.quantizer import along, of_weight
 from leanly.graph.tensors import find
 
 SEEN = 0.5
@@ -21,7 +21,7 @@ EXTRA = 2
 SMOOTH = 0.3
 """Share of a Laplacian in how frequent codes are taken to be: alike ones in a row would lead nowhere without."""
 NARROWEST = 0.1
-"""Mean distance from the middle code that the Laplacian has at least."""
+"""Mean distance from the code of zero that the Laplacian has at least."""
 RAMP = 0.4
 """Share of all steps in which the size that is aimed at falls from that of the start to the one asked for."""
 START = 1.0
@@ -51,8 +51,7 @@ class CodedSize:
 
     def __init__(self, graph: Graph, size: int) -> None:
         self._graph, self.size = graph, size
-        nodes = graph.module.graph.nodes
-        self._quantizers = [node for node in nodes if node.target is QUANTIZER and reads_tensor(argument(node, "x"))]
+        self._quantizers = [node for node in graph.module.graph.nodes if of_weight(node)]
         if not self._quantizers:
             raise SettingError(
                 "no weight is quantized: there are no codes that could take fewer bytes",
@@ -66,7 +65,7 @@ class CodedSize:
     @torch.no_grad()
     def bytes(self) -> float:
         """Return what the codes take as they are."""
-        return sum(_coded_bytes(_counts(self._codes(node))) for node in self._quantizers)
+        return sum(_coded_bytes(self._counts(node, self._codes(node))) for node in self._quantizers)
 
     def told(self) -> str:
         """Say what they take beside what was asked for."""
@@ -86,7 +85,7 @@ class CodedSize:
         bits, now = [], 0.0
         for node in self._quantizers:
             codes = self._codes(node)
-            counts = _counts(codes.detach())
+            counts = self._counts(node, codes.detach())
             bits.append(_interpolated_bits(codes, counts))
             now += _coded_bytes(counts)
         total = torch.stack(bits).sum()
@@ -106,11 +105,10 @@ class CodedSize:
         # what lies beyond the last code keeps its gradient, or nothing would bring it back
         return (steps + (steps.clamp(low, high) - steps).detach()).flatten() - low
 
-
-def _counts(codes: Tensor) -> Tensor:
-    """Return how often each code stands in a tensor, a zero behind them."""
-    rounded = codes.round().long()
-    return torch.bincount(rounded, minlength=int(rounded.max()) + 2)
+    def _counts(self, node: Node, codes: Tensor) -> Tensor:
+        """Return how often each code stands in a tensor, that of zero in the middle."""
+        low, high = argument(node, "low"), argument(node, "high")
+        return torch.bincount(codes.round().long(), minlength=high - low + 1)
 
 
 def _coded_bytes(counts: Tensor) -> float:
@@ -127,17 +125,17 @@ def _coded_bytes(counts: Tensor) -> float:
 
 def _interpolated_bits(codes: Tensor, counts: Tensor) -> Tensor:
     bits = _bits_of_codes(counts)
-    lower = codes.detach().floor()
+    lower = codes.detach().floor().clamp(max=len(counts) - 2)
     above, place = codes - lower, lower.long()
     return (bits[place] * (1 - above) + bits[place + 1] * above).sum()
 
 
 def _bits_of_codes(counts: Tensor) -> Tensor:
     places, count = torch.arange(len(counts), device=counts.device), counts.sum()
-    middle = int((2 * counts.cumsum(0) < count).sum())
+    middle = len(counts) // 2
     distances = (places - middle).abs()
     laplacian = torch.exp(-distances / (counts @ distances / count).clamp_min(NARROWEST))
     shares = (counts + SEEN) / (counts + SEEN).sum()
-    # no code is rarer than one further from the middle: weights would stay for good behind a gap
+    # no code is rarer than one further from zero: weights would stay for good behind a gap
     shares = torch.cat([shares[:middle].cummax(0).values, shares[middle:].flip(0).cummax(0).values.flip(0)])
     return -((1 - SMOOTH) * shares + SMOOTH * laplacian / laplacian.sum()).log2()

@@ -24,6 +24,8 @@ LOOKED_AT = 4096
 """Elements that are looked at first: an array with too many values is told apart before it is sorted."""
 BLOCKS, LEAST = 1024, 64
 """An array is coded in at most so many blocks of rows, of so many elements at least; the models learn from each."""
+SEEN = 0.5
+"""How often each symbol counts as seen before the first one."""
 COMMON = 0.5
 """Where one value has this share, it is not coded among the others: the places of the others are."""
 WEIGHTS = (1.0, 4.0, 16.0, 1e9)
@@ -257,10 +259,10 @@ def _walk(code: Code, symbols: np.ndarray, count: int, way: int) -> None:
 
 
 class _Frequencies:
-    """How often each symbol was seen; each counts as seen a little before the first."""
+    """How often each symbol was seen."""
 
     def __init__(self, count: int) -> None:
-        self._seen = np.full(max(count, 2), 0.5)
+        self._seen = np.full(max(count, 2), SEEN)
 
     def model(self) -> Any:
         return STREAM.model.Categorical(self._seen, perfect=False)

@@ -15,9 +15,11 @@ from leanly.distill import Distill
 from leanly.entropy import encode
 from leanly.errors import SettingError
 from leanly.graph import Graph
+from leanly.graph.quantizer import fake_quantize
 from leanly.quantize import LearnSteps, Static
 from leanly.training import Settings
-from leanly.training.coded_size import CodedSize
+from leanly.training.coded_size import CodedSize, offer_for, price_of
+from leanly.training.codes import QuantizedWeight, coded_bytes, quantized_weights
 from leanly.training.evaluation import evaluate
 
 HOW = Settings(batch_size=32, learning_rate=3e-3)
@@ -45,6 +47,14 @@ def taught(size: float | str | None, epochs: int = 10, **more: object) -> Graph:
     return Distill(graph, epochs, settings=settings, **more)(quantized(), task)  # type: ignore[arg-type]
 
 
+def size_of(graph: Graph) -> float:
+    return coded_bytes(quantized_weights(graph))
+
+
+def size_of_codes(weight: QuantizedWeight, codes: Tensor) -> float:
+    return coded_bytes([weight._replace(value=weight.value_of(codes))])
+
+
 def accuracy(graph: Graph) -> float:
     _, task = digits()
     split = task.split("validation")
@@ -66,7 +76,37 @@ def codes(graph: Graph) -> list[Tensor]:
 def test_the_size_is_about_what_the_coder_takes(granularity):
     graph = quantized(granularity)
     written = sum(len(encode(np.ascontiguousarray(found.numpy().view(np.uint8))) or b"") for found in codes(graph))
-    assert CodedSize(graph, 1000).bytes() == pytest.approx(written, rel=0.03)
+    assert size_of(graph) == pytest.approx(written, rel=0.03)
+
+
+def moved(weight: QuantizedWeight, far: float) -> Tensor:
+    """Return what a few steps could have made of a weight."""
+    return weight.value.detach() + far * torch.randn(weight.value.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_codes_stand_for_what_the_quantizer_makes_of_weights(granularity):
+    for weight in quantized_weights(quantized(granularity)):
+        free = moved(weight, 0.1)
+        made = fake_quantize(free, weight.scale, weight.shift, weight.axis, weight.low, weight.high)
+        torch.testing.assert_close(weight.value_of(weight.steps(free).round()), made, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("price", [0.0, 1e-5, 1e-4, 1e3])
+def test_a_weight_takes_the_nearest_code_the_next_towards_zero_or_zero_whichever_costs_least(granularity, price):
+    weight, _ = quantized_weights(quantized(granularity))
+    weight = weight._replace(value=moved(weight, 0.02))
+    free = weight.value
+    offer = offer_for(weight)
+    nearest, chosen = weight.steps(free).round(), offer.chosen(price)
+    assert bool(((chosen == nearest) | (chosen == nearest - nearest.sign()) | (chosen == 0)).all())
+    squares = [(weight.value_of(codes) - free) ** 2 for codes in offer.codes]
+    for error, square in zip(offer.errors, squares, strict=True):
+        torch.testing.assert_close(error / error.sum(), square / square.sum())
+    costs = torch.stack([error + price * bits for error, bits in zip(offer.errors, offer.bits, strict=True)])
+    taken = torch.where(torch.stack(list(offer.codes)) == chosen, costs, torch.inf).amin(0)
+    torch.testing.assert_close(taken, costs.amin(0), rtol=0, atol=0)
 
 
 def test_weights_are_drawn_to_the_most_frequent_code_over_gaps_and_from_beyond_the_last():
@@ -76,15 +116,39 @@ def test_weights_are_drawn_to_the_most_frequent_code_over_gaps_and_from_beyond_t
         steps = torch.tensor([0.0, -3.0, 3.0, 6.0, -9.0]).repeat(weight.numel() // 5 + 1)[: weight.numel()]
         steps[::2] = 0.0
         weight.copy_((steps / scale).reshape(weight.shape))
-    CodedSize(graph, 1).penalty(1.0, 0.0, 0.1).backward()
+    pressed = CodedSize(graph, 1)
+    pressed.begin(0, 10)
+    pressed.penalty(1.0).backward()
     assert weight.grad is not None
     assert bool((weight.grad * weight >= 0).all()) and bool(((weight.grad * weight > 0) == (weight != 0)).all())
 
 
+def test_codes_that_are_spread_evenly_are_drawn_to_zero():
+    weight, _ = quantized_weights(quantized().clone())
+    codes = torch.arange(weight.low, weight.high + 1).repeat(-(-weight.value.numel() // 15))[: weight.value.numel()]
+    with torch.no_grad():
+        weight.value.copy_(weight.value_of(codes.reshape(weight.value.shape).float()))
+    offer = offer_for(weight)
+    assert not bool(offer.chosen(1e3).any())
+    assert size_of_codes(weight, offer.chosen(price_of([offer], 300))) <= 300
+
+
+@pytest.mark.parametrize("size", [100, 400, 900, 3000])
+def test_the_price_is_the_least_that_gives_the_size(size):
+    weights = [weight._replace(value=moved(weight, 0.02)) for weight in quantized_weights(quantized())]
+    offers = [offer_for(weight) for weight in weights]
+    price = price_of(offers, size)
+    taken, more = (
+        sum(size_of_codes(offer.weight, offer.chosen(one)) for offer in offers) for one in (price, price * 0.99)
+    )
+    assert taken <= size and (more > size or price == 0)
+    assert (price == 0) == (size == 3000)
+
+
 def test_training_ends_below_the_size_with_little_lost(tmp_path):
     before, plain, small = quantized(), taught(None), taught("0.7kB", epochs=20)
-    assert CodedSize(before, 1).bytes() > 1400 < CodedSize(plain, 1).bytes()
-    assert 650 < CodedSize(small, 1).bytes() <= 700
+    assert size_of(before) > 1400 < size_of(plain)
+    assert 650 < size_of(small) <= 700
     assert accuracy(small) >= accuracy(before) - 0.015
     bytes_of = {
         name: leanly.lower(graph, runtime="onnxruntime", to=tmp_path / name, precision="int8").payload_bytes
@@ -93,9 +157,26 @@ def test_training_ends_below_the_size_with_little_lost(tmp_path):
     assert bytes_of["plain"] - bytes_of["small"] > 650
 
 
+def test_few_steps_are_enough():
+    before, small = quantized(), taught(700, epochs=3)
+    assert size_of(small) <= 700
+    assert accuracy(small) >= accuracy(before) - 0.03
+
+
+def test_weights_that_are_frozen_keep_their_codes():
+    graph, task = digits()
+    start = quantized()
+    start.module.get_parameter("0.weight").requires_grad_(False)
+    whole = size_of(start)
+    small = Distill(graph, 4, settings=Settings(batch_size=32, learning_rate=3e-3, coded_size=whole - 100))(start, task)
+    assert size_of(small) <= whole - 100
+    assert torch.equal(small.state_dict()["0.weight"], start.state_dict()["0.weight"])
+
+
 def test_a_size_that_is_not_reached_is_told():
-    few = taught(60, epochs=1)
-    assert any("bytes entropy-coded, 60 are asked for" in note for note in few.notes)
+    few = taught(5, epochs=1)
+    assert any("bytes entropy-coded, 5 are asked for" in note for note in few.notes)
+    assert size_of(taught(60, epochs=1)) <= 60
     assert not any("entropy-coded" in note for note in taught(1e6, epochs=1).notes)
 
 
@@ -105,9 +186,9 @@ def test_only_states_of_that_size_come_back():
     def watch(progress):
         metrics[progress.step] = progress.metric
 
-    small = taught(500, epochs=6, progress=watch)
+    small = taught(200, epochs=6, progress=watch)
     assert metrics[0] > accuracy(small), "the start is more accurate, and too large"
-    assert CodedSize(small, 1).bytes() <= 500
+    assert size_of(small) <= 200
 
 
 def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path):
@@ -126,3 +207,13 @@ def test_without_quantized_weights_there_is_nothing_to_code():
     graph, task = digits()
     with pytest.raises(SettingError, match="no weight is quantized"):
         Distill(graph, 1, settings=Settings(coded_size="1kB"))(graph, task)
+
+
+@pytest.mark.parametrize("names", [("0.weight",), ("0.weight", "2.weight")])
+def test_frozen_weights_that_leave_no_room_are_refused(names):
+    graph, task = digits()
+    start = quantized()
+    for name in names:
+        start.module.get_parameter(name).requires_grad_(False)
+    with pytest.raises(SettingError, match=r"that are frozen take 1,[0-9]{3} bytes, 600 are asked for"):
+        Distill(graph, 1, settings=Settings(coded_size=600))(start, task)

@@ -242,7 +242,9 @@ class _Run:
                 if steps <= state.step:
                     break
                 factor = rate_factor(self._settings.schedule, state.step, steps, self._settings.warmup)
-                loss = self._stepper(batch, factor, state.step / steps, 1 / steps)
+                if self._size is not None:
+                    self._size.begin(state.step, steps)
+                loss = self._stepper(batch, factor)
                 state.step, state.batch = state.step + 1, state.batch + 1
                 state.loss_sum, state.losses = state.loss_sum + loss, state.losses + 1
                 self._pace.step()
@@ -268,6 +270,8 @@ class _Run:
             if not bool(find(self._graph.module, name).isfinite().all()):
                 remedy = "a larger batch_size: batch norm needs more than one value of each channel; else a lower rate"
                 raise Diverged(f"{name} became nan", self._place, remedy)
+        if self._size is not None:
+            self._size.hold()
         if self._validation is not None:
             with self._pace.evaluating():
                 outputs = outputs_of(self._graph, self._validation, self._rows.padding)

@@ -33,9 +33,9 @@ class Settings:
         regrow: with `keep_zeros`, as many of a weight are zero all along, but which ones is found anew every 16 steps
             (Lin et al. 2020): more accurate where most are zero; it keeps no N:M pattern.
         coded_size: bytes that quantized weights take at the end, entropy-coded as in a bundle: a number or "3kB". Few
-            and frequent values are learned, and only states of that size come back. It wants `quantize.Static`, better
-            `quantize.LearnSteps` too, before the training, and thousands of steps: in a few hundred, weights can't
-            follow, and `prune.Sparse` before it loses less. None leaves their size alone.
+            and frequent values are learned along with the task, weights that can't follow in time are rounded to them,
+            and only states of that size come back. It wants `quantize.Static`, better `quantize.LearnSteps` too, before
+            the training. None leaves their size alone.
         dropout: whether the network's dropout is used.
         keep_statistics: batch norm computes with its stored statistics, and they stay as they are: for a network that
             was taught so (with those of a batch it starts worse than it was given), and for very small batches.

@@ -16,7 +16,7 @@ from leanly.graph.watching import Watched
 from leanly.seeding import reseed, seed_of
 from leanly.target import Target
 from leanly.training.augmentation import augmented, check_augment, image_inputs
-from leanly.training.coded_size import CodedSize
+from leanly.training.coded_size import SLACK, CodedSize
 from leanly.training.optimizers import make_optimizer
 from leanly.training.precision import chosen_dtype, placed, run, takes_channels_last
 from leanly.training.rows import TrainBatch
@@ -85,14 +85,12 @@ class Stepper:
         """The learning rate of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def __call__(self, batch: TrainBatch, factor: float, done: float = 0.0, step: float = 0.0) -> float:
+    def __call__(self, batch: TrainBatch, factor: float) -> float:
         """Do one step at a share of the highest learning rate; return the loss before it.
 
         Args:
             batch: rows.
             factor: that share.
-            done: share of all steps that were done before.
-            step: share of all steps that this one is.
 
         Raises:
             Diverged: the loss is no number; nothing was changed.
@@ -109,7 +107,7 @@ class Stepper:
                 remedy="leave detach(), item() and torch.no_grad() out of the loss and of forward",
             )
         if self.coded_size is not None:
-            loss = loss + self.coded_size.penalty(value, done, step)
+            loss = loss + self.coded_size.penalty(value)
         self.optimizer.zero_grad()
         loss.backward()
         if self._settings.clip:
@@ -117,6 +115,8 @@ class Stepper:
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         self._moves.step()
+        if self.coded_size is not None:
+            self.coded_size.hold(SLACK)
         return value
 
     def loss(self, batch: TrainBatch) -> Tensor:
